@@ -1,0 +1,1 @@
+"""The headers of the split drivers (xen/include/public/io)."""
