@@ -1,0 +1,25 @@
+"""`python -m pvemu.mkimage demo|all`: what tools/setup fetches, as a command of its own."""
+
+from __future__ import annotations
+
+import sys
+
+from pvemu.errors import InputError
+from pvemu.mkimage.build import fetch
+from pvemu.mkimage.packages import PackageCache
+from pvemu.mkimage.recipe import list_recipes
+
+
+def main(arguments: list[str]) -> int:
+    """Fetch the packages of the named recipes (`all`: of every recipe); exit code 2 says that something is missing."""
+    names = list_recipes() if arguments == ["all"] else arguments
+    try:
+        fetch(names, PackageCache(report=lambda text: print(f"setup: {text}", file=sys.stderr)))
+    except InputError as error:
+        print(f"setup: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,234 @@
+"""From a recipe to its artifacts: gather packages, make each artifact, keep the lot in the cache under the hash of what went in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pvemu.errors import ConfigError
+from pvemu.mkimage.archives import cpio_newc, tar_ustar
+from pvemu.mkimage.cache import file_lock, staged
+from pvemu.mkimage.ext import make_ext
+from pvemu.mkimage.mbr import mbr
+from pvemu.mkimage.packages import PackageCache
+from pvemu.mkimage.recipe import Artifact, Cpio, Disk, GrubImage, PackageSource, Partition, Plain, Recipe, RecipeSource, load_recipe
+from pvemu.mkimage.tools import TOOL_PACKAGES, Tool, ToolError, tool
+from pvemu.mkimage.tree import Sources
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import BinaryIO
+
+__all__ = ["Built", "build", "fetch"]
+
+# Part of every hash: raise it when the same recipe comes to mean other bytes.
+_FORMAT = 1
+_GRUB_MODULES = "grub-xen-bin"
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A built recipe: its artifacts by name. They are shared by everyone who uses the cache: copy before writing."""
+
+    name: str
+    key: str
+    directory: Path
+    artifacts: dict[str, Path]
+
+    def __getitem__(self, artifact: str) -> Path:
+        """An artifact's path. Raises ConfigError for a name the recipe does not make."""
+        if artifact not in self.artifacts:
+            raise ConfigError(f"recipe {self.name} makes no {artifact!r}; it makes {', '.join(self.artifacts)}")
+        return self.artifacts[artifact]
+
+
+def build(name: str | Path, cache: PackageCache | None = None) -> Built:
+    """Build a recipe (a name of list_recipes(), or a path with a slash), or find it built.
+
+    The same recipe and the same packages give the same bytes. Raises InputError: ConfigError for the recipe, PackageError for
+    packages, ToolError when a tool cannot do what the recipe says.
+    """
+    return _Builder(cache if cache is not None else PackageCache()).build(name)
+
+
+def fetch(names: Iterable[str | Path], cache: PackageCache) -> None:
+    """Fetch every package that the named recipes and the tests' assembler need, in as few downloads as possible."""
+    wanted = set(TOOL_PACKAGES["as"])
+    for name in names:
+        wanted |= _Builder(cache).needs(name, ())
+    cache.get(wanted)
+
+
+class _Builder:
+    """One build: recipes that others take files from are built by the way."""
+
+    def __init__(self, cache: PackageCache) -> None:
+        self._cache = cache
+        self._built: dict[Path, Built] = {}
+
+    def needs(self, name: str | Path, users: tuple[Path, ...]) -> set[str]:
+        """Every package a recipe needs, those of its tools and of the recipes it uses included."""
+        recipe = _load(name, users)
+        needed = {package for used in _tools(recipe) for package in TOOL_PACKAGES[used]}
+        if any(isinstance(artifact, GrubImage) for artifact in recipe.artifacts.values()):
+            needed.add(_GRUB_MODULES)
+        for source in recipe.sources():
+            match source:
+                case PackageSource(package=package, depends=pattern):
+                    needed.add(self._cache.dependency(package, pattern) if pattern else package)
+                case RecipeSource():
+                    needed |= self.needs(_beside(recipe, source), (*users, recipe.file))
+        return needed
+
+    def build(self, name: str | Path, users: tuple[Path, ...] = ()) -> Built:
+        """A recipe's artifacts; `users` are the recipes that are waiting for it."""
+        recipe = _load(name, users)
+        if recipe.file not in self._built:
+            used = {
+                source.recipe: self.build(_beside(recipe, source), (*users, recipe.file))
+                for source in recipe.sources()
+                if isinstance(source, RecipeSource)
+            }
+            self._built[recipe.file] = self._build(recipe, used)
+        return self._built[recipe.file]
+
+    def _build(self, recipe: Recipe, used: dict[str, Built]) -> Built:
+        depends = {
+            (source.package, source.depends): self._cache.dependency(source.package, source.depends)
+            for source in recipe.sources()
+            if isinstance(source, PackageSource) and source.depends
+        }
+        own = {source.package for source in recipe.sources() if isinstance(source, PackageSource) and not source.depends}
+        tools = {name: tool(name, self._cache) for name in _tools(recipe)}
+        own |= {package for name in tools for package in TOOL_PACKAGES[name]}
+        if "grub-mkimage" in tools:
+            own.add(_GRUB_MODULES)
+        packages = self._cache.get(own | set(depends.values()))
+        inputs = {
+            "format": _FORMAT,
+            "recipe": repr((recipe.epoch, recipe.artifacts)),
+            "packages": {name: [package.version, package.sha256] for name, package in sorted(packages.items())},
+            "depends": sorted(depends.items()),
+            "recipes": {name: built.key for name, built in sorted(used.items())},
+        }
+        key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+        images = self._cache.directory / "images"
+        directory = images / f"{recipe.name}-{key[:16]}"
+        with file_lock(images / f"{recipe.name}.lock"):
+            if not directory.is_dir():
+                sources = Sources(packages, depends, lambda source: used[source.recipe][source.artifact])
+                with staged(directory) as stage:
+                    _Workshop(recipe, sources, self._cache, stage).make_all(key)
+        return Built(recipe.name, key, directory, {name: directory / name for name in recipe.artifacts})
+
+
+class _Workshop:
+    """Makes one recipe's artifacts in one directory."""
+
+    def __init__(self, recipe: Recipe, sources: Sources, cache: PackageCache, stage: Path) -> None:
+        self._recipe = recipe
+        self._sources = sources
+        self._cache = cache
+        self._stage = stage
+        self._scratch = stage.parent / "scratch"
+        self._scratch.mkdir()
+
+    def make_all(self, key: str) -> None:
+        """Every artifact, and a manifest of them."""
+        made = {}
+        for name, artifact in self._recipe.artifacts.items():
+            path = self._stage / name
+            try:
+                self._make(artifact, path)
+            except ToolError as error:
+                raise ToolError(f"{self._recipe.file}: artifact {name}: {error}") from error
+            path.chmod(0o555 if isinstance(artifact, Plain) and artifact.mode & 0o111 else 0o444)
+            with path.open("rb") as content:
+                made[name] = {"size": path.stat().st_size, "sha256": hashlib.file_digest(content, "sha256").hexdigest()}
+        manifest = {"recipe": self._recipe.name, "description": self._recipe.description, "key": key, "artifacts": made}
+        (self._stage / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+    def _make(self, artifact: Artifact, path: Path) -> None:
+        match artifact:
+            case Plain(source=source):
+                content = self._sources.one(source, f"{self._recipe.file}: artifact {path.name}")
+                path.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+            case Cpio(gzip=is_gzipped, entries=entries):
+                archive = cpio_newc(self._sources.tree(entries), self._recipe.epoch)
+                path.write_bytes(self._tool("gzip").run("-9", "-n", "-c", stdin=archive) if is_gzipped else archive)
+            case GrubImage():
+                self._grub(artifact, path)
+            case Disk():
+                self._disk(artifact, path)
+
+    def _tool(self, name: str) -> Tool:
+        return tool(name, self._cache)
+
+    def _grub(self, image: GrubImage, path: Path) -> None:
+        modules = self._cache.get([_GRUB_MODULES])[_GRUB_MODULES].path(f"/usr/lib/grub/{image.target}")
+        options: list[str | Path] = ["-d", modules, "-O", image.target, "-o", path, "-p", image.prefix]
+        if image.config:
+            config = self._scratch / f"{path.name}.cfg"
+            config.write_text(image.config, encoding="utf-8")
+            options += ["-c", config]
+        if image.memdisk:
+            memdisk = self._scratch / f"{path.name}.tar"
+            memdisk.write_bytes(tar_ustar(self._sources.tree(image.memdisk), self._recipe.epoch))
+            options += ["-m", memdisk]
+        self._tool("grub-mkimage").run(*options, *image.modules)
+
+    def _disk(self, disk: Disk, path: Path) -> None:
+        with path.open("wb") as image:
+            image.truncate(disk.size)
+            image.write(mbr(disk))
+            for index, part in enumerate(disk.partitions, start=1):
+                if part.file_system:
+                    content = self._scratch / f"{path.name}.{index}"
+                    self._file_system(part, content)
+                    _copy_sparse(content, image, part.start)
+                    content.unlink()
+
+    def _file_system(self, part: Partition, target: Path) -> None:
+        tree = self._sources.tree(part.entries)
+        make_ext(target, part, tree, self._recipe.epoch, self._tool("mke2fs"), self._tool("debugfs"))
+
+
+def _copy_sparse(source: Path, image: BinaryIO, offset: int) -> None:
+    """Copy a file into an image, leaving holes where it is zero."""
+    with source.open("rb") as content:
+        for position in range(offset, offset + source.stat().st_size, _CHUNK):
+            chunk = content.read(_CHUNK)
+            if chunk.count(0) != len(chunk):
+                image.seek(position)
+                image.write(chunk)
+
+
+def _load(name: str | Path, users: tuple[Path, ...]) -> Recipe:
+    recipe = load_recipe(name)
+    if recipe.file in users:
+        chain = " -> ".join(file.parent.name for file in (*users, recipe.file))
+        raise ConfigError(f"{recipe.file}: recipes that need each other cannot be built: {chain}")
+    return recipe
+
+
+def _beside(user: Recipe, source: RecipeSource) -> str | Path:
+    """What a recipe calls another: a name, or a path that is relative to its own folder."""
+    return user.file.parent / source.recipe if "/" in source.recipe else source.recipe
+
+
+def _tools(recipe: Recipe) -> list[str]:
+    used = set()
+    for artifact in recipe.artifacts.values():
+        match artifact:
+            case Cpio(gzip=True):
+                used.add("gzip")
+            case GrubImage():
+                used.add("grub-mkimage")
+            case Disk(partitions=partitions) if any(part.file_system for part in partitions):
+                used |= {"mke2fs", "debugfs"}
+    return sorted(used)
+

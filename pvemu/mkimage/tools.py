@@ -1,0 +1,85 @@
+"""The tools that make images, taken from Debian packages in the cache, so that their bytes do not depend on the machine."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pvemu.errors import ConfigError, InputError
+from pvemu.mkimage.packages import PackageCache
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["TOOL_PACKAGES", "Tool", "ToolError", "tool"]
+
+_E2FS = ("e2fsprogs", "libext2fs2", "libss2", "libcom-err2", "libblkid1", "libuuid1")
+_GRUB = ("grub-common", "libdevmapper1.02.1", "libselinux1", "libpcre2-8-0", "libudev1", "liblzma5")
+_BINUTILS = (
+    "binutils-x86-64-linux-gnu", "binutils-common", "libbinutils", "libctf0", "libctf-nobfd0", "libgprofng0", "libjansson4", "libzstd1", "zlib1g",
+)  # fmt: skip
+
+# tool -> path inside the first of its packages, then that package and the libraries it needs beyond libc
+_TOOLS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "mke2fs": ("/sbin/mke2fs", _E2FS),
+    "debugfs": ("/sbin/debugfs", _E2FS),
+    "e2fsck": ("/sbin/e2fsck", _E2FS),
+    "grub-mkimage": ("/usr/bin/grub-mkimage", _GRUB),
+    "gzip": ("/bin/gzip", ("gzip",)),
+    "as": ("/usr/bin/x86_64-linux-gnu-as", _BINUTILS),
+    "ld": ("/usr/bin/x86_64-linux-gnu-ld.bfd", _BINUTILS),
+    "objcopy": ("/usr/bin/x86_64-linux-gnu-objcopy", _BINUTILS),
+    "objdump": ("/usr/bin/x86_64-linux-gnu-objdump", _BINUTILS),
+    "readelf": ("/usr/bin/x86_64-linux-gnu-readelf", _BINUTILS),
+}
+
+TOOL_PACKAGES: Mapping[str, tuple[str, ...]] = {name: packages for name, (_, packages) in _TOOLS.items()}
+"""For each tool the packages it runs from."""
+
+_LIBRARY_DIRS = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
+
+
+class ToolError(InputError):
+    """A tool refused its work: the recipe asks for something that it cannot make."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A runnable tool: `path`, and the whole environment it runs in."""
+
+    name: str
+    path: Path
+    env: dict[str, str]
+
+    def run(self, *arguments: str | Path, fake_time: int | None = None, stdin: bytes | None = None) -> bytes:
+        """Run it to its end; its standard output. `fake_time` (seconds) is what e2fsprogs takes for now. Raises ToolError."""
+        env = self.env if fake_time is None else {**self.env, "E2FSPROGS_FAKE_TIME": str(fake_time)}
+        command = [str(self.path), *map(str, arguments)]
+        done = subprocess.run(command, env=env, input=stdin if stdin is not None else b"", capture_output=True, check=False)
+        complaint = done.stderr.decode("utf-8", "replace").strip()
+        # debugfs ends with 0 whatever happened, and greets on stderr
+        failed = self.name == "debugfs" and any(not line.startswith("debugfs 1.") for line in complaint.splitlines())
+        if done.returncode or failed:
+            last = complaint.splitlines()[-1] if complaint else f"exit code {done.returncode}"
+            raise ToolError(f"{self.name}: {last}")
+        return done.stdout
+
+
+def tool(name: str, cache: PackageCache | None = None) -> Tool:
+    """The tool of that name (see TOOL_PACKAGES), its packages fetched when needed. Raises PackageError, ConfigError."""
+    if name not in _TOOLS:
+        raise ConfigError(f"no tool named {name!r}; there are {', '.join(sorted(_TOOLS))}")
+    inner, names = _TOOLS[name]
+    packages = (cache if cache is not None else PackageCache()).get(names)
+    first = packages[names[0]]
+    libraries = [str(packages[part].root / directory) for part in names for directory in _LIBRARY_DIRS]
+    env = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC0", "LD_LIBRARY_PATH": ":".join(libraries)}
+    if names is _E2FS:
+        env["MKE2FS_CONFIG"] = str(first.path("/etc/mke2fs.conf"))
+    # Debian 12 packages still install to /sbin and /bin; later ones to /usr/sbin and /usr/bin.
+    path = next((path for path in (first.path(inner), first.path("/usr" + inner)) if path.exists()), None)
+    if path is None:
+        raise ToolError(f"{name}: package {first.name} {first.version} has no {inner}")
+    return Tool(name, path, env)
