@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from pvemu.mkimage.packages import PackageCache
 from pvemu.mkimage.recipe import load_recipe
 
 if TYPE_CHECKING:
+    import argparse
     from argparse import _SubParsersAction
 
 __all__ = ["add_parser", "run"]
@@ -26,8 +26,9 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         ("show", "build recipes (or find them built) and print what they are, with sizes and hashes"),
     ):
         one = actions.add_parser(action, help=text, description=text)
-        one.add_argument("recipes", nargs="+", metavar="NAME", help="a name that `pvemu image list` prints, or a path with a slash in it")
-    actions.add_parser("list", help="print the recipes that come with pvemu", description="print the recipes that come with pvemu")
+        one.add_argument("recipes", nargs="+", metavar="NAME", help="a name that `list` prints, or a path with a slash")
+    text = "print the recipes that come with pvemu"
+    actions.add_parser("list", help=text, description=text)
 
 
 def run(arguments: argparse.Namespace) -> int:

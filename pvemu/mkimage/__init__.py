@@ -1,7 +1,7 @@
 """Guest images from recipes: Debian packages and a few lines of data become disk images, without root.
 
-    image = build("demo")
-    image["demo.img"]          # the path of an artifact in the cache
+image = build("demo")
+image["demo.img"]          # the path of an artifact in the cache
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Archives as bytes: newc cpio for an initramfs, ustar for GRUB's memdisk. Every owner is root, every time the recipe's."""
+"""Archives as bytes: newc cpio for an initramfs, ustar for GRUB's memdisk. Owners are root, times the recipe's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ __all__ = ["cpio_newc", "tar_ustar"]
 
 
 def cpio_newc(tree: Tree, epoch: int) -> bytes:
-    """The archive the kernel unpacks as its initramfs (Linux' Documentation/driver-api/early-userspace/buffer-format.rst)."""
+    """The archive that a kernel unpacks as its initramfs.
+
+    Linux describes it in Documentation/driver-api/early-userspace/buffer-format.rst.
+    """
     out = bytearray()
     nodes: Mapping[str, Node] = {"/.": Directory(0o755), **tree}
     for inode, (path, node) in enumerate(nodes.items(), start=1):

@@ -1,11 +1,10 @@
-"""From a recipe to its artifacts: gather packages, make each artifact, keep the lot in the cache under the hash of what went in."""
+"""From a recipe to its artifacts: gather packages, make each artifact, keep them under the hash of what went in."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pvemu.errors import ConfigError
@@ -14,12 +13,24 @@ from pvemu.mkimage.cache import file_lock, staged
 from pvemu.mkimage.ext import make_ext
 from pvemu.mkimage.mbr import mbr
 from pvemu.mkimage.packages import PackageCache
-from pvemu.mkimage.recipe import Artifact, Cpio, Disk, GrubImage, PackageSource, Partition, Plain, Recipe, RecipeSource, load_recipe
+from pvemu.mkimage.recipe import (
+    Artifact,
+    Cpio,
+    Disk,
+    GrubImage,
+    PackageSource,
+    Partition,
+    Plain,
+    Recipe,
+    RecipeSource,
+    load_recipe,
+)
 from pvemu.mkimage.tools import TOOL_PACKAGES, Tool, ToolError, tool
 from pvemu.mkimage.tree import Sources
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
     from typing import BinaryIO
 
 __all__ = ["Built", "build", "fetch"]
@@ -49,8 +60,8 @@ class Built:
 def build(name: str | Path, cache: PackageCache | None = None) -> Built:
     """Build a recipe (a name of list_recipes(), or a path with a slash), or find it built.
 
-    The same recipe and the same packages give the same bytes. Raises InputError: ConfigError for the recipe, PackageError for
-    packages, ToolError when a tool cannot do what the recipe says.
+    The same recipe and the same packages give the same bytes. Raises InputError: ConfigError for the recipe,
+    PackageError for packages, ToolError when a tool cannot do what the recipe says.
     """
     return _Builder(cache if cache is not None else PackageCache()).build(name)
 
@@ -102,7 +113,8 @@ class _Builder:
             for source in recipe.sources()
             if isinstance(source, PackageSource) and source.depends
         }
-        own = {source.package for source in recipe.sources() if isinstance(source, PackageSource) and not source.depends}
+        plain = [source for source in recipe.sources() if isinstance(source, PackageSource) and not source.depends]
+        own = {source.package for source in plain}
         tools = {name: tool(name, self._cache) for name in _tools(recipe)}
         own |= {package for name in tools for package in TOOL_PACKAGES[name]}
         if "grub-mkimage" in tools:
@@ -118,12 +130,17 @@ class _Builder:
         key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
         images = self._cache.directory / "images"
         directory = images / f"{recipe.name}-{key[:16]}"
-        with file_lock(images / f"{recipe.name}.lock"):
-            if not directory.is_dir():
+        if not directory.is_dir():
+            with file_lock(images / f"{recipe.name}.lock"):
                 sources = Sources(packages, depends, lambda source: used[source.recipe][source.artifact])
-                with staged(directory) as stage:
-                    _Workshop(recipe, sources, self._cache, stage).make_all(key)
+                self._make(recipe, directory, key, sources)
         return Built(recipe.name, key, directory, {name: directory / name for name in recipe.artifacts})
+
+    def _make(self, recipe: Recipe, directory: Path, key: str, sources: Sources) -> None:
+        if directory.is_dir():  # whoever held the lock before made it
+            return
+        with staged(directory) as stage:
+            _Workshop(recipe, sources, self._cache, stage).make_all(key)
 
 
 class _Workshop:
@@ -231,4 +248,3 @@ def _tools(recipe: Recipe) -> list[str]:
             case Disk(partitions=partitions) if any(part.file_system for part in partitions):
                 used |= {"mke2fs", "debugfs"}
     return sorted(used)
-

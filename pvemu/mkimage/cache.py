@@ -37,7 +37,9 @@ def make_dir(directory: Path) -> Path:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"cache {directory}: {error.strerror}; set PVEMU_CACHE to a directory you can write") from error
+        raise ConfigError(
+            f"cache {directory}: {error.strerror}; set PVEMU_CACHE to a directory you can write"
+        ) from error
     return directory
 
 

@@ -1,7 +1,7 @@
-"""Debian packages without root and without touching the system: downloaded by apt, checked by apt, unpacked in the cache.
+"""Debian packages without root and without touching the system: downloaded and checked by apt, unpacked in the cache.
 
-apt runs with lists, archives and status of its own under the cache; only the system's sources and keyrings are used. What has
-been fetched is recorded in `packages.json` and used from there afterwards, so a second run needs no network.
+apt runs with lists, archives and status of its own under the cache; only the system's sources and keyrings are used.
+What has been fetched is recorded in `packages.json` and used from there, so a second run needs no network.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from pvemu.errors import InputError
@@ -21,6 +20,7 @@ from pvemu.mkimage.cache import cache_dir, file_lock, make_dir, scratch, staged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
 __all__ = ["Package", "PackageCache", "PackageError"]
 
@@ -147,40 +147,49 @@ class PackageCache:
             self._write(record)
         lost = [name for name in names if self._find(name) is None]
         if lost:
-            raise PackageError(f"apt-get downloaded no package named {' '.join(lost)}; check the recipe's package names")
+            raise PackageError(f"apt-get downloaded no package named {' '.join(lost)}; check the package's name")
 
     def _unpack(self, deb: Path) -> tuple[str, _Row]:
         fields = _run(["dpkg-deb", "--show", "--showformat=${Package}\\n${Version}\\n${Architecture}", str(deb)])
         name, version, architecture = fields.split("\n")
-        with staged(self._root(name, version)) as root:
-            only = next((part for pattern, part in _ONLY if fnmatchcase(name, pattern)), None)
-            if only is None:
-                _run(["dpkg-deb", "--extract", str(deb), str(root)])
-            else:
-                archive = deb.with_suffix(".tar")
-                with archive.open("wb") as sink:
-                    _run(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=sink.fileno())
-                _run(["tar", "--extract", f"--file={archive}", f"--directory={root}", "--no-same-owner", only])
-                archive.unlink()
-            files = sorted(f"/{path.relative_to(root)}" for path in root.rglob("*") if path.is_file() or path.is_symlink())
+        try:
+            with staged(self._root(name, version)) as root:
+                files = self._extract(deb, name, root)
+        except subprocess.CalledProcessError as error:
+            raise PackageError(f"cannot unpack {deb.name} ({_complaint(error)}); is the disk full?") from error
         with deb.open("rb") as source:
             digest = hashlib.file_digest(source, "sha256").hexdigest()
         return name, {"version": version, "architecture": architecture, "sha256": digest, "files": files}
+
+    @staticmethod
+    def _extract(deb: Path, name: str, root: Path) -> list[str]:
+        only = next((part for pattern, part in _ONLY if fnmatchcase(name, pattern)), None)
+        if only is None:
+            _run(["dpkg-deb", "--extract", str(deb), str(root)])
+        else:
+            archive = deb.with_suffix(".tar")
+            with archive.open("wb") as sink:
+                _run(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=sink.fileno())
+            _run(["tar", "--extract", f"--file={archive}", f"--directory={root}", "--no-same-owner", only])
+            archive.unlink()
+        unpacked = (path for path in root.rglob("*") if path.is_file() or path.is_symlink())
+        return sorted(f"/{path.relative_to(root)}" for path in unpacked)
 
     def _resolve(self, name: str, pattern: str) -> str:
         text = self._updated(["apt-cache", "depends", name], self.directory, f"look up {name}")
         found = [line.split(":", 1)[1].strip() for line in text.splitlines() if line.strip().startswith("Depends:")]
         match = next((candidate for candidate in found if fnmatchcase(candidate, pattern)), None)
         if match is None:
-            raise PackageError(f"package {name} depends on nothing like {pattern} (it depends on: {', '.join(found) or 'nothing'})")
+            listed = ", ".join(found) or "nothing"
+            raise PackageError(f"package {name} depends on nothing like {pattern} (it depends on: {listed})")
         return match
 
     def _updated(self, command: list[str], where: Path, purpose: str) -> str:
         """Run an apt command; when it fails, or apt's lists were never fetched, fetch them and try once more."""
         if shutil.which("apt-get") is None:
             raise PackageError(
-                f"cannot {purpose}: apt-get is not installed; pvemu takes GRUB, e2fsprogs and kernels from Debian packages, "
-                f"so run this on Debian or copy {self.directory} from a machine where it ran"
+                f"cannot {purpose}: apt-get is not installed; pvemu takes GRUB, e2fsprogs and kernels from Debian's "
+                f"packages, so run this on Debian or copy {self.directory} from a machine where it ran"
             )
         config = self._apt_config()
         lists = self.directory / "apt" / "lists"
@@ -199,7 +208,8 @@ class PackageCache:
             return _run([command[0], "-c", str(config), *command[1:]], where)
         except subprocess.CalledProcessError as error:
             raise PackageError(
-                f"apt could not {purpose} ({complaint or _complaint(error)}); check the network and /etc/apt/sources.list, then run this again"
+                f"apt could not {purpose} ({complaint or _complaint(error)}); "
+                "check the network and apt's sources, then run this again"
             ) from error
 
     def _apt_config(self) -> Path:
@@ -210,8 +220,8 @@ class PackageCache:
         config = apt / "apt.conf"
         config.write_text(
             # The system's hooks tidy up the system's own cache; they are not for this one.
-            "#clear APT::Update::Pre-Invoke;\n#clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n"
-            f'Dir::State "{apt}";\nDir::State::lists "{apt}/lists";\nDir::State::status "{apt}/status";\n'
+            "".join(f"#clear APT::Update::{hook};\n" for hook in ("Pre-Invoke", "Post-Invoke", "Post-Invoke-Success"))
+            + f'Dir::State "{apt}";\nDir::State::lists "{apt}/lists";\nDir::State::status "{apt}/status";\n'
             f'Dir::Cache "{apt}";\nDir::Cache::archives "{apt}/archives";\n'
             # As root apt would download as _apt, who need not be able to write here.
             'APT::Sandbox::User "root";\nAcquire::Languages "none";\nAcquire::Retries "2";\n',
@@ -227,10 +237,9 @@ def _silent(_text: str) -> None:
 def _run(command: list[str], where: Path | None = None, stdout: int = subprocess.PIPE) -> str:
     """A command's standard output; CalledProcessError carries what it said when it failed."""
     environment = {**os.environ, "LC_ALL": "C"}
+    pipe, null = subprocess.PIPE, subprocess.DEVNULL
     try:
-        done = subprocess.run(
-            command, cwd=where, env=environment, check=True, stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE
-        )
+        done = subprocess.run(command, cwd=where, env=environment, check=True, stdin=null, stdout=stdout, stderr=pipe)
     except FileNotFoundError as error:
         raise PackageError(f"{command[0]} is not installed; it is part of every Debian system") from error
     return (done.stdout or b"").decode("utf-8", "replace")
@@ -240,4 +249,5 @@ def _complaint(error: subprocess.CalledProcessError) -> str:
     """apt's own first error line, or its exit code when it gave none."""
     text = bytes(error.stderr or b"").decode("utf-8", "replace")
     lines = [line.strip() for line in text.splitlines()]
-    return next((line for line in lines if line.startswith("E:")), lines[-1] if lines else f"exit code {error.returncode}")
+    last = lines[-1] if lines else f"exit code {error.returncode}"
+    return next((line for line in lines if line.startswith("E:")), last)

@@ -1,6 +1,7 @@
 """What a recipe.toml may say, as types; docs/images.md is the same for readers.
 
-A recipe names artifacts; an artifact is made of files; a file comes from the recipe itself, from a Debian package or from another recipe.
+A recipe names artifacts; an artifact is made of files; a file comes from the recipe itself, from a Debian package or
+from another recipe.
 """
 
 from __future__ import annotations
@@ -17,9 +18,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
-    "Artifact", "Cpio", "Disk", "Entry", "GrubImage", "PackageSource", "Partition", "Plain", "Recipe", "RecipeSource", "Source",
-    "TextSource", "find_recipe", "list_recipes", "load_recipe",
-]  # fmt: skip
+    "Artifact",
+    "Cpio",
+    "Disk",
+    "Entry",
+    "GrubImage",
+    "PackageSource",
+    "Partition",
+    "Plain",
+    "Recipe",
+    "RecipeSource",
+    "Source",
+    "TextSource",
+    "find_recipe",
+    "list_recipes",
+    "load_recipe",
+]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -144,7 +158,8 @@ class Recipe:
                 case Cpio(entries=entries) | GrubImage(memdisk=entries):
                     yield from (entry.source for entry in entries if entry.source is not None)
                 case Disk(partitions=partitions):
-                    yield from (entry.source for part in partitions for entry in part.entries if entry.source is not None)
+                    everything = (entry for part in partitions for entry in part.entries)
+                    yield from (entry.source for entry in everything if entry.source is not None)
 
 
 def recipes_dir() -> Path:
@@ -168,7 +183,8 @@ def find_recipe(name: str | Path) -> Path:
     else:
         file = recipes_dir() / text / "recipe.toml"
     if not file.is_file():
-        raise ConfigError(f"no recipe {text!r} ({file} is not a file); there are {', '.join(list_recipes())}, or give a path with a slash in it")
+        names = ", ".join(list_recipes())
+        raise ConfigError(f"no recipe {text!r} ({file} is not a file); there are {names}, or give a path with a slash")
     return file
 
 
@@ -215,7 +231,7 @@ def _disk(table: Table) -> Disk:
         start = part.size("start", str(max(end, 1 << 20)))
         size = part.size("size")
         if start < 512 or start < end or start % 512:
-            part.fail("start", f"a multiple of 512 at or after {max(end, 512)} bytes, where the partition before it ends")
+            part.fail("start", f"a multiple of 512, at least {max(end, 512)} bytes (where the one before it ends)")
         if size == 0 or size % 512:
             part.fail("size", "a multiple of 512 bytes, and not 0")
         end = start + size
@@ -236,15 +252,15 @@ def _partition(part: Table, start: int, size: int) -> Partition:
     entries = _entries(part, "file")
     if file_system:
         if not _UUID.fullmatch(uuid):
-            part.fail("uuid", "a UUID in lower case (a file system without a fixed one would differ from build to build)")
+            part.fail("uuid", "a UUID in lower case (without a fixed one every build would differ)")
     elif uuid or label or entries:
         part.fail("fs", f"one of {', '.join(_FILE_SYSTEMS)}, since there is a label, UUID or file to put into it")
     if len(label.encode()) > 16:
         part.fail("label", "at most 16 bytes")
     kind = part.number("type", 0x83, 1, 0xFF)
-    return Partition(
-        start, size, kind, part.flag("bootable"), file_system, label, uuid, part.texts("features"), entries, f"{part.file}: {part.where}"
-    )
+    features = part.texts("features")
+    where = f"{part.file}: {part.where}"
+    return Partition(start, size, kind, part.flag("bootable"), file_system, label, uuid, features, entries, where)
 
 
 def _entries(table: Table, key: str) -> tuple[Entry, ...]:

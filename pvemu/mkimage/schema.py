@@ -18,7 +18,7 @@ _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
 class Table:
-    """One TOML table. Keys that nobody asked for are an error at `done()`, so a misspelt key never passes in silence."""
+    """One TOML table. A key that nobody asked for is an error at `done()`, so no misspelt key passes in silence."""
 
     def __init__(self, file: Path, where: str, values: Mapping[str, object]) -> None:
         self.file = file
@@ -90,7 +90,8 @@ class Table:
         """Raise ConfigError for a key that nothing asked for."""
         for key in self._values:
             if key not in self._asked:
-                raise ConfigError(f"{self.file}: {self.where or 'top'}: unknown key {key!r}; expected {', '.join(sorted(self._asked))}")
+                known = ", ".join(sorted(self._asked))
+                raise ConfigError(f"{self.file}: {self.where or 'top'}: unknown key {key!r}; expected one of {known}")
 
     def _take(self, key: str, default: object) -> object:
         self._asked.add(key)

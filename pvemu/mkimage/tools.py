@@ -1,4 +1,4 @@
-"""The tools that make images, taken from Debian packages in the cache, so that their bytes do not depend on the machine."""
+"""The tools that make images, from Debian packages in the cache, so that no image's bytes depend on the machine."""
 
 from __future__ import annotations
 
@@ -18,8 +18,16 @@ __all__ = ["TOOL_PACKAGES", "Tool", "ToolError", "tool"]
 _E2FS = ("e2fsprogs", "libext2fs2", "libss2", "libcom-err2", "libblkid1", "libuuid1")
 _GRUB = ("grub-common", "libdevmapper1.02.1", "libselinux1", "libpcre2-8-0", "libudev1", "liblzma5")
 _BINUTILS = (
-    "binutils-x86-64-linux-gnu", "binutils-common", "libbinutils", "libctf0", "libctf-nobfd0", "libgprofng0", "libjansson4", "libzstd1", "zlib1g",
-)  # fmt: skip
+    "binutils-x86-64-linux-gnu",
+    "binutils-common",
+    "libbinutils",
+    "libctf0",
+    "libctf-nobfd0",
+    "libgprofng0",
+    "libjansson4",
+    "libzstd1",
+    "zlib1g",
+)
 
 # tool -> path inside the first of its packages, then that package and the libraries it needs beyond libc
 _TOOLS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -54,10 +62,10 @@ class Tool:
     env: dict[str, str]
 
     def run(self, *arguments: str | Path, fake_time: int | None = None, stdin: bytes | None = None) -> bytes:
-        """Run it to its end; its standard output. `fake_time` (seconds) is what e2fsprogs takes for now. Raises ToolError."""
+        """Run it to its end; its standard output. `fake_time` (seconds) is e2fsprogs' now. Raises ToolError."""
         env = self.env if fake_time is None else {**self.env, "E2FSPROGS_FAKE_TIME": str(fake_time)}
         command = [str(self.path), *map(str, arguments)]
-        done = subprocess.run(command, env=env, input=stdin if stdin is not None else b"", capture_output=True, check=False)
+        done = subprocess.run(command, env=env, input=stdin or b"", capture_output=True, check=False)
         complaint = done.stderr.decode("utf-8", "replace").strip()
         # debugfs ends with 0 whatever happened, and greets on stderr
         failed = self.name == "debugfs" and any(not line.startswith("debugfs 1.") for line in complaint.splitlines())

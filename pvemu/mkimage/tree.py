@@ -52,7 +52,10 @@ class Sources:
     """Where a recipe's files come from: packages already fetched, and other recipes built when asked for."""
 
     def __init__(
-        self, packages: Mapping[str, Package], depends: Mapping[tuple[str, str], str], artifact: Callable[[RecipeSource], Path]
+        self,
+        packages: Mapping[str, Package],
+        depends: Mapping[tuple[str, str], str],
+        artifact: Callable[[RecipeSource], Path],
     ) -> None:
         self._packages = packages
         self._depends = depends
@@ -72,7 +75,7 @@ class Sources:
         """The content of a source of one file."""
         found = self.files(source, where)
         if len(found) != 1:
-            raise ConfigError(f"{where}: expected one file, and {len(found)} match: {', '.join(sorted(found)[:4])}, ...")
+            raise ConfigError(f"{where}: expected one file, and {len(found)} match: {', '.join(sorted(found)[:4])}")
         return next(iter(found.values()))
 
     def tree(self, entries: Iterable[Entry]) -> Tree:
@@ -86,7 +89,7 @@ class Sources:
             elif entry.to.endswith("/"):
                 for name, content in self.files(entry.source, entry.where).items():
                     if not name:
-                        raise ConfigError(f"{entry.where}: to: expected a file's path, since text has no name to put below a directory")
+                        raise ConfigError(f"{entry.where}: to: expected a file's path, since text has no name")
                     self._add(nodes, entry, entry.to + name, Regular(entry.mode, content))
             else:
                 self._add(nodes, entry, entry.to, Regular(entry.mode, self.one(entry.source, entry.where)))
