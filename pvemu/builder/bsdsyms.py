@@ -1,8 +1,9 @@
-"""The symbol table loaded behind a kernel that asks for it with BSD_SYMTAB (``elf_parse_bsdsyms``, ``elf_load_bsdsyms``).
+"""The symbol table loaded behind a kernel that asks for it with BSD_SYMTAB.
 
-Mirrors xen/common/libelf/libelf-loader.c. In memory: a u32 size, an ELF header that looks like the kernel's own but has
-three sections (undefined, symbols, strings), their headers, the symbols, the strings. The place of the symbols allows
-for three 64-bit section headers even in a 32-bit file, which the end of the whole does not: that is libelf's arithmetic.
+Mirrors ``elf_parse_bsdsyms`` and ``elf_load_bsdsyms`` of xen/common/libelf/libelf-loader.c. In memory: a u32 size, an
+ELF header that looks like the kernel's own but has three sections (undefined, symbols, strings), their headers, the
+symbols, the strings. The place of the symbols allows for three 64-bit section headers even in a 32-bit file, which the
+end of the whole does not: that is libelf's arithmetic.
 """
 
 from __future__ import annotations

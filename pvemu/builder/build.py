@@ -1,14 +1,13 @@
 """The PV domain builder in libxc's stages: ``parse_image``, ``mem_init``, ``build_image``, ``boot_image``.
 
-Mirrors tools/libs/guest/xg_dom_core.c, xg_dom_x86.c (``meminit_pv``, ``vcpu_x86_64``, ``vcpu_x86_32``) and xg_dom_boot.c.
-Pinning, types and ownership are the hypervisor's, after ``build_image``; shared_info likewise.
+Mirrors tools/libs/guest/xg_dom_core.c, xg_dom_boot.c and, of xg_dom_x86.c, ``meminit_pv`` and ``vcpu_x86_*``. Pinning,
+types and ownership are the hypervisor's business after ``build_image``; shared_info likewise.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from hypercalls.public import arch_x86, xen
 from pvemu.builder.bzimage import XC_DOM_DECOMPRESS_MAX, check_gzip, do_gunzip
@@ -20,7 +19,11 @@ from pvemu.builder.pgtables import setup_pgtables
 from pvemu.builder.start_info import encode_cmdline, pack_start_info
 from pvemu.errors import KernelError
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn, Pfn, Vaddr
-from pvemu.memory.ram import Ram
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pvemu.memory.ram import Ram
 
 __all__ = ["BuiltDomain", "boot_image", "build_image", "mem_init", "parse_image"]
 
@@ -29,8 +32,7 @@ X86_EFLAGS_IF = 1 << 9
 VMASST_TYPE_pae_extended_cr3 = 3
 
 
-@dataclass(frozen=True, slots=True)
-class BuiltDomain:
+class BuiltDomain(NamedTuple):
     """A domain in memory, not started. Page-table pages are ``pt_pfns`` and, with INIT_P2M, ``p2m_pt_pfns``."""
 
     image: KernelImage
@@ -208,9 +210,7 @@ def boot_image(
         flags=built.flags | flags,
         store_mfn=built.store_mfn,
         store_evtchn=store_evtchn,
-        console=xen.start_info_console(
-            domU=xen.start_info_console_domU(mfn=built.console_mfn, evtchn=console_evtchn)
-        ),
+        console=xen.start_info_console(domU=xen.start_info_console_domU(mfn=built.console_mfn, evtchn=console_evtchn)),
         pt_base=built.pt_base,
         nr_pt_frames=len(built.pt_pfns),
         mfn_list=built.mfn_list,

@@ -7,16 +7,22 @@ there; zstd, lz4 and lzo need a package (imported only when such a kernel comes)
 
 from __future__ import annotations
 
+import bz2
 import importlib
-from collections.abc import Callable
-from types import ModuleType
-from typing import NamedTuple
+import lzma
+import zlib
+from typing import TYPE_CHECKING, NamedTuple
 
 from pvemu.errors import KernelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
 
 __all__ = ["XC_DOM_DECOMPRESS_MAX", "check_gzip", "do_gunzip", "extract_payload", "is_bzimage", "try_gunzip"]
 
 XC_DOM_DECOMPRESS_MAX = 1 << 30  #: libxc uncompresses nothing that claims to be larger
+_GZIP_MAGIC = b"\x1f\x8b"
 _LZMA_MEMLIMIT = 128 << 20
 _LZOP_MAX_BLOCK_SIZE = 64 << 20
 _LZOP_HEADER_HAS_FILTER = 0x800
@@ -41,8 +47,8 @@ def _le32(data: bytes, offset: int) -> int:
 
 
 def check_gzip(blob: bytes) -> int:
-    """Bytes of memory to set aside for a gzip file's contents (16 more than it says), 0 when it is to be taken as it is."""
-    if len(blob) < 6 or not blob.startswith(b"\x1f\x8b"):
+    """Bytes to set aside for a gzip file's contents (16 more than it says), 0 when it is to be taken as it is."""
+    if len(blob) < 6 or not blob.startswith(_GZIP_MAGIC):
         return 0
     unziplen = _le32(blob, len(blob) - 4)
     return 0 if unziplen > XC_DOM_DECOMPRESS_MAX else unziplen + 16
@@ -50,8 +56,6 @@ def check_gzip(blob: bytes) -> int:
 
 def do_gunzip(blob: bytes, limit: int) -> bytes | None:
     """The first gzip member, when it is whole and fits ``limit`` bytes; else None."""
-    import zlib
-
     stream = zlib.decompressobj(zlib.MAX_WBITS + 32)
     try:
         data = stream.decompress(blob, limit)
@@ -95,6 +99,8 @@ def extract_payload(data: bytes, name: str) -> bytes:
                 f"truncated; copy it again (xc_dom_probe_bzimage_kernel: payload {what} overflow)"
             )
     payload = data[offset : offset + length]
+    if payload.startswith(_GZIP_MAGIC):
+        return try_gunzip(payload, name)
     for codec in _CODECS:
         if payload.startswith(codec.magic):
             return _decompress(codec, payload, name)
@@ -111,8 +117,6 @@ class _Codec(NamedTuple):
 
 
 def _decompress(codec: _Codec, payload: bytes, name: str) -> bytes:
-    if codec.name == "GZIP":
-        return try_gunzip(payload, name)
     size = _le32(payload, len(payload) - 4)
     try:
         if len(payload) <= 9:
@@ -138,13 +142,7 @@ def _decompress(codec: _Codec, payload: bytes, name: str) -> bytes:
 _PACKAGES = {"ZSTD": "zstandard", "LZ4": "lz4", "LZO": "python-lzo"}
 
 
-def _gzip(data: bytes, size: int) -> bytes:
-    raise AssertionError("gzip has no size appended: try_gunzip takes it")
-
-
 def _bzip2(data: bytes, size: int) -> bytes:
-    import bz2
-
     try:
         return bz2.BZ2Decompressor().decompress(data, size)
     except (OSError, EOFError, ValueError) as err:
@@ -152,8 +150,6 @@ def _bzip2(data: bytes, size: int) -> bytes:
 
 
 def _lzma_stream(data: bytes, size: int, alone: bool) -> bytes:
-    import lzma
-
     container = lzma.FORMAT_ALONE if alone else lzma.FORMAT_XZ
     try:
         return lzma.LZMADecompressor(container, memlimit=_LZMA_MEMLIMIT).decompress(data, size)
@@ -248,9 +244,8 @@ def _lzo(data: bytes, size: int) -> bytes:
         offset += src_len
 
 
-#: In the order in which libxc looks.
+#: In the order in which libxc looks, after gzip.
 _CODECS = (
-    _Codec("GZIP", b"\x1f\x8b", _gzip),
     _Codec("BZIP2", b"BZh", _bzip2),
     _Codec("XZ", b"\xfd7zXZ\0"[:6], _xz),
     _Codec("ZSTD", b"\x28\xb5\x2f\xfd", _zstd),

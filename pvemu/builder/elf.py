@@ -7,11 +7,14 @@ load such a file partly (data outside the file, more file than memory), the file
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import pairwise
 from struct import Struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pvemu.errors import KernelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = [
     "EM_386",
@@ -97,8 +100,8 @@ class ElfBinary:
     """One parsed file (``struct elf_binary``): ``pstart``/``pend`` are the physical extent of what it loads."""
 
     __slots__ = (
-        "bits", "data", "ehdr_size", "entry", "image", "layout", "loadable", "machine", "name", "pend", "phdrs", "pstart",
-        "shdr_size", "shentsize", "shnum", "shoff", "shstrndx",
+        "bits", "data", "ehdr_size", "entry", "image", "layout", "loadable", "machine", "name", "pend", "phdrs",
+        "pstart", "shdr_size", "shentsize", "shnum", "shoff", "shstrndx",
     )  # fmt: skip
 
     def __init__(self, data: bytes, name: str, layout: _Layout) -> None:
@@ -114,25 +117,24 @@ class ElfBinary:
         self.shdr_size = layout.shdr.size
         self.shnum = min(shnum, len(data) // _LAYOUT32.shdr.size)
         _check_identity(name, e_type, self.machine, self.bits)
-        self._check_table("program headers", "phdr", phoff, phentsize * phnum, phentsize, phnum, layout.phdr.size)
-        self._check_table(
-            "section headers", "shdr", self.shoff, self.shentsize * self.shnum, self.shentsize, self.shnum, self.shdr_size
-        )
+        self._check_table("program headers (phdr)", phoff, phentsize, phnum, layout.phdr.size)
+        self._check_table("section headers (shdr)", self.shoff, self.shentsize, self.shnum, self.shdr_size)
         self.phdrs = [self._phdr(phoff + i * phentsize) for i in range(phnum)]
         self.loadable = [p for p in self.phdrs if p.p_type == PT_LOAD and p.p_flags & PF_RWX]
         self._check_loadable()
         self.pstart = min((p.p_paddr for p in self.loadable), default=0)
         self.pend = max((p.p_paddr + p.p_memsz for p in self.loadable), default=0)
 
-    def _check_table(self, what: str, short: str, offset: int, size: int, stride: int, count: int, least: int) -> None:
+    def _check_table(self, what: str, offset: int, stride: int, count: int, least: int) -> None:
         if count and stride < least:
             raise KernelError(
-                f"{self.name}: {what} of {stride} bytes each, an ELF{self.bits} has {least}: corrupted ELF image; rebuild it"
+                f"{self.name}: {what} of {stride} bytes each, an ELF{self.bits} has {least}: corrupted; rebuild it"
             )
-        if offset + size > len(self.data):
+        end = offset + stride * count
+        if end > len(self.data):
             raise KernelError(
                 f"{self.name}: {what} run past the end of the file: truncated or corrupted; copy it again "
-                f"(ELF: {short} overflow (off {offset + size:x} > size {len(self.data):x}); {NO_LOADER})"
+                f"(ELF: overflow (off {end:x} > size {len(self.data):x}); {NO_LOADER})"
             )
 
     def _phdr(self, offset: int) -> Phdr:
@@ -156,7 +158,7 @@ class ElfBinary:
             if p.p_paddr + p.p_memsz > limit:
                 raise KernelError(f"{where} wraps around the {self.bits}-bit address space: corrupted; rebuild it")
         extents = sorted((p.p_paddr, p.p_paddr + p.p_memsz) for p in self.loadable if p.p_memsz)
-        for (_, end), (start, _) in zip(extents, extents[1:], strict=False):
+        for (_, end), (start, _) in pairwise(extents):
             if start < end:
                 raise KernelError(
                     f"{self.name}: program headers overlap at paddr {start:#x} (the one before ends at {end:#x}): "
@@ -200,7 +202,8 @@ def elf_init(data: bytes, name: str) -> ElfBinary:
         if data.startswith(_ELFMAG):
             raise KernelError(f"{name}: ELF header cut short ({len(data)} bytes in all): truncated; copy it again")
         raise KernelError(
-            f"{name}: neither an ELF file nor a Linux bzImage (starts {data[:4].hex(' ')}); give a PV kernel ({NO_LOADER})"
+            f"{name}: neither an ELF file nor a Linux bzImage (starts {data[:4].hex(' ')}); "
+            f"give a PV kernel ({NO_LOADER})"
         )
     elf_class, elf_data = data[4], data[5]
     if elf_class not in (1, 2) or elf_data not in (1, 2):

@@ -1,40 +1,39 @@
-"""Xen's notes in a kernel: what the guest says about itself (xen/common/libelf/libelf-dominfo.c).
+"""Xen's notes in a kernel: what the guest says about itself (public/elfnote.h, xen/common/libelf/libelf-dominfo.c).
 
-Notes are read from ``PT_NOTE`` segments, else from ``SHT_NOTE`` sections, else from the string in the legacy section
-``__xen_guest``. Types have a meaning only under the owner ``Xen``: type 1 is ENTRY there and NT_VERSION elsewhere. As in
-libelf a description may run past the end of its segment (GRUB's last one does), never past the end of the file.
+Types have a meaning only under the owner ``Xen``: type 1 is ENTRY there and NT_VERSION elsewhere. As in libelf, a
+description may run past the end of its segment (GRUB's last one does), never past the end of the file.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 from struct import Struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hypercalls.public import elfnote, features
-from pvemu.builder.elf import NO_LOADER, PT_NOTE, SHT_NOTE, ElfBinary
-from pvemu.errors import KernelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = [
+    "UNSET_ADDR",
     "XEN_PAE_BIMODAL",
     "XEN_PAE_EXTCR3",
     "XEN_PAE_NO",
     "XEN_PAE_YES",
     "ElfDomParms",
+    "Note",
     "NoteGroup",
-    "elf_xen_parse",
     "find_notes",
     "parse_features",
+    "read_note",
 ]
 
 XEN_PAE_NO, XEN_PAE_YES, XEN_PAE_EXTCR3, XEN_PAE_BIMODAL = range(4)
 
-ELF_MAX_TOTAL_NOTE_COUNT = 65536
-_ELF_NOTE = Struct("<III")  #: namesz, descsz, type
-_UNSET_ADDR = (1 << 64) - 1
+UNSET_ADDR = (1 << 64) - 1  #: an address note with this value says nothing
 _UNSET_ADDR32 = (1 << 32) - 1
+_ELF_NOTE = Struct("<III")  #: namesz, descsz, type
 _OWNER = b"Xen\0"
 
 _FEATURE_NAMES = {
@@ -46,74 +45,79 @@ _FEATURE_NAMES = {
     "hvm_callback_vector": features.XENFEAT_hvm_callback_vector,
     "dom0": features.XENFEAT_dom0,
 }
+_STRINGS = {
+    elfnote.XEN_ELFNOTE_LOADER: "loader",
+    elfnote.XEN_ELFNOTE_GUEST_OS: "guest_os",
+    elfnote.XEN_ELFNOTE_GUEST_VERSION: "guest_ver",
+    elfnote.XEN_ELFNOTE_XEN_VERSION: "xen_ver",
+}
+_ADDRESSES = {
+    elfnote.XEN_ELFNOTE_VIRT_BASE: "virt_base",
+    elfnote.XEN_ELFNOTE_ENTRY: "virt_entry",
+    elfnote.XEN_ELFNOTE_INIT_P2M: "p2m_base",
+    elfnote.XEN_ELFNOTE_PADDR_OFFSET: "elf_paddr_offset",
+    elfnote.XEN_ELFNOTE_HYPERCALL_PAGE: "virt_hypercall",
+    elfnote.XEN_ELFNOTE_HV_START_LOW: "virt_hv_start_low",
+}
 
 
-@dataclass(slots=True)
 class ElfDomParms:
     """What the notes say (``struct elf_dom_parms``); None is Xen's UNSET_ADDR, addresses are virtual byte addresses.
 
-    After :func:`elf_xen_parse` on a file, ``virt_base``, ``virt_entry`` and ``elf_paddr_offset`` are never None.
+    ``nr_notes`` counts the Xen notes read; ``legacy`` means a ``__xen_guest`` section in their place.
     """
 
-    guest_os: str = ""
-    guest_ver: str = ""
-    xen_ver: str = ""
-    loader: str = ""
-    pae: int = XEN_PAE_NO
-    bsd_symtab: bool = False
-    unmapped_initrd: bool = False
-    virt_base: int | None = None
-    virt_entry: int | None = None
-    virt_hypercall: int | None = None
-    virt_hv_start_low: int | None = None
-    p2m_base: int | None = None
-    elf_paddr_offset: int | None = None
-    phys_entry: int | None = None
-    f_supported: int = 0
-    f_required: int = 0
-    nr_notes: int = 0  #: Xen notes read; 0 with a ``__xen_guest`` section
-    legacy: bool = False  #: from ``__xen_guest``
-    noted: bool = False  #: the file has notes of any owner
+    __slots__ = (
+        "bsd_symtab", "elf_paddr_offset", "f_required", "f_supported", "guest_os", "guest_ver", "legacy", "loader",
+        "nr_notes", "p2m_base", "pae", "phys_entry", "unmapped_initrd", "virt_base", "virt_entry", "virt_hv_start_low",
+        "virt_hypercall", "xen_ver",
+    )  # fmt: skip
 
-    def add(self, note_type: int, number: int, string: str, array: int) -> None:
-        """Take in one note: ``number``, ``string`` and ``array`` are the three readings of its description."""
-        address = None if number == _UNSET_ADDR else number
-        match note_type:
-            case elfnote.XEN_ELFNOTE_LOADER:
-                self.loader = string
-            case elfnote.XEN_ELFNOTE_GUEST_OS:
-                self.guest_os = string
-            case elfnote.XEN_ELFNOTE_GUEST_VERSION:
-                self.guest_ver = string
-            case elfnote.XEN_ELFNOTE_XEN_VERSION:
-                self.xen_ver = string
+    def __init__(self) -> None:
+        self.guest_os = ""
+        self.guest_ver = ""
+        self.xen_ver = ""
+        self.loader = ""
+        self.pae = XEN_PAE_NO
+        self.bsd_symtab = False
+        self.unmapped_initrd = False
+        self.virt_base: int | None = None
+        self.virt_entry: int | None = None
+        self.virt_hypercall: int | None = None
+        self.virt_hv_start_low: int | None = None
+        self.p2m_base: int | None = None
+        self.elf_paddr_offset: int | None = None
+        self.phys_entry: int | None = None
+        self.f_supported = 0
+        self.f_required = 0
+        self.nr_notes = 0
+        self.legacy = False
+
+    def add(self, note: Note) -> None:
+        """Take in one note of Xen's. Raises ValueError naming a required feature that Xen does not know."""
+        self.nr_notes += 1
+        if note.type in _STRINGS:
+            setattr(self, _STRINGS[note.type], note.string)
+            return
+        if note.type in _ADDRESSES:
+            setattr(self, _ADDRESSES[note.type], None if note.number == UNSET_ADDR else note.number)
+            return
+        match note.type:
             case elfnote.XEN_ELFNOTE_PAE_MODE:
-                if string == "yes":
+                if note.string == "yes":
                     self.pae = XEN_PAE_EXTCR3
-                if "bimodal" in string:
+                elif "bimodal" in note.string:
                     self.pae = XEN_PAE_BIMODAL
             case elfnote.XEN_ELFNOTE_BSD_SYMTAB:
-                self.bsd_symtab = self.bsd_symtab or string == "yes"
-            case elfnote.XEN_ELFNOTE_VIRT_BASE:
-                self.virt_base = address
-            case elfnote.XEN_ELFNOTE_ENTRY:
-                self.virt_entry = address
-            case elfnote.XEN_ELFNOTE_INIT_P2M:
-                self.p2m_base = address
+                self.bsd_symtab = self.bsd_symtab or note.string == "yes"
             case elfnote.XEN_ELFNOTE_MOD_START_PFN:
-                self.unmapped_initrd = bool(number)
-            case elfnote.XEN_ELFNOTE_PADDR_OFFSET:
-                self.elf_paddr_offset = address
-            case elfnote.XEN_ELFNOTE_HYPERCALL_PAGE:
-                self.virt_hypercall = address
-            case elfnote.XEN_ELFNOTE_HV_START_LOW:
-                self.virt_hv_start_low = address
+                self.unmapped_initrd = bool(note.number)
             case elfnote.XEN_ELFNOTE_FEATURES:
-                self.add_features(string)
+                self.add_features(note.string)
             case elfnote.XEN_ELFNOTE_SUPPORTED_FEATURES:
-                self.f_supported |= array
+                self.f_supported |= note.array
             case elfnote.XEN_ELFNOTE_PHYS32_ENTRY:
-                self.phys_entry = None if number == _UNSET_ADDR32 else number
+                self.phys_entry = None if note.number == _UNSET_ADDR32 else note.number
             case _:
                 pass  # INFO, L1_MFN_VALID, SUSPEND_CANCEL and types of newer Xens ask nothing of the builder
 
@@ -125,7 +129,7 @@ class ElfDomParms:
 
 
 def parse_features(text: str) -> tuple[int, int]:
-    """(supported, required) bit maps of ``a|b|!c``, where ``!`` is required. Raises ValueError(unknown required one)."""
+    """(supported, required) bit maps of ``a|b|!c``, where ``!`` is required. ValueError: an unknown required one."""
     supported = required = 0
     for word in text.split("|"):
         bit = _FEATURE_NAMES.get(word.removeprefix("!"))
@@ -139,7 +143,9 @@ def parse_features(text: str) -> tuple[int, int]:
     return supported, required
 
 
-class _Note(NamedTuple):
+class Note(NamedTuple):
+    """A note; ``number``, ``string`` and ``array`` are readings of its description, empty unless it is Xen's."""
+
     offset: int
     is_xen: bool
     type: int
@@ -149,7 +155,7 @@ class _Note(NamedTuple):
     end: int  #: offset of what follows
 
 
-def _read_note(data: bytes, offset: int) -> _Note | None:
+def read_note(data: bytes, offset: int) -> Note | None:
     """The note at an offset, None when its header is cut off."""
     if offset + _ELF_NOTE.size > len(data):
         return None
@@ -158,152 +164,12 @@ def _read_note(data: bytes, offset: int) -> _Note | None:
     desc = name + ((namesz + 3) & ~3)
     end = desc + ((descsz + 3) & ~3)
     if data[name : name + 4] != _OWNER:
-        return _Note(offset, False, note_type, 0, "", 0, end)
+        return Note(offset, False, note_type, 0, "", 0, end)
     number = int.from_bytes(data[desc : desc + descsz], "little") if descsz in (1, 2, 4, 8) else 0
     array = int.from_bytes(data[desc : desc + 4], "little") if descsz and descsz % 4 == 0 else 0
     stop = data.find(b"\0", desc, desc + 4097)
     string = data[desc:stop].decode("latin-1") if stop >= 0 else ""
-    return _Note(offset, True, note_type, number, string, array, end)
-
-
-def _parse_notes(elf: ElfBinary, parms: ElfDomParms, start: int, end: int, budget: int) -> int:
-    """Read the notes between two file offsets into ``parms``; how many of ``budget`` are left."""
-    parms.noted = True
-    offset = start
-    while offset < end:
-        note = _read_note(elf.data, offset)
-        if note is None:
-            break
-        if not budget:
-            raise KernelError(f"{elf.name}: too many ELF notes (more than {ELF_MAX_TOTAL_NOTE_COUNT}): corrupted; rebuild it")
-        budget -= 1
-        if note.is_xen:
-            try:
-                parms.add(note.type, note.number, note.string, note.array)
-            except ValueError as err:
-                raise _unknown_feature(elf.name, err) from None
-            parms.nr_notes += 1
-        offset = note.end
-    return budget
-
-
-def _unknown_feature(name: str, err: ValueError) -> KernelError:
-    return KernelError(f"{name}: needs Xen feature {str(err)!r}, which Xen does not have: build it without ({NO_LOADER})")
-
-
-def _segments_and_sections(elf: ElfBinary, parms: ElfDomParms) -> None:
-    budget = ELF_MAX_TOTAL_NOTE_COUNT
-    for phdr in elf.phdrs:
-        if phdr.p_type == PT_NOTE and phdr.p_offset:  # some binutils leave p_offset 0
-            budget = _parse_notes(elf, parms, phdr.p_offset, phdr.p_offset + phdr.p_filesz, budget)
-    if parms.nr_notes:
-        return
-    for shdr in elf.sections():
-        if shdr.sh_type == SHT_NOTE:
-            budget = _parse_notes(elf, parms, shdr.sh_offset, shdr.sh_offset + shdr.sh_size, budget)
-
-
-def _number(value: str) -> int | None:
-    """``strtoull(value, NULL, 0)``: the leading number, 0 when there is none."""
-    match = re.match(r"\s*(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([0-9]+))", value)
-    if match is None:
-        return 0
-    hexadecimal, octal, decimal = match.groups()
-    number = int(hexadecimal, 16) if hexadecimal else int(octal, 8) if octal else int(decimal or "0")
-    return None if number >= _UNSET_ADDR else number
-
-
-def _parse_guest_info(elf: ElfBinary, parms: ElfDomParms, text: str) -> None:
-    """The ``KEY=value,KEY=value`` string of ``__xen_guest``; HYPERCALL_PAGE is a page number above VIRT_BASE there."""
-    parms.legacy = True
-    hypercall_page: int | None = None
-    for item in text.split(","):
-        key, _, value = item.partition("=")
-        match key:
-            case "LOADER":
-                parms.loader = value
-            case "GUEST_OS":
-                parms.guest_os = value
-            case "GUEST_VER":
-                parms.guest_ver = value
-            case "XEN_VER":
-                parms.xen_ver = value
-            case "PAE":
-                if value == "yes[extended-cr3]":
-                    parms.pae = XEN_PAE_EXTCR3
-                elif value.startswith("yes"):
-                    parms.pae = XEN_PAE_YES
-            case "BSD_SYMTAB":
-                parms.bsd_symtab = True
-            case "VIRT_BASE":
-                parms.virt_base = _number(value)
-            case "VIRT_ENTRY":
-                parms.virt_entry = _number(value)
-            case "ELF_PADDR_OFFSET":
-                parms.elf_paddr_offset = _number(value)
-            case "HYPERCALL_PAGE":
-                hypercall_page = _number(value)
-            case "FEATURES":
-                try:
-                    parms.add_features(value)
-                except ValueError as err:
-                    raise _unknown_feature(elf.name, err) from None
-    if hypercall_page is not None:
-        parms.virt_hypercall = ((hypercall_page << 12) + (parms.virt_base or 0)) % (1 << 64)
-
-
-def elf_xen_parse(elf: ElfBinary) -> ElfDomParms:
-    """Read and check what ``elf`` says to Xen. Raises KernelError when Xen would not start it as a PV guest."""
-    parms = ElfDomParms()
-    _segments_and_sections(elf, parms)
-    if not parms.nr_notes:
-        shdr = elf.section_by_name(b"__xen_guest")
-        text = elf.string(shdr.sh_offset) if shdr is not None else None
-        if text is not None:
-            _parse_guest_info(elf, parms, text.decode("latin-1"))
-    _note_check(elf, parms)
-    _addr_calc(elf, parms)
-    return parms
-
-
-def _note_check(elf: ElfBinary, parms: ElfDomParms) -> None:
-    """A Xen image, built for the generic loader or Linux, for Xen 3.0's interface, that has a PV entry."""
-    name = elf.name
-    if not parms.nr_notes and not parms.legacy:
-        raise KernelError(
-            f"{name}: not a PV kernel: no Xen notes; build it with Xen PV support (ERROR: Not a Xen-ELF image: "
-            f"No ELF notes or '__xen_guest' section found; {NO_LOADER})"
-        )
-    if parms.phys_entry is not None and parms.virt_entry is None:
-        raise KernelError(
-            f"{name}: PVH kernel without a PV entry (PHYS32_ENTRY note only): build it with PV support, "
-            f"pvemu starts PV guests ({NO_LOADER})"
-        )
-    if not parms.loader.startswith("generic") and not parms.guest_os.startswith("linux"):
-        raise KernelError(
-            f"{name}: notes say LOADER {parms.loader!r}, GUEST_OS {parms.guest_os!r}: set LOADER to 'generic' "
-            f"(ERROR: Will only load images built for the generic loader or Linux images; {NO_LOADER})"
-        )
-    if not parms.xen_ver.startswith("xen-3.0"):
-        raise KernelError(
-            f"{name}: XEN_VERSION note says {parms.xen_ver!r}: set it to 'xen-3.0' "
-            f"(ERROR: Xen will only load images built for Xen v3.0; {NO_LOADER})"
-        )
-
-
-def _addr_calc(elf: ElfBinary, parms: ElfDomParms) -> None:
-    """The defaults of VIRT_BASE, PADDR_OFFSET and ENTRY."""
-    if parms.elf_paddr_offset is not None and parms.virt_base is None:
-        raise KernelError(
-            f"{elf.name}: PADDR_OFFSET note without a VIRT_BASE note: add one "
-            f"(ERROR: ELF_PADDR_OFFSET set, VIRT_BASE unset; {NO_LOADER})"
-        )
-    if parms.virt_base is None:
-        parms.virt_base = 0
-    if parms.elf_paddr_offset is None:
-        parms.elf_paddr_offset = parms.virt_base if parms.legacy else 0
-    if parms.virt_entry is None:
-        parms.virt_entry = elf.entry
+    return Note(offset, True, note_type, number, string, array, end)
 
 
 class NoteGroup(NamedTuple):
@@ -322,7 +188,7 @@ _NOTE_IN_MEMORY = re.compile(rb"\x04\0\0\0(?s:.)(?s:.)\0\0[\0-\x1f]\0\0\0Xen\0")
 def find_notes(memory: bytes | bytearray | memoryview) -> list[NoteGroup]:
     """Groups of Xen notes in raw memory, in order of offset: what kernels loaded there say of themselves.
 
-    A group is a run of 4-byte aligned notes that follow each other; notes of other owners between Xen's are passed over.
+    A group is a run of 4-byte aligned notes that follow each other; notes of other owners between Xen's are skipped.
     Anything that only looks like a note is dropped, nothing is raised.
     """
     view = memoryview(memory).cast("B")
@@ -343,14 +209,14 @@ def find_notes(memory: bytes | bytearray | memoryview) -> list[NoteGroup]:
     return groups
 
 
-def _plausible_notes(data: bytes) -> Iterator[_Note]:
+def _plausible_notes(data: bytes) -> Iterator[Note]:
     offset = 0
     while offset + _ELF_NOTE.size + 4 <= len(data):
         namesz, descsz, _ = _ELF_NOTE.unpack_from(data, offset)
         name_end = offset + _ELF_NOTE.size + namesz
         if not 0 < namesz <= 16 or descsz > 4096 or data[name_end - 1 : name_end] != b"\0":
             return
-        note = _read_note(data, offset)
+        note = read_note(data, offset)
         if note is None:
             return
         yield note
@@ -358,15 +224,14 @@ def _plausible_notes(data: bytes) -> Iterator[_Note]:
 
 
 def _group_at(data: bytes, start: int) -> NoteGroup | None:
-    parms = ElfDomParms(noted=True)
+    parms = ElfDomParms()
     size = 0
     for note in _plausible_notes(data):
         if not note.is_xen:
             continue
         try:
-            parms.add(note.type, note.number, note.string, note.array)
+            parms.add(note)
         except ValueError:
             return None
-        parms.nr_notes += 1
         size = note.end
     return NoteGroup(start, size, parms) if parms.nr_notes else None

@@ -6,10 +6,14 @@ Consecutive pfns mostly lie in consecutive frames (2 MiB extents), so data is co
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from pvemu.frames import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Mfn, Pfn
-from pvemu.memory.ram import Ram
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pvemu.memory.ram import Ram
 
 __all__ = ["GuestPages"]
 

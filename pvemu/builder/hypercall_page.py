@@ -6,7 +6,7 @@ is jumped to, never called: it does not return and leaves Xen the frame it expec
 
 from __future__ import annotations
 
-from hypercalls.public import xen
+from hypercalls.public.xen import __HYPERVISOR_iret
 from pvemu.frames import PAGE_SIZE
 
 __all__ = ["hypercall_page"]
@@ -24,7 +24,7 @@ def hypercall_page(bits: int) -> bytes:
 def _slot64(number: int) -> bytes:
     """``push rcx; push r11; mov eax, number; syscall; pop r11; pop rcx; ret``; iret pushes rax too and stays away."""
     load = b"\xb8" + number.to_bytes(4, "little")
-    if number == xen.__HYPERVISOR_iret:
+    if number == __HYPERVISOR_iret:
         return b"\x51\x41\x53\x50" + load + b"\x0f\x05"
     return b"\x51\x41\x53" + load + b"\x0f\x05\x41\x5b\x59\xc3"
 
@@ -32,6 +32,6 @@ def _slot64(number: int) -> bytes:
 def _slot32(number: int) -> bytes:
     """``mov eax, number; int 0x82; ret``; iret pushes eax first and stays away."""
     load = b"\xb8" + number.to_bytes(4, "little")
-    if number == xen.__HYPERVISOR_iret:
+    if number == __HYPERVISOR_iret:
         return b"\x50" + load + b"\xcd\x82"
     return load + b"\xcd\x82\xc3"

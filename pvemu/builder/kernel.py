@@ -6,14 +6,14 @@ the checks at the end of xen/common/libelf/libelf-dominfo.c. Nothing is allocate
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from hypercalls.public import features
 from pvemu.builder.bsdsyms import parse_bsdsyms
 from pvemu.builder.bzimage import extract_payload, is_bzimage, try_gunzip
+from pvemu.builder.dominfo import elf_xen_parse
 from pvemu.builder.elf import NO_LOADER, ElfBinary, elf_init, is_elf
-from pvemu.builder.elfnotes import XEN_PAE_BIMODAL, XEN_PAE_EXTCR3, XEN_PAE_NO, ElfDomParms, elf_xen_parse
+from pvemu.builder.elfnotes import XEN_PAE_BIMODAL, XEN_PAE_EXTCR3, XEN_PAE_NO, ElfDomParms
 from pvemu.errors import KernelError
 from pvemu.frames import PAGE_MASK, PAGE_SIZE
 
@@ -32,8 +32,7 @@ class KernelSegment(NamedTuple):
     memsz: int
 
 
-@dataclass(frozen=True, slots=True)
-class KernelImage:
+class KernelImage(NamedTuple):
     """A PV kernel ready to be placed. Addresses are guest virtual byte addresses; ``v_start`` is page aligned."""
 
     name: str
@@ -89,12 +88,12 @@ def _guest_type(elf: ElfBinary, parms: ElfDomParms) -> str:
 
 
 def _image(elf: ElfBinary, parms: ElfDomParms, guest_type: str) -> KernelImage:
-    assert parms.virt_base is not None and parms.virt_entry is not None and parms.elf_paddr_offset is not None
+    assert parms.virt_base is not None
+    assert parms.virt_entry is not None
+    assert parms.elf_paddr_offset is not None
     virt_offset = parms.virt_base - parms.elf_paddr_offset
     segments = [
-        KernelSegment(
-            (p.p_paddr + virt_offset) % (1 << 64), elf.image[p.p_offset : p.p_offset + p.p_filesz], p.p_memsz
-        )
+        KernelSegment((p.p_paddr + virt_offset) % (1 << 64), elf.image[p.p_offset : p.p_offset + p.p_filesz], p.p_memsz)
         for p in elf.loadable
         if p.p_memsz
     ]
@@ -140,18 +139,20 @@ def _init_p2m(elf: ElfBinary, parms: ElfDomParms) -> int | None:
 def _check_extent(elf: ElfBinary, parms: ElfDomParms, v_start: int, v_end: int) -> None:
     """Start, end and entry fit together and lie where a guest may have them."""
     name, entry, base = elf.name, parms.virt_entry, parms.virt_base
-    assert entry is not None and base is not None
+    assert entry is not None
+    assert base is not None
     out_of_bounds = f"(ERROR: ELF start or entries are out of bounds; {NO_LOADER})"
     if not any(p.p_memsz for p in elf.loadable):
-        raise KernelError(f"{name}: ELF with nothing to load (no PT_LOAD program header): link it again {out_of_bounds}")
+        raise KernelError(f"{name}: nothing to load (no PT_LOAD program header): link it again {out_of_bounds}")
     if v_end > 1 << elf.bits or v_start > v_end or base > v_start:
         raise KernelError(
-            f"{name}: would load at {v_start:#x}-{v_end:#x}, outside the {elf.bits}-bit space above VIRT_BASE {base:#x}: "
-            f"correct the VIRT_BASE and PADDR_OFFSET notes {out_of_bounds}"
+            f"{name}: would load at {v_start:#x}-{v_end:#x}, outside the {elf.bits}-bit space above VIRT_BASE "
+            f"{base:#x}: correct the VIRT_BASE and PADDR_OFFSET notes {out_of_bounds}"
         )
     if not v_start <= entry <= v_end:
         raise KernelError(
-            f"{name}: entry {entry:#x} lies outside the image {v_start:#x}-{v_end:#x}: correct the ENTRY note {out_of_bounds}"
+            f"{name}: entry {entry:#x} lies outside the image {v_start:#x}-{v_end:#x}: "
+            f"correct the ENTRY note {out_of_bounds}"
         )
     p2m = parms.p2m_base
     if p2m is not None and v_start <= p2m < v_end:

@@ -7,7 +7,6 @@ tables that map it) last, a kernel with MOD_START_PFN its ramdisk behind the ini
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from pvemu.builder.kernel import KernelImage, check_in_hole
@@ -31,8 +30,7 @@ class Segment(NamedTuple):
     pages: int
 
 
-@dataclass(slots=True)
-class Layout:
+class Layout(NamedTuple):
     """Places of all parts of one domain. ``virt_pgtab_end`` is the end of the initial mapping."""
 
     paging: Paging
@@ -128,8 +126,8 @@ def _alloc_pgtables(alloc: _Allocator, paging: Paging) -> tuple[Mapping, int]:
         mapped = (last - image.virt_base) >> PAGE_SHIFT
         if mapped >= alloc.nr_pages:
             raise KernelError(
-                f"{image.name}: initial mapping of {_size(mapped + 1)} does not fit the domain's {alloc.nr_pages >> 8} MiB: "
-                f"give more memory (count_pgtables: not enough memory for initial mapping "
+                f"{image.name}: initial mapping of {_size(mapped + 1)} does not fit the domain's "
+                f"{alloc.nr_pages >> 8} MiB: give more memory (count_pgtables: not enough memory for initial mapping "
                 f"({mapped:#x} > {alloc.nr_pages:#x}))"
             )
         mapping = count_pgtables(paging, [], image.virt_base, last, alloc.pfn_alloc_end)
@@ -140,9 +138,7 @@ def _alloc_pgtables(alloc: _Allocator, paging: Paging) -> tuple[Mapping, int]:
     return mapping, last + 1
 
 
-def _alloc_unmapped_p2m(
-    alloc: _Allocator, paging: Paging, earlier: list[Mapping], vaddr: int, size: int
-) -> Mapping:
+def _alloc_unmapped_p2m(alloc: _Allocator, paging: Paging, earlier: list[Mapping], vaddr: int, size: int) -> Mapping:
     """The p2m at its own virtual address, and behind it in the same segment the tables that map it."""
     name, last = alloc.image.name, vaddr + size - 1
     check_in_hole(name, "INIT_P2M", alloc.image.bits, vaddr, last + 1)

@@ -11,11 +11,12 @@ kernel runs in ring 3, and marks them with bit 52 (xen/arch/x86/mm.c, ``adjust_g
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from pvemu.builder.guest_pages import GuestPages
 from pvemu.frames import PAGE_SHIFT
+
+if TYPE_CHECKING:
+    from pvemu.builder.guest_pages import GuestPages
 
 __all__ = ["PAGING32", "PAGING64", "Mapping", "MappingLevel", "Paging", "count_pgtables", "setup_pgtables"]
 
@@ -40,22 +41,23 @@ PAGING64 = Paging(4, (1 << 48) - 1, _PAGE_PRESENT | _PAGE_RW | _PAGE_USER | _PAG
 PAGING32 = Paging(3, (1 << 32) - 1, _PAGE_PRESENT | _PAGE_RW | _PAGE_ACCESSED, 4)
 
 
-@dataclass(slots=True)
 class MappingLevel:
     """Tables of one level (or the area itself): what they cover, to the last byte, and their first pfn."""
 
-    start: int = 0
-    last: int = 0
-    pfn: int = 0
-    pgtables: int = 0
+    __slots__ = ("last", "pfn", "pgtables", "start")
+
+    def __init__(self, start: int = 0, last: int = 0) -> None:
+        self.start = start
+        self.last = last
+        self.pfn = 0
+        self.pgtables = 0
 
 
-@dataclass(slots=True)
-class Mapping:
+class Mapping(NamedTuple):
     """An area of virtual addresses and the tables it adds, ``levels[0]`` being those with level 1 entries."""
 
     area: MappingLevel
-    levels: list[MappingLevel] = field(default_factory=list)
+    levels: list[MappingLevel]
 
 
 class MappingOverlapError(Exception):
@@ -63,7 +65,7 @@ class MappingOverlapError(Exception):
 
 
 def count_pgtables(paging: Paging, earlier: list[Mapping], start: int, last: int, pfn: int) -> Mapping:
-    """The tables that mapping ``start`` to ``last`` takes, beside those of ``earlier`` mappings; the first is at ``pfn``.
+    """The tables that mapping ``start`` to ``last`` takes beside those of ``earlier`` mappings, the first at ``pfn``.
 
     The area's own pfn is left 0. Raises MappingOverlapError.
     """
@@ -108,10 +110,7 @@ def _leave_out_shared(level: MappingLevel, others: list[MappingLevel]) -> None:
 def setup_pgtables(paging: Paging, mappings: list[Mapping], pages: GuestPages) -> None:
     """Write all tables, entries holding machine frames; pages that are tables are mapped read-only."""
     p2m = pages.p2m
-    tables = [
-        range(m.levels[-1].pfn, m.levels[-1].pfn + m.area.pgtables)
-        for m in mappings
-    ]  # fmt: skip
+    tables = [range(m.levels[-1].pfn, m.levels[-1].pfn + m.area.pgtables) for m in mappings]
     for number in range(paging.levels):
         for holder in mappings:
             level = holder.levels[number]
@@ -124,7 +123,7 @@ def setup_pgtables(paging: Paging, mappings: list[Mapping], pages: GuestPages) -
                     continue
                 _fill(entries, level, below, number, p2m, paging.l1_prot if not number else _UPPER_PROT)
                 if not number:
-                    _write_protect(entries, level, mapping.area, tables, p2m)
+                    _write_protect(entries, level, mapping.area, tables)
             pages.write(level.pfn << PAGE_SHIFT, entries.tobytes())
 
 
@@ -145,9 +144,7 @@ def _fill(
     entries[first : first + count] = array("Q", [mfn << PAGE_SHIFT | prot for mfn in p2m[pfn : pfn + count]])
 
 
-def _write_protect(
-    entries: array[int], level: MappingLevel, area: MappingLevel, tables: list[range], p2m: array[int]
-) -> None:
+def _write_protect(entries: array[int], level: MappingLevel, area: MappingLevel, tables: list[range]) -> None:
     """Clear RW in the entries that map page tables."""
     first, count, offset = _shared(level, area, PAGE_SHIFT)
     low = area.pfn + offset

@@ -1,4 +1,4 @@
-"""The start_info page as the first vcpu finds it (``start_info_x86_64`` and ``_32`` of tools/libs/guest/xg_dom_x86.c)."""
+"""The start_info page as the first vcpu finds it (``start_info_x86_*`` of tools/libs/guest/xg_dom_x86.c)."""
 
 from __future__ import annotations
 
