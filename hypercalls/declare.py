@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final, NamedTuple, TypeAlias, TypeVar, datacl
 __all__ = [
     "ONLY32", "ONLY64", "ZERO", "Array", "Bytes", "Field", "Only", "PerWidth", "Scalar", "char", "cstruct", "cunion",
     "element_kind", "fields_of", "guest_handle", "is_union", "s8", "s16", "s32", "s64", "slong", "u8", "u16", "u32",
-    "u64", "ulong", "xen_pfn_t",
+    "u64", "ulong", "xen_pfn_t", "zero_of",
 ]  # fmt: skip
 
 C = TypeVar("C")

@@ -35,7 +35,6 @@ PHYSDEVOP_restore_msi_ext = 27
 PHYSDEVOP_prepare_msix = 30
 PHYSDEVOP_release_msix = 31
 PHYSDEVOP_dbgp_op = 29
-PHYSDEVOP_pirq_eoi_gmfn = 17
 PHYSDEVOP_pirq_eoi_gmfn = 28
 PHYSDEVOP_IRQ_UNMASK_NOTIFY = 4
 
