@@ -1,6 +1,6 @@
 """The nodes that stand in the store when a PV domain made by ``xl create`` is still paused.
 
-Mirrors what dom0's start-up, libxl (tools/libs/light: libxl_create, libxl_dom, libxl_device, libxl_disk, libxl_console),
+Mirrors what dom0's start-up, libxl (tools/libs/light: libxl_{create,dom,device,disk,console}.c),
 the hotplug script and Linux' blkback have written by then under Xen 4.17: every node, its permissions and its place
 among its siblings, which is the order of its making.
 """
@@ -29,8 +29,8 @@ _DOM0 = ("n0",)
 class Vbd:
     """One disk as the backend and libxl describe it.
 
-    ``vdev`` is the number of ``name`` (51712 is xvda), ``mode`` ``w`` or ``r``, ``physical_device`` the major:minor in hex
-    of the loop device ``params``.
+    ``vdev`` is the number of ``name`` (51712 is xvda), ``mode`` ``w`` or ``r``, ``physical_device`` the
+    loop device's major:minor in hex.
     """
 
     vdev: int

@@ -1,7 +1,7 @@
 """Transactions: private copies of the nodes a client touches, and the check for conflicts when it is done.
 
 Mirrors tools/xenstore/xenstored_transaction.c. There is no snapshot: a node is copied when the transaction first
-touches it. The transaction fails with EAGAIN if any node it touched has been written outside since, its parents included.
+touches it. It fails with EAGAIN if any node it touched, parents included, has been written outside since.
 """
 
 from __future__ import annotations
