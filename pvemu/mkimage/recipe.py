@@ -190,7 +190,7 @@ def find_recipe(name: str | Path) -> Path:
 
 def load_recipe(name: str | Path) -> Recipe:
     """Read and check a recipe. Raises ConfigError with file, key and what was expected."""
-    file = find_recipe(name)
+    file = find_recipe(name).resolve()
     top = load(file)
     description = top.text("description")
     epoch = top.number("epoch", _DEFAULT_EPOCH, 0, 0xFFFFFFFF)
@@ -206,7 +206,7 @@ def load_recipe(name: str | Path) -> Recipe:
     if not artifacts:
         top.fail("artifact", "at least one [[artifact]]")
     top.done()
-    return Recipe(file.resolve().parent.name, file, description, epoch, artifacts)
+    return Recipe(file.parent.name, file, description, epoch, artifacts)
 
 
 def _artifact(table: Table, name: str) -> Artifact:

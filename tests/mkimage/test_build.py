@@ -1,0 +1,331 @@
+"""Building: the same bytes everywhere, once, and every mistake in a recipe in one line."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import re
+import struct
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pvemu.errors import ConfigError, InputError
+from pvemu.mkimage import build, list_recipes
+from pvemu.mkimage.packages import PackageCache
+from pvemu.mkimage.recipe import load_recipe
+from pvemu.mkimage.tools import ToolError, tool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+UUID = "00000000-0000-4000-8000-00000000000a"
+RECIPE = f"""
+description = "two partitions, a link, a directory, odd modes"
+epoch = 1000000000
+[[artifact]]
+name = "small.img"
+kind = "disk"
+id = 0x12345678
+size = "6MiB"
+[[artifact.partition]]
+size = "2MiB"
+type = 0x0b
+[[artifact.partition]]
+size = "2MiB"
+bootable = true
+fs = "ext2"
+label = "small"
+uuid = "{UUID}"
+[[artifact.partition.file]]
+to = "/z/secret file"
+mode = 0o600
+text = "hidden"
+[[artifact.partition.file]]
+to = "/a/link"
+link = "../z/secret file"
+[[artifact.partition.file]]
+to = "/empty"
+directory = true
+mode = 0o1777
+[[artifact.partition.file]]
+to = "/a/below/"
+package = "grub-xen-bin"
+path = "/usr/lib/grub/x86_64-xen/e[ac]*.mod"
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Callable[[str], Path]:
+    """Writes a recipe folder and gives its path."""
+
+    def write(text: str, name: str = "mine") -> Path:
+        folder = tmp_path / "recipes" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "recipe.toml").write_text(text, encoding="utf-8")
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def fresh(packages: PackageCache, tmp_path: Path) -> Callable[[str], PackageCache]:
+    """A cache with the packages of the real one and no images."""
+
+    def make(name: str) -> PackageCache:
+        directory = tmp_path / name
+        directory.mkdir()
+        packages.get(["grub-xen-bin", "e2fsprogs"])
+        for entry in packages.directory.iterdir():
+            if entry.name.startswith("root-"):
+                (directory / entry.name).symlink_to(entry)
+        (directory / "packages.json").write_bytes((packages.directory / "packages.json").read_bytes())
+        return PackageCache(directory)
+
+    return make
+
+
+def partition(disk: Path, number: int, to: Path) -> Path:
+    """One MBR partition as a file of its own."""
+    with disk.open("rb") as image:
+        image.seek(446 + 16 * (number - 1) + 8)
+        start, count = struct.unpack("<II", image.read(8))
+        image.seek(start * 512)
+        to.write_bytes(image.read(count * 512))
+    return to
+
+
+def test_two_builds_are_the_same_bytes(
+    recipe: Callable[[str], Path], fresh: Callable[[str], PackageCache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = build(recipe(RECIPE), fresh("one"))
+    previous = os.umask(0o077)
+    monkeypatch.setenv("TZ", "Pacific/Auckland")
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    try:
+        second = build(recipe(RECIPE), fresh("two"))
+    finally:
+        os.umask(previous)
+    assert first.directory != second.directory
+    assert first.key == second.key
+    assert first["small.img"].read_bytes() == second["small.img"].read_bytes()
+
+
+def test_the_demo_and_a_grub_image_and_an_initramfs_repeat(
+    image: Callable[[str], object], fresh: Callable[[str], PackageCache], packages: PackageCache
+) -> None:
+    other = fresh("again")
+    for name in ("demo", "pvboot", "tiny"):
+        once, twice = build(name, packages), build(name, other)
+        assert once.directory != twice.directory
+        for artifact, path in once.artifacts.items():
+            assert hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(twice[artifact].read_bytes()).digest()
+
+
+def test_the_disk_is_what_the_recipe_says(
+    recipe: Callable[[str], Path], fresh: Callable[[str], PackageCache], packages: PackageCache, tmp_path: Path
+) -> None:
+    disk = build(recipe(RECIPE), fresh("one"))["small.img"]
+    sector = disk.read_bytes()[:512]
+    assert disk.stat().st_size == 6 << 20
+    assert struct.unpack_from("<I", sector, 440) == (0x12345678,)
+    assert struct.unpack_from("<B3xB3xII", sector, 446) == (0, 0x0B, 2048, 4096)
+    assert struct.unpack_from("<B3xB3xII", sector, 462) == (0x80, 0x83, 6144, 4096)
+    assert sector[478:] == bytes(32) + b"\x55\xaa"
+    inside = partition(disk, 2, tmp_path / "two.img")
+    tool("e2fsck", packages).run("-f", "-n", inside)
+    debugfs = tool("debugfs", packages)
+    listing = debugfs.run("-R", "ls -p /z", inside).decode()
+    assert re.search(r"^/\d+/100600/0/0/secret file/6/$", listing, re.MULTILINE)
+    assert re.search(r"^/\d+/041777/0/0/empty//$", debugfs.run("-R", "ls -p /", inside).decode(), re.MULTILINE)
+    assert debugfs.run("-R", 'cat "/z/secret file"', inside) == b"hidden"
+    assert b'Fast link dest: "../z/secret file"' in debugfs.run("-R", "stat /a/link", inside)
+    names = re.findall(r"/100644/0/0/([a-z]+\.mod)/", debugfs.run("-R", "ls -p /a/below", inside).decode())
+    assert "echo.mod" in names
+    assert names == sorted(names)
+    stamps = set(re.findall(rb"[acm]time: (0x[0-9a-f]+)", debugfs.run("-R", "stat /a/below/echo.mod", inside)))
+    assert stamps == {hex(1000000000).encode()}
+
+
+def test_a_second_build_finds_the_first(recipe: Callable[[str], Path], fresh: Callable[[str], PackageCache]) -> None:
+    cache = fresh("one")
+    first = build(recipe(RECIPE), cache)["small.img"]
+    before = first.stat()
+    again = build(recipe(RECIPE), cache)["small.img"]
+    assert (again.stat().st_ino, again.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    changed = build(recipe(RECIPE.replace("hidden", "shown!")), cache)
+    assert changed["small.img"] != first
+    assert not list((cache.directory / "images").glob(".tmp-*"))
+
+
+def test_a_files_folder_counts_as_part_of_the_recipe(
+    recipe: Callable[[str], Path], fresh: Callable[[str], PackageCache]
+) -> None:
+    folder = recipe('description = "d"\n[[artifact]]\nname = "f"\nkind = "file"\nfile = "data"')
+    (folder / "files").mkdir()
+    keys = set()
+    for content in ("one", "two"):
+        (folder / "files" / "data").write_text(content, encoding="utf-8")
+        built = build(folder, fresh(content))
+        assert built["f"].read_text(encoding="utf-8") == content
+        keys.add(built.key)
+    assert len(keys) == 2
+
+
+def test_recipes_use_each_others_artifacts_by_name_or_relative_path(
+    recipe: Callable[..., Path], fresh: Callable[[str], PackageCache]
+) -> None:
+    recipe('description = "d"\n[[artifact]]\nname = "f"\nkind = "file"\ntext = "inner"', "inner")
+    outer = 'description = "d"\n[[artifact]]\nname = "g"\nkind = "file"\nrecipe = "../inner"\nartifact = "f"'
+    assert build(recipe(outer, "outer"), fresh("one"))["g"].read_text(encoding="utf-8") == "inner"
+
+
+def test_a_cpio_is_what_a_kernel_unpacks(image: Callable[[str], dict[str, Path]]) -> None:
+    data = gzip.decompress(image("tiny")["tiny.cpio.gz"].read_bytes())
+    members = {}
+    position = 0
+    while True:
+        assert data[position : position + 6] == b"070701"
+        fields = [int(data[position + 6 + 8 * n : position + 14 + 8 * n], 16) for n in range(13)]
+        name = data[position + 110 : position + 110 + fields[11] - 1].decode()
+        start = position + (110 + fields[11] + 3 & ~3)
+        if name == "TRAILER!!!":
+            break
+        members[name] = (fields[1], fields[2], fields[3], data[start : start + fields[6]])
+        position = start + (fields[6] + 3 & ~3)
+    assert list(members) == [".", "bin", "bin/busybox", "dev", "init", "proc", "sys"]
+    assert members["init"][:3] == (0o100755, 0, 0)
+    assert members["init"][3].startswith(b"#!/bin/busybox sh\n")
+    assert members["bin/busybox"][3][:4] == b"\x7fELF"
+    assert members["dev"][0] == 0o040755
+
+
+def test_a_grub_image_carries_its_configuration_and_memdisk(
+    recipe: Callable[[str], Path], fresh: Callable[[str], PackageCache], tmp_path: Path
+) -> None:
+    text = """
+description = "d"
+[[artifact]]
+name = "g.bin"
+kind = "grub"
+target = "x86_64-xen"
+prefix = "(memdisk)/boot/grub"
+modules = ["normal", "memdisk", "tar"]
+config = "normal (memdisk)/grub.cfg"
+[[artifact.memdisk]]
+to = "/grub.cfg"
+text = "echo from the memdisk"
+"""
+    data = build(recipe(text), fresh("one"))["g.bin"].read_bytes()
+    assert data[:5] == b"\x7fELF\x02"
+    assert b"normal (memdisk)/grub.cfg" in data
+    start = data.index(b"ustar\x0000") - 257
+    tar = tmp_path / "memdisk.tar"
+    tar.write_bytes(data[start:])
+    with tarfile.open(tar) as archive:
+        member = archive.next()
+        assert member is not None
+        assert (member.name, member.uid, member.mode) == ("grub.cfg", 0, 0o644)
+
+
+def test_every_recipe_loads_and_the_recorded_guests_are_there() -> None:
+    names = set(list_recipes())
+    assert {"menu", "timeout", "chain", "linux", "chain-linux", "tiny", "pvboot", "pvgrub", "debian-kernel"} <= names
+    assert all(load_recipe(name).description for name in names)
+
+
+ANOTHER = '[[artifact]]\nname = "f"\nkind = "file"\n'
+FILE = 'description = "d"\n' + ANOTHER
+DISK = 'description = "d"\n[[artifact]]\nname = "d.img"\nkind = "disk"\n'
+PART = DISK + "[[artifact.partition]]\n"
+INTO = "[[artifact.partition.file]]\n"
+EXT = PART + f'size = "1MiB"\nfs = "ext4"\nuuid = "{UUID}"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("description = ", "not TOML"),
+        ("", "description: expected a string"),
+        ('description = "d"', "artifact: expected at least one [[artifact]]"),
+        ('description = "d"\nartifact = 5', "artifact: expected an array of tables ([[artifact]]), not 5"),
+        ('description = "d"\nepoch = -1', "epoch: expected an integer from 0 to 4294967295, not -1"),
+        ('description = "d"\n[[artifact]]\nname = "a/b"', "artifact[0].name: expected a file name"),
+        ('description = "d"\n[[artifact]]\nname = "a"\nkind = "floppy"', "kind: expected one of cpio, disk, file"),
+        (FILE, "artifact[0].text: expected exactly one of text, file, package, recipe"),
+        (FILE + 'text = "a"\npackage = "b"', "artifact[0].package: expected exactly one of"),
+        (FILE + 'text = "a"\ncolour = "red"', "artifact[0]: unknown key 'colour'"),
+        (FILE + 'file = "../../secret"', "artifact[0].file: expected a path below"),
+        (FILE + 'file = "missing"', "artifact[0].file: expected a readable file below"),
+        (FILE + 'text = "a"\nmode = "rw"', "artifact[0].mode: expected an integer"),
+        (FILE + 'text = "a"\n' + ANOTHER + 'text = "b"', "artifact[1].name: expected a name that no other"),
+        (DISK, "artifact[0].partition: expected one to four partitions"),
+        (PART, 'artifact[0].partition[0].size: expected a size such as "32MiB"'),
+        (PART + 'size = "0"', "partition[0].size: expected a multiple of 512 bytes, and not 0"),
+        (PART + 'size = "1000"', "partition[0].size: expected a multiple of 512"),
+        (PART + 'size = "1MiB"\nstart = "100"', "partition[0].start: expected a multiple of 512"),
+        (PART + 'size = "2MiB"\n[[artifact.partition]]\nsize = "1MiB"\nstart = "2MiB"', "partition[1].start: expected"),
+        (PART + 'size = "1MiB"\nfs = "zfs"', "partition[0].fs: expected one of"),
+        (PART + 'size = "1MiB"\nfs = "ext4"', "partition[0].uuid: expected a UUID"),
+        (PART + 'size = "1MiB"\nlabel = "x"', "partition[0].fs: expected one of ext2, ext3, ext4"),
+        (DISK + 'size = "1MiB"\n[[artifact.partition]]\nsize = "1MiB"', "artifact[0].size: expected a multiple of"),
+        (EXT + INTO + 'to = "boot"\ntext = ""', "file[0].to: expected an absolute path"),
+        (EXT + INTO + 'to = "/../x"\ntext = ""', "file[0].to: expected an absolute path"),
+        (EXT + INTO + 'to = "/x/"\ntext = ""', "file[0]: to: expected a file's path"),
+        (EXT + INTO + ('to = "/x"\ntext = ""\n' + INTO) + 'to = "/x"\ntext = ""', "file[1]: to: /x is there already"),
+        (EXT + INTO + 'to = "/x"\ntext = ""\n' + INTO + 'to = "/x/y"\ntext = ""', "to be a directory"),
+        (EXT + INTO + 'to = "/x"\npackage = "gzip"\npath = "/no/such"', "has no file /no/such"),
+        (EXT + INTO + 'to = "/x"\npackage = "e2fsprogs"\npath = "/sbin/*"', "expected one file, and"),
+        (FILE + 'recipe = "no-such-recipe"\nartifact = "x"', "no recipe 'no-such-recipe'"),
+        (FILE + 'recipe = "pvgrub"\nartifact = "x"', "recipe pvgrub makes no 'x'"),
+        (FILE + 'recipe = "../mine"\nartifact = "f"', "recipes that need each other cannot be built: mine -> mine"),
+    ],
+)  # fmt: skip
+def test_a_bad_recipe_is_one_line(
+    recipe: Callable[[str], Path], packages: PackageCache, tmp_path: Path, text: str, expected: str
+) -> None:
+    folder = recipe(text)
+    with pytest.raises(ConfigError) as caught:
+        build(folder, packages)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not list((packages.directory / "images").glob("mine-*"))
+
+
+def test_a_file_system_that_does_not_fit_names_recipe_and_artifact(
+    recipe: Callable[[str], Path], fresh: Callable[[str], PackageCache]
+) -> None:
+    content = "".join(f"line {number}\\n" for number in range(40000))
+    folder = recipe(EXT.replace("ext4", "ext2") + f'[[artifact.partition.file]]\nto = "/x"\ntext = "{content * 4}"')
+    with pytest.raises(ToolError, match=r"recipe\.toml: artifact d\.img: debugfs: ") as caught:
+        build(folder, fresh("one"))
+    assert isinstance(caught.value, InputError)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_grub_module_that_is_not_there_names_it(
+    recipe: Callable[[str], Path], fresh: Callable[[str], PackageCache]
+) -> None:
+    text = 'description = "d"\n[[artifact]]\nname = "g"\nkind = "grub"\n'
+    text += 'target = "x86_64-xen"\nprefix = "/"\nmodules = ["nonesuch"]'
+    with pytest.raises(ToolError, match=r"artifact g: grub-mkimage: .*nonesuch"):
+        build(recipe(text), fresh("one"))
+
+
+def test_two_processes_build_one_image_once(
+    recipe: Callable[[str], Path], fresh: Callable[[str], PackageCache]
+) -> None:
+    cache = fresh("one")
+    code = "import sys; from pvemu.mkimage import build; print(build(sys.argv[1])['small.img'].stat().st_ino)"
+    command = [sys.executable, "-c", code, str(recipe(RECIPE))]
+    environment = {**os.environ, "PVEMU_CACHE": str(cache.directory), "PYTHONPATH": str(ROOT)}
+    running = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) for _ in range(3)]
+    outputs = {process.communicate()[0] for process in running}
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert len(outputs) == 1
