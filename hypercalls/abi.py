@@ -8,11 +8,13 @@ makes.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
 from struct import Struct
-from typing import Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from hypercalls.declare import Array, Bytes, Field, PerWidth, Scalar, element_kind, fields_of, is_union, zero_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 __all__ = ["ABI32", "ABI64", "Abi", "Codec", "StructCodec"]
 
@@ -27,8 +29,11 @@ class Codec(Protocol):
     size: int
     align: int
 
-    def load(self, data: bytes | bytearray | memoryview, offset: int) -> object: ...
-    def store(self, buffer: bytearray, offset: int, value: object) -> None: ...
+    def load(self, data: bytes | bytearray | memoryview, offset: int) -> object:
+        """The value whose bytes start at ``offset``."""
+
+    def store(self, buffer: bytearray, offset: int, value: object) -> None:
+        """Put a value's bytes at ``offset``."""
 
 
 class ScalarCodec:
@@ -121,6 +126,7 @@ class StructCodec:
         return _padded_format(((self.offsets[name], _code(self.codecs[name])) for name in names), self.size)
 
     def load(self, data: bytes | bytearray | memoryview, offset: int) -> object:
+        """The object whose bytes start at ``offset``."""
         value: object = object.__new__(self.cls)
         state = vars(value)
         state.update(zip(self._flat_names, self._flat.unpack_from(data, offset), strict=True))
@@ -133,6 +139,7 @@ class StructCodec:
         return value
 
     def store(self, buffer: bytearray, offset: int, value: object) -> None:
+        """Put an object's bytes at ``offset``."""
         if self.union:
             buffer[offset : offset + self.size] = self._union_bytes(value)
             return

@@ -8,14 +8,28 @@ unless a name says otherwise, all times nanoseconds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from hypercalls.abi import Abi
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hypercalls.abi import Abi
 
 __all__ = [
-    "Context", "ConsolePort", "DescriptorTables", "DomainPort", "EvtchnStatus", "EventChannelPort", "E820Entry",
-    "GrantTablePort", "GuestAccess", "MmPort", "PhysdevPort", "SchedPort", "TrapEntry", "VcpuPort",
+    "ConsolePort",
+    "Context",
+    "DescriptorTables",
+    "DomainPort",
+    "E820Entry",
+    "EventChannelPort",
+    "EvtchnStatus",
+    "GrantTablePort",
+    "GuestAccess",
+    "MmPort",
+    "PhysdevPort",
+    "SchedPort",
+    "TrapEntry",
+    "VcpuPort",
 ]  # fmt: skip
 
 
@@ -48,7 +62,8 @@ class E820Entry(NamedTuple):
 
 class EvtchnStatus(NamedTuple):
     """What EVTCHNOP_status tells: ``status`` is an EVTCHNSTAT_*; ``detail`` by status (see event_channel.h):
-    unbound (dom,), interdomain (dom, port), pirq (irq,), virq (virq,), else ()."""
+    unbound (dom,), interdomain (dom, port), pirq (irq,), virq (virq,), else ().
+    """
 
     status: int
     vcpu: int
@@ -78,7 +93,8 @@ class EventChannelPort(Protocol):
 
 class GrantTablePort(Protocol):
     """xen/common/grant_table.c. Methods that Xen answers with a GNTST_* status return it; those it refuses with an
-    errno raise XenError."""
+    errno raise XenError.
+    """
 
     def setup_table(self, dom: int, nr_frames: int) -> tuple[int, list[int]]:
         """(GNTST_*, frames of the table)."""
@@ -108,7 +124,8 @@ class GrantTablePort(Protocol):
 
 class MmPort(Protocol):
     """xen/arch/x86/mm.c and xen/common/memory.c for the calling domain. TLB flushes that an update needs are the
-    port's affair: done once, when the hypercall ends."""
+    port's affair: done once, when the hypercall ends.
+    """
 
     # -- mmu_update, update_va_mapping: ``val`` is a whole page-table entry
     def mmu_update(self, ptr: int, val: int) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from hypercalls.abi import ABI32, ABI64, Abi, ArrayCodec, BytesCodec, Codec, ScalarCodec, StructCodec
 
 if TYPE_CHECKING:
-    from construct import Construct
+    # construct ships no type information: its objects are Any to the checker
+    from construct import Construct  # type: ignore[import-untyped]
 
 __all__ = ["describe", "to_construct"]
 

@@ -180,7 +180,8 @@ VGCF_in_kernel = 1 << 2
 VGCF_failsafe_disables_events = 1 << 3
 VGCF_syscall_disables_events = 1 << 4
 VGCF_online = 1 << 5
-VGCF_in_syscall = 1 << 8
+_VGCF_in_syscall = 8
+VGCF_in_syscall = 1 << _VGCF_in_syscall
 
 
 @cstruct

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hypercalls.declare import ZERO, cstruct, u16
-from hypercalls.public.arch_x86 import xen_callback
+from hypercalls.public.arch_x86 import xen_callback  # noqa: TC001 - layouts evaluate annotations
 
 CALLBACKTYPE_event = 0
 CALLBACKTYPE_failsafe = 1

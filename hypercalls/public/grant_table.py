@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from hypercalls.declare import ZERO, cstruct, cunion, guest_handle, s16, u16, u32, u64, xen_pfn_t
-from hypercalls.public.event_channel import domid_t
+from hypercalls.public.event_channel import domid_t  # noqa: TC001 - layouts evaluate annotations
 
 grant_ref_t: TypeAlias = u32
 grant_handle_t: TypeAlias = u32

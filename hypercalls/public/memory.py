@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hypercalls.declare import ZERO, cstruct, cunion, guest_handle, u16, u32, u64, ulong, xen_pfn_t
-from hypercalls.public.event_channel import domid_t
+from hypercalls.public.event_channel import domid_t  # noqa: TC001 - layouts evaluate annotations
 
 XENMEM_increase_reservation = 0
 XENMEM_decrease_reservation = 1

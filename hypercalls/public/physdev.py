@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hypercalls.declare import ZERO, cstruct, cunion, guest_handle, s32, u8, u16, u32, u64, ulong, xen_pfn_t
-from hypercalls.public.event_channel import domid_t
+from hypercalls.public.event_channel import domid_t  # noqa: TC001 - layouts evaluate annotations
 
 PHYSDEVOP_eoi = 12
 PHYSDEVOP_pirq_eoi_gmfn_v1 = 17

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hypercalls.declare import cstruct, guest_handle, s32, u32, u64
-from hypercalls.public.event_channel import domid_t
+from hypercalls.public.event_channel import domid_t  # noqa: TC001 - layouts evaluate annotations
 
 SCHEDOP_yield = 0
 SCHEDOP_block = 1

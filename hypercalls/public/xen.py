@@ -121,8 +121,8 @@ NAMES = {
     40: "xenpmu_op",
     41: "dm_op",
     42: "hypfs_op",
-    48: "arch_0",
-    49: "arch_1",
+    48: "mca",
+    49: "paging_domctl_cont",
     50: "arch_2",
     51: "arch_3",
     52: "arch_4",
@@ -258,7 +258,7 @@ XEN_PVCLOCK_GUEST_STOPPED = 1 << 1
 
 @cstruct
 class vcpu_time_info:
-    """Time: system_time + ((tsc - tsc_timestamp) << tsc_shift) * tsc_to_system_mul >> 32. Odd ``version``: being written."""
+    """Time: system_time + ((tsc - tsc_timestamp) << tsc_shift) * tsc_to_system_mul >> 32; ``version`` odd: in change."""
 
     version: u32 = 0
     pad0: u32 = 0

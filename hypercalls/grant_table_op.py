@@ -1,0 +1,197 @@
+"""grant_table_op: arrays of operations, each with its own status (xen/common/grant_table.c do_grant_table_op).
+
+The port answers with GNTST_* statuses; this module copies. A fault ends the array with -EFAULT.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from hypercalls.arguments import s32, u32
+from hypercalls.domid import check_target_domain
+from hypercalls.errors import XenError
+from hypercalls.guest_handle import check_handle, copy_field_to_guest, put_longs, read_array
+from hypercalls.public import grant_table as gt
+from hypercalls.public.errno import EINVAL, ENOSYS
+from hypercalls.public.xen import DOMID_SELF
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from hypercalls.context import Context
+
+__all__ = ["do_grant_table_op"]
+
+#: cmd: twelve bits of operation, then what a continued cache_flush remembers
+GNTTABOP_CMD_MASK: Final = 0xFFF
+PAGE_SIZE: Final = 4096
+
+
+def do_grant_table_op(ctx: Context, cmd: int, uop: int, count: int) -> int:
+    """``cmd``: a GNTTABOP_*; ``uop``: ``count`` structures of its kind."""
+    cmd, count = u32(cmd), u32(count)
+    if s32(count) < 0:
+        return -EINVAL
+    op = cmd & GNTTABOP_CMD_MASK
+    if cmd != op and op != gt.GNTTABOP_cache_flush:
+        return -EINVAL
+    handler = _HANDLERS.get(op)
+    return -ENOSYS if handler is None else handler(ctx, uop, count)
+
+
+def _each(ctx: Context, cls: type, uop: int, count: int, *fields: str) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """(address, fields) of each structure of an array."""
+    layout = ctx.abi.reader(cls, *fields)
+    check_handle(ctx, uop, count, layout.size)
+    for index, values in enumerate(read_array(ctx, uop, count, layout)):
+        yield uop + index * layout.size, values
+
+
+def _one(ctx: Context, cls: type, uop: int, *fields: str) -> tuple[int, ...]:
+    layout = ctx.abi.reader(cls, *fields)
+    return layout.unpack(ctx.guest.copy_from_guest(uop, layout.size))
+
+
+def _map_grant_ref(ctx: Context, uop: int, count: int) -> int:
+    cls = gt.gnttab_map_grant_ref
+    layout = ctx.abi.reader(cls)
+    for place, (host_addr, flags, ref, dom, _, _, _) in _each(ctx, cls, uop, count):
+        status, handle, dev_bus_addr = ctx.grant_table.map_grant_ref(host_addr, flags, ref, dom)
+        ctx.guest.copy_to_guest(place, layout.pack(host_addr, flags, ref, dom, status, u32(handle), dev_bus_addr))
+    return 0
+
+
+def _unmap_grant_ref(ctx: Context, uop: int, count: int) -> int:
+    cls = gt.gnttab_unmap_grant_ref
+    for place, (host_addr, dev_bus_addr, handle) in _each(ctx, cls, uop, count, "host_addr", "dev_bus_addr", "handle"):
+        status = ctx.grant_table.unmap_grant_ref(host_addr, dev_bus_addr, handle)
+        copy_field_to_guest(ctx, place, cls, "status", status)
+    return 0
+
+
+def _unmap_and_replace(ctx: Context, uop: int, count: int) -> int:
+    cls = gt.gnttab_unmap_and_replace
+    for place, (host_addr, new_addr, handle) in _each(ctx, cls, uop, count, "host_addr", "new_addr", "handle"):
+        status = ctx.grant_table.unmap_and_replace(host_addr, new_addr, handle)
+        copy_field_to_guest(ctx, place, cls, "status", status)
+    return 0
+
+
+def _setup_table(ctx: Context, uop: int, count: int) -> int:
+    if count != 1:
+        return 0 if count == 0 and ctx.abi.bits == 32 else -EINVAL
+    cls = gt.gnttab_setup_table
+    dom, nr_frames, frame_list = _one(ctx, cls, uop, "dom", "nr_frames", "frame_list")
+    check_handle(ctx, frame_list, nr_frames, ctx.abi.long_size)
+    status, frames = ctx.grant_table.setup_table(dom, nr_frames)
+    if status == gt.GNTST_okay and put_longs(ctx, frame_list, frames) != len(frames):
+        status = gt.GNTST_bad_virt_addr
+    copy_field_to_guest(ctx, uop, cls, "status", status)
+    return 0
+
+
+def _transfer(ctx: Context, uop: int, count: int) -> int:
+    cls = gt.gnttab_transfer
+    for place, (mfn, domid, ref) in _each(ctx, cls, uop, count, "mfn", "domid", "ref"):
+        copy_field_to_guest(ctx, place, cls, "status", ctx.grant_table.transfer(mfn, domid, ref))
+    return 0
+
+
+def _copy(ctx: Context, uop: int, count: int) -> int:
+    cls = gt.gnttab_copy
+    sides = [f"{side}.{field}" for side in ("source", "dest") for field in ("u.gmfn", "domid", "offset")]
+    for place, (source, source_dom, source_offset, dest, dest_dom, dest_offset, length, flags) in _each(
+        ctx, cls, uop, count, *sides, "len", "flags"
+    ):
+        by_ref, to_ref = bool(flags & gt.GNTCOPY_source_gref), bool(flags & gt.GNTCOPY_dest_gref)
+        status = ctx.grant_table.copy(
+            (by_ref, u32(source) if by_ref else source, source_dom, source_offset),
+            (to_ref, u32(dest) if to_ref else dest, dest_dom, dest_offset),
+            length,
+        )
+        copy_field_to_guest(ctx, place, cls, "status", status)
+    return 0
+
+
+def _query_size(ctx: Context, uop: int, count: int) -> int:
+    if count != 1:
+        return -EINVAL
+    cls = gt.gnttab_query_size
+    dom, nr_frames, max_nr_frames = _one(ctx, cls, uop, "dom", "nr_frames", "max_nr_frames")
+    status, now, limit = ctx.grant_table.query_size(dom)
+    if status == gt.GNTST_okay:
+        nr_frames, max_nr_frames = now, limit
+    ctx.guest.copy_to_guest(uop, ctx.abi.reader(cls).pack(dom, nr_frames, max_nr_frames, status))
+    return 0
+
+
+def _set_version(ctx: Context, uop: int, _count: int) -> int:
+    (version,) = _one(ctx, gt.gnttab_set_version, uop)
+    result = 0
+    try:
+        if version not in (1, 2):
+            raise XenError(EINVAL, f"grant table version {version}")
+        version = ctx.grant_table.set_version(version)
+    except XenError as error:
+        result, version = -error.errno, ctx.grant_table.get_version(DOMID_SELF)
+    copy_field_to_guest(ctx, uop, gt.gnttab_set_version, "version", version)
+    return result
+
+
+def _get_version(ctx: Context, uop: int, _count: int) -> int:
+    dom, _, _ = _one(ctx, gt.gnttab_get_version, uop)
+    check_target_domain(ctx, dom)
+    copy_field_to_guest(ctx, uop, gt.gnttab_get_version, "version", ctx.grant_table.get_version(dom))
+    return 0
+
+
+def _get_status_frames(ctx: Context, uop: int, count: int) -> int:
+    if count != 1:
+        return 0 if count == 0 and ctx.abi.bits == 32 else -EINVAL
+    cls = gt.gnttab_get_status_frames
+    nr_frames, dom, frame_list = _one(ctx, cls, uop, "nr_frames", "dom", "frame_list")
+    check_handle(ctx, frame_list, nr_frames, 8)
+    status, frames = ctx.grant_table.get_status_frames(dom, nr_frames)
+    if status == gt.GNTST_okay and frames:
+        try:
+            ctx.guest.copy_to_guest(frame_list, b"".join([frame.to_bytes(8, "little") for frame in frames]))
+        except XenError:
+            status = gt.GNTST_bad_virt_addr
+    copy_field_to_guest(ctx, uop, cls, "status", status)
+    return 0
+
+
+def _swap_grant_ref(ctx: Context, uop: int, count: int) -> int:
+    cls = gt.gnttab_swap_grant_ref
+    for place, (ref_a, ref_b) in _each(ctx, cls, uop, count, "ref_a", "ref_b"):
+        copy_field_to_guest(ctx, place, cls, "status", ctx.grant_table.swap_grant_ref(ref_a, ref_b))
+    return 0
+
+
+def _cache_flush(ctx: Context, uop: int, count: int) -> int:
+    """No status here: the first refusal ends the array."""
+    cls = gt.gnttab_cache_flush
+    for _, (dev_bus_addr, offset, length, op) in _each(
+        ctx, cls, uop, count, "a.dev_bus_addr", "offset", "length", "op"
+    ):
+        if offset >= PAGE_SIZE or offset + length > PAGE_SIZE or op & ~(gt.GNTTAB_CACHE_INVAL | gt.GNTTAB_CACHE_CLEAN):
+            return -EINVAL
+        if length and op:
+            ctx.grant_table.cache_flush(dev_bus_addr, offset, length, op)
+    return 0
+
+
+_HANDLERS: Final[dict[int, Callable[[Context, int, int], int]]] = {
+    gt.GNTTABOP_map_grant_ref: _map_grant_ref,
+    gt.GNTTABOP_unmap_grant_ref: _unmap_grant_ref,
+    gt.GNTTABOP_setup_table: _setup_table,
+    gt.GNTTABOP_transfer: _transfer,
+    gt.GNTTABOP_copy: _copy,
+    gt.GNTTABOP_query_size: _query_size,
+    gt.GNTTABOP_unmap_and_replace: _unmap_and_replace,
+    gt.GNTTABOP_set_version: _set_version,
+    gt.GNTTABOP_get_status_frames: _get_status_frames,
+    gt.GNTTABOP_get_version: _get_version,
+    gt.GNTTABOP_swap_grant_ref: _swap_grant_ref,
+    gt.GNTTABOP_cache_flush: _cache_flush,
+}

@@ -1,0 +1,89 @@
+"""Arrays and fields behind guest handles (xen/include/xen/guest_access.h).
+
+Arrays are copied in large pieces. Where a piece is not all mapped, it is taken element by element, so that a handler
+sees exactly the elements before the fault, as with Xen's one-by-one copies.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hypercalls.arguments import addr_ok
+from hypercalls.errors import XenError
+from hypercalls.public.arch_x86 import HYPERVISOR_VIRT_START_X86_32
+from hypercalls.public.errno import EFAULT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from struct import Struct
+
+    from hypercalls.context import Context
+
+__all__ = ["check_handle", "copy_array", "copy_field_to_guest", "put_longs", "read_array", "read_longs"]
+
+#: elements copied at once
+CHUNK = 1024
+
+
+def check_handle(ctx: Context, vaddr: int, count: int, size: int) -> None:
+    """``guest_handle_okay``: EFAULT when ``count`` elements of ``size`` bytes would reach into Xen."""
+    if ctx.abi.bits == 32:
+        okay = vaddr + count * size < HYPERVISOR_VIRT_START_X86_32
+    else:
+        okay = addr_ok(vaddr) and count < (1 << 64) // size
+    if not okay:
+        raise XenError(EFAULT, f"handle {vaddr:#x}")
+
+
+def copy_array(ctx: Context, vaddr: int, count: int, size: int) -> Iterator[bytes]:
+    """Whole elements in pieces of up to ``CHUNK``; XenError(EFAULT) after the last element that could be copied."""
+    copy = ctx.guest.copy_from_guest
+    done = 0
+    while done < count:
+        todo = min(CHUNK, count - done)
+        start = vaddr + done * size
+        try:
+            piece = copy(start, todo * size)
+        except XenError:
+            for index in range(todo):
+                yield copy(start + index * size, size)
+        else:
+            yield piece
+        done += todo
+
+
+def read_array(ctx: Context, vaddr: int, count: int, element: Struct) -> Iterator[tuple[int, ...]]:
+    """``count`` elements as tuples; XenError(EFAULT) at the first that is not mapped."""
+    for piece in copy_array(ctx, vaddr, count, element.size):
+        yield from element.iter_unpack(piece)
+
+
+def read_longs(ctx: Context, vaddr: int, count: int) -> Iterator[int]:
+    """``count`` longs (frames, addresses) of the caller's width."""
+    size = ctx.abi.long_size
+    for piece in copy_array(ctx, vaddr, count, size):
+        yield from memoryview(piece).cast("Q" if size == 8 else "I")
+
+
+def put_longs(ctx: Context, vaddr: int, values: Sequence[int]) -> int:
+    """Write longs of the caller's width; returns how many could be written (all of them, unless memory is missing)."""
+    size, mask, copy = ctx.abi.long_size, ctx.abi.long_mask, ctx.guest.copy_to_guest
+    if not values:
+        return 0
+    encoded = b"".join([(value & mask).to_bytes(size, "little") for value in values])
+    try:
+        copy(vaddr, encoded)
+    except XenError:
+        for index in range(len(values)):
+            try:
+                copy(vaddr + index * size, encoded[index * size : (index + 1) * size])
+            except XenError:
+                return index
+    return len(values)
+
+
+def copy_field_to_guest(ctx: Context, vaddr: int, cls: type, field: str, value: int) -> None:
+    """Store one integer field of the structure at ``vaddr``; XenError(EFAULT) where it is not mapped writable."""
+    size = ctx.abi.fieldsize(cls, field)
+    data = (value & ((1 << size * 8) - 1)).to_bytes(size, "little")
+    ctx.guest.copy_to_guest(vaddr + ctx.abi.offsetof(cls, field), data)

@@ -1,0 +1,142 @@
+"""physdev_op and its legacy form (xen/arch/x86/physdev.c, xen/drivers/pci/physdev.c, xen/arch/x86/compat.c).
+
+A domain without devices: it has an I/O privilege level and a port bitmap; what concerns interrupts and PCI is refused.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from hypercalls.arguments import s32
+from hypercalls.errors import XenError
+from hypercalls.guest_handle import check_handle, copy_field_to_guest
+from hypercalls.public import physdev as pd
+from hypercalls.public.errno import EINVAL, ENODEV, ENOSPC, ENOSYS, EPERM, ESRCH
+from hypercalls.public.xen import DOMID_SELF
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hypercalls.context import Context
+
+__all__ = ["do_physdev_op", "do_physdev_op_compat"]
+
+IOBMP_BYTES: Final = 8192
+#: interrupts of a domain without devices: one I/O APIC's 24 and 32 more (extra_guest_irqs)
+NR_PIRQS: Final = 24 + 32
+
+
+def do_physdev_op(ctx: Context, cmd: int, arg: int) -> int:
+    """``cmd``: a PHYSDEVOP_*; ``arg``: its structure."""
+    cmd = s32(cmd)
+    handler = _HANDLERS.get(cmd)
+    if handler is not None:
+        return handler(ctx, arg)
+    refusal = _REFUSED.get(cmd)
+    if refusal is None:
+        return -ENOSYS
+    cls, errno = refusal
+    if cls is not None:
+        ctx.guest.copy_from_guest(arg, ctx.abi.sizeof(cls))
+    return -errno
+
+
+def do_physdev_op_compat(ctx: Context, uop: int) -> int:
+    """``uop``: struct physdev_op, a command and its structure in one."""
+    data = ctx.guest.copy_from_guest(uop, ctx.abi.sizeof(pd.physdev_op))
+    (cmd,) = ctx.abi.reader(pd.physdev_op, "cmd").unpack(data)
+    return do_physdev_op(ctx, cmd, uop + ctx.abi.offsetof(pd.physdev_op, "u"))
+
+
+def _read(ctx: Context, cls: type, arg: int, *fields: str) -> tuple[int, ...]:
+    layout = ctx.abi.reader(cls, *fields)
+    return layout.unpack(ctx.guest.copy_from_guest(arg, layout.size))
+
+
+def _eoi(ctx: Context, arg: int) -> int:
+    (irq,) = _read(ctx, pd.physdev_eoi, arg)
+    ctx.physdev.eoi(irq)
+    return 0
+
+
+def _set_iopl(ctx: Context, arg: int) -> int:
+    (iopl,) = _read(ctx, pd.physdev_set_iopl, arg)
+    if iopl > 3:
+        return -EINVAL
+    ctx.physdev.set_iopl(iopl)
+    return 0
+
+
+def _set_iobitmap(ctx: Context, arg: int) -> int:
+    bitmap, nr_ports = _read(ctx, pd.physdev_set_iobitmap, arg)
+    try:
+        check_handle(ctx, bitmap, IOBMP_BYTES, 1)
+    except XenError:
+        return -EINVAL
+    if nr_ports > 65536:
+        return -EINVAL
+    ctx.physdev.set_iobitmap(bitmap, nr_ports)
+    return 0
+
+
+def _irq_unmask_notify(_ctx: Context, _arg: int) -> int:
+    return 0
+
+
+def _irq_status_query(ctx: Context, arg: int) -> int:
+    (irq,) = _read(ctx, pd.physdev_irq_status_query, arg, "irq")
+    if irq >= NR_PIRQS:
+        return -EINVAL
+    copy_field_to_guest(ctx, arg, pd.physdev_irq_status_query, "flags", pd.XENIRQSTAT_needs_eoi)
+    return 0
+
+
+def _map_pirq(ctx: Context, arg: int) -> int:
+    domid, type_, table_base = _read(ctx, pd.physdev_map_pirq, arg, "domid", "type", "table_base")
+    if type_ == pd.MAP_PIRQ_TYPE_MULTI_MSI and table_base:
+        return -EINVAL
+    return -EPERM if domid in (0, DOMID_SELF, ctx.domain.domid) else -ESRCH
+
+
+def _unmap_pirq(ctx: Context, arg: int) -> int:
+    domid, _ = _read(ctx, pd.physdev_unmap_pirq, arg)
+    return -EPERM if domid in (0, DOMID_SELF, ctx.domain.domid) else -ESRCH
+
+
+def _setup_gsi(ctx: Context, arg: int) -> int:
+    (gsi,) = _read(ctx, pd.physdev_setup_gsi, arg, "gsi")
+    return -EPERM if 0 <= gsi < 24 else -EINVAL
+
+
+_HANDLERS: Final[dict[int, Callable[[Context, int], int]]] = {
+    pd.PHYSDEVOP_IRQ_UNMASK_NOTIFY: _irq_unmask_notify,
+    pd.PHYSDEVOP_irq_status_query: _irq_status_query,
+    pd.PHYSDEVOP_set_iopl: _set_iopl,
+    pd.PHYSDEVOP_set_iobitmap: _set_iobitmap,
+    pd.PHYSDEVOP_eoi: _eoi,
+    pd.PHYSDEVOP_map_pirq: _map_pirq,
+    pd.PHYSDEVOP_unmap_pirq: _unmap_pirq,
+    pd.PHYSDEVOP_setup_gsi: _setup_gsi,
+}
+
+#: command -> (what is copied first, errno)
+_REFUSED: Final[dict[int, tuple[type | None, int]]] = {
+    pd.PHYSDEVOP_apic_read: (pd.physdev_apic, EPERM),
+    pd.PHYSDEVOP_apic_write: (pd.physdev_apic, EPERM),
+    pd.PHYSDEVOP_alloc_irq_vector: (pd.physdev_irq, EPERM),
+    pd.PHYSDEVOP_manage_pci_add: (pd.physdev_manage_pci, EPERM),
+    pd.PHYSDEVOP_manage_pci_remove: (pd.physdev_manage_pci, EPERM),
+    pd.PHYSDEVOP_manage_pci_add_ext: (pd.physdev_manage_pci, EPERM),
+    pd.PHYSDEVOP_prepare_msix: (pd.physdev_pci_device, EPERM),
+    pd.PHYSDEVOP_release_msix: (pd.physdev_pci_device, EPERM),
+    pd.PHYSDEVOP_pci_device_add: (pd.physdev_pci_device, EPERM),
+    pd.PHYSDEVOP_pci_device_remove: (pd.physdev_pci_device, EPERM),
+    pd.PHYSDEVOP_restore_msi: (pd.physdev_restore_msi, ENODEV),
+    pd.PHYSDEVOP_restore_msi_ext: (pd.physdev_pci_device, ENODEV),
+    pd.PHYSDEVOP_pci_mmcfg_reserved: (None, EPERM),
+    pd.PHYSDEVOP_dbgp_op: (None, EPERM),
+    # Xen would give these out to any domain; there are no interrupts here to use them for
+    pd.PHYSDEVOP_get_free_pirq: (pd.physdev_get_free_pirq, ENOSPC),
+    pd.PHYSDEVOP_pirq_eoi_gmfn_v1: (pd.physdev_pirq_eoi_gmfn, ENOSYS),
+    pd.PHYSDEVOP_pirq_eoi_gmfn_v2: (pd.physdev_pirq_eoi_gmfn, ENOSYS),
+}

@@ -1,0 +1,117 @@
+"""Hypercalls of the toolstack and of other guests: what Xen 4.17's default build tells an unprivileged PV domain.
+
+Each function names the Xen file whose first checks it mirrors; none of them has an effect.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from hypercalls.arguments import s32, u16, u32
+from hypercalls.public.errno import E2BIG, EACCES, EINVAL, ENODATA, ENOSYS, EOPNOTSUPP, EPERM, ESRCH
+
+if TYPE_CHECKING:
+    from hypercalls.context import Context
+
+__all__ = [
+    "do_dm_op", "do_domctl", "do_hvm_op", "do_hypfs_op", "do_kexec_op", "do_mca", "do_paging_domctl_cont",
+    "do_platform_op", "do_sysctl", "do_xenoprof_op", "do_xenpmu_op", "do_xsm_op",
+]  # fmt: skip
+
+XENPF_INTERFACE_VERSION: Final = 0x03000001
+XEN_SYSCTL_INTERFACE_VERSION: Final = 0x15
+XEN_DOMCTL_INTERFACE_VERSION: Final = 0x15
+XEN_DOMCTL_createdomain: Final = 1
+XEN_DOMCTL_getdomaininfo: Final = 5
+XEN_DOMCTL_shadow_op: Final = 10
+#: HVM operations that take a structure of so many bytes and then refuse a PV domain
+HVM_REFUSED: Final = {0: 16, 1: 16, 9: 16, 15: 16, 23: 8}
+XENOPROF_last_op: Final = 17
+
+
+def _words(ctx: Context, arg: int, size: int) -> tuple[int, int, int]:
+    """(cmd, interface version, domain) of a toolstack operation of ``size`` bytes."""
+    data = ctx.guest.copy_from_guest(arg, size)
+    number = int.from_bytes
+    return number(data[:4], "little"), number(data[4:8], "little"), number(data[8:10], "little")
+
+
+def do_platform_op(ctx: Context, arg: int) -> int:
+    """xen/arch/x86/platform_hypercall.c."""
+    _, version, _ = _words(ctx, arg, 136)
+    return -EPERM if version == XENPF_INTERFACE_VERSION else -EACCES
+
+
+def do_sysctl(ctx: Context, arg: int) -> int:
+    """xen/common/sysctl.c."""
+    _, version, _ = _words(ctx, arg, 136)
+    return -EPERM if version == XEN_SYSCTL_INTERFACE_VERSION else -EACCES
+
+
+def do_domctl(ctx: Context, arg: int) -> int:
+    """xen/common/domctl.c: the domain is looked up before the permission."""
+    cmd, version, domain = _words(ctx, arg, 144)
+    if version != XEN_DOMCTL_INTERFACE_VERSION:
+        return -EACCES
+    found = domain in (0, ctx.domain.domid) or cmd == XEN_DOMCTL_createdomain
+    if cmd == XEN_DOMCTL_getdomaininfo and not found:
+        return -EINVAL if domain >= 0x7FF0 else -EPERM if domain < ctx.domain.domid else -ESRCH
+    return -EPERM if found else -ESRCH
+
+
+def do_paging_domctl_cont(ctx: Context, arg: int) -> int:
+    """xen/arch/x86/mm/paging.c: the rest of an interrupted domctl."""
+    cmd, version, domain = _words(ctx, arg, 144)
+    if version != XEN_DOMCTL_INTERFACE_VERSION or cmd != XEN_DOMCTL_shadow_op:
+        return -EOPNOTSUPP
+    return -EPERM if domain in (0, ctx.domain.domid) else -ESRCH
+
+
+def do_kexec_op(_ctx: Context, _op: int, _arg: int) -> int:
+    """xen/common/kexec.c."""
+    return -EPERM
+
+
+def do_mca(_ctx: Context, _arg: int) -> int:
+    """xen/arch/x86/cpu/mcheck/mce.c."""
+    return -EPERM
+
+
+def do_hypfs_op(_ctx: Context, _cmd: int, _arg1: int, _arg2: int, _arg3: int, _arg4: int) -> int:
+    """xen/common/hypfs.c."""
+    return -EPERM
+
+
+def do_xsm_op(_ctx: Context, _op: int) -> int:
+    """xen/xsm/dummy.c: built without a security module."""
+    return -ENOSYS
+
+
+def do_xenpmu_op(_ctx: Context, _op: int, _arg: int) -> int:
+    """xen/arch/x86/cpu/vpmu.c: virtual performance counters are off unless the host's administrator wants them."""
+    return -EOPNOTSUPP
+
+
+def do_xenoprof_op(_ctx: Context, op: int, _arg: int) -> int:
+    """xen/common/xenoprof.c. Its four operations for everyone are refused as well: nothing here can be profiled so."""
+    return -EPERM if 0 <= s32(op) <= XENOPROF_last_op else -EINVAL
+
+
+def do_dm_op(ctx: Context, domid: int, nr_bufs: int, bufs: int) -> int:
+    """xen/common/dm.c: device models work for another domain."""
+    domid, nr_bufs = u16(domid), u32(nr_bufs)
+    if not nr_bufs:
+        return -ENODATA
+    if nr_bufs > 2:
+        return -E2BIG
+    ctx.guest.copy_from_guest(bufs, nr_bufs * 2 * ctx.abi.long_size)
+    return -EPERM if domid in (0, ctx.domain.domid) else -ESRCH
+
+
+def do_hvm_op(ctx: Context, op: int, arg: int) -> int:
+    """xen/arch/x86/hvm/hvm.c: operations on HVM guests find none. The time (HVMOP_get_time) is not told either."""
+    size = HVM_REFUSED.get(op)
+    if size is None:
+        return -EINVAL if op in (5, 24) and arg else -ENOSYS
+    ctx.guest.copy_from_guest(arg, size)
+    return -EINVAL
