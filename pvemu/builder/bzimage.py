@@ -24,6 +24,7 @@ __all__ = ["XC_DOM_DECOMPRESS_MAX", "check_gzip", "do_gunzip", "extract_payload"
 XC_DOM_DECOMPRESS_MAX = 1 << 30  #: libxc uncompresses nothing that claims to be larger
 _GZIP_MAGIC = b"\x1f\x8b"
 _LZMA_MEMLIMIT = 128 << 20
+_ZSTD_WINDOW_MAX = 128 << 20  #: what `zstd -22 --ultra` needs
 _LZOP_MAX_BLOCK_SIZE = 64 << 20
 _LZOP_HEADER_HAS_FILTER = 0x800
 _LZOP_MAGIC = b"\x89LZO\0\r\n\x1a\n"
@@ -113,7 +114,8 @@ def extract_payload(data: bytes, name: str) -> bytes:
 class _Codec(NamedTuple):
     name: str  #: libxc's word
     magic: bytes
-    decode: Callable[[bytes, int], bytes]  #: (compressed data, uncompressed size)
+    #: (compressed data, uncompressed size); asks for a byte more where that makes the decoder check its sums
+    decode: Callable[[bytes, int], bytes]
 
 
 def _decompress(codec: _Codec, payload: bytes, name: str) -> bytes:
@@ -144,7 +146,7 @@ _PACKAGES = {"ZSTD": "zstandard", "LZ4": "lz4", "LZO": "python-lzo"}
 
 def _bzip2(data: bytes, size: int) -> bytes:
     try:
-        return bz2.BZ2Decompressor().decompress(data, size)
+        return bz2.BZ2Decompressor().decompress(data, size + 1)
     except (OSError, EOFError, ValueError) as err:
         raise _DecodeError(str(err)) from None
 
@@ -152,7 +154,7 @@ def _bzip2(data: bytes, size: int) -> bytes:
 def _lzma_stream(data: bytes, size: int, alone: bool) -> bytes:
     container = lzma.FORMAT_ALONE if alone else lzma.FORMAT_XZ
     try:
-        return lzma.LZMADecompressor(container, memlimit=_LZMA_MEMLIMIT).decompress(data, size)
+        return lzma.LZMADecompressor(container, memlimit=_LZMA_MEMLIMIT).decompress(data, size + 1)
     except (lzma.LZMAError, EOFError, ValueError) as err:
         raise _DecodeError(str(err)) from None
 
@@ -167,7 +169,7 @@ def _lzma(data: bytes, size: int) -> bytes:
 
 def _zstd(data: bytes, size: int) -> bytes:
     zstandard = importlib.import_module("zstandard")
-    stream = zstandard.ZstdDecompressor(max_window_size=1 << 31)
+    stream = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_MAX)
     out: list[bytes] = []
     total = 0
     try:

@@ -73,9 +73,9 @@ def _parse_guest_info(elf: ElfBinary, parms: ElfDomParms, text: str) -> None:
     parms.legacy = True
     hypercall_page: int | None = None
     for item in text.split(","):
-        key, _, value = item.partition("=")
+        key, _, value = item[:160].partition("=")
         if key in _INFO_STRINGS:
-            setattr(parms, _INFO_STRINGS[key], value)
+            setattr(parms, _INFO_STRINGS[key], value[:15])
         elif key in _INFO_ADDRESSES:
             setattr(parms, _INFO_ADDRESSES[key], _number(value))
         elif key == "HYPERCALL_PAGE":

@@ -35,6 +35,7 @@ UNSET_ADDR = (1 << 64) - 1  #: an address note with this value says nothing
 _UNSET_ADDR32 = (1 << 32) - 1
 _ELF_NOTE = Struct("<III")  #: namesz, descsz, type
 _OWNER = b"Xen\0"
+_STRING_SIZE = 15  #: Xen keeps so much of a string note
 
 _FEATURE_NAMES = {
     "writable_page_tables": features.XENFEAT_writable_page_tables,
@@ -97,7 +98,7 @@ class ElfDomParms:
         """Take in one note of Xen's. Raises ValueError naming a required feature that Xen does not know."""
         self.nr_notes += 1
         if note.type in _STRINGS:
-            setattr(self, _STRINGS[note.type], note.string)
+            setattr(self, _STRINGS[note.type], note.string[:_STRING_SIZE])
             return
         if note.type in _ADDRESSES:
             setattr(self, _ADDRESSES[note.type], None if note.number == UNSET_ADDR else note.number)
@@ -135,7 +136,7 @@ def parse_features(text: str) -> tuple[int, int]:
         bit = _FEATURE_NAMES.get(word.removeprefix("!"))
         if bit is None:
             if word.startswith("!"):
-                raise ValueError(word[1:])
+                raise ValueError(word[1:64])
             continue
         supported |= 1 << bit
         if word.startswith("!"):

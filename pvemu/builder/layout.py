@@ -52,10 +52,11 @@ class _Allocator:
         self.segments: dict[str, Segment] = {}
 
     def too_large(self, name: str, pages: int) -> KernelError:
+        xen_name = "module0" if name == "ramdisk" else name
         return KernelError(
             f"{self.image.name}: {name} needs {_size(pages)}, but of the domain's {self.nr_pages >> 8} MiB only "
             f"{_size(self.nr_pages - self.pfn_alloc_end)} are left: give more memory (xc_dom_chk_alloc_pages: segment "
-            f"{name} too large ({pages:#x} > {self.nr_pages:#x} - {self.pfn_alloc_end:#x} pages))"
+            f"{xen_name} too large ({pages:#x} > {self.nr_pages:#x} - {self.pfn_alloc_end:#x} pages))"
         )
 
     def take(self, name: str, pages: int) -> None:
