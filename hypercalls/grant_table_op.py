@@ -33,7 +33,7 @@ def do_grant_table_op(ctx: Context, cmd: int, uop: int, count: int) -> int:
     if s32(count) < 0:
         return -EINVAL
     op = cmd & GNTTABOP_CMD_MASK
-    if cmd != op and op != gt.GNTTABOP_cache_flush:
+    if op not in (cmd, gt.GNTTABOP_cache_flush):
         return -EINVAL
     handler = _HANDLERS.get(op)
     return -ENOSYS if handler is None else handler(ctx, uop, count)

@@ -1,3 +1,4 @@
+# ruff: noqa: SLF001 - the names are Xen's, which start with two underscores
 """Which handler answers which hypercall number: Xen 4.17's table for PV guests (xen/include/hypercall-defs.c)."""
 
 from __future__ import annotations

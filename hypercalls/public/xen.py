@@ -258,7 +258,7 @@ XEN_PVCLOCK_GUEST_STOPPED = 1 << 1
 
 @cstruct
 class vcpu_time_info:
-    """Time: system_time + ((tsc - tsc_timestamp) << tsc_shift) * tsc_to_system_mul >> 32; ``version`` odd: in change."""
+    """Time: system_time + ((tsc - tsc_timestamp) << tsc_shift) * tsc_to_system_mul >> 32; odd ``version``: in change"""
 
     version: u32 = 0
     pad0: u32 = 0
