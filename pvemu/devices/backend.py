@@ -77,6 +77,9 @@ class GrantMapper(Protocol):
     def map(self, ref: int, readonly: bool) -> memoryview:
         """The 4096 live bytes of the granted frame, writable unless ``readonly``; GrantError where Xen refuses."""
 
+    def unmap(self, ref: int) -> None:
+        """Undo one :meth:`map` of ``ref``; its bytes are not used any more."""
+
 
 class BackendChannel(Protocol):
     """dom0's end of an event channel."""
@@ -103,12 +106,12 @@ class Timer(Protocol):
 
 
 class Clock(Protocol):
-    """Virtual time in nanoseconds. Calls for the same time are made in the order they were asked for."""
+    """Virtual time in nanoseconds. Calls for the same time are made in the order in which they were asked for."""
 
     def now(self) -> int:
         """The time now."""
 
-    def call_at(self, t_ns: int, fn: Callable[[], None]) -> Timer:
+    def call_at(self, t_ns: int, fn: Callable[[], None], /) -> Timer:
         """Call ``fn`` when it is ``t_ns``."""
 
 

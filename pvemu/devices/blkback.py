@@ -71,14 +71,20 @@ class BlkifRing:
         charge: Callable[[int], None],
         log: Callable[[str], None],
     ) -> None:
-        self._ring = BackRing([grants.map(ref, False) for ref in refs], abi, blkif.blkif_sring)
         self._requests = requests
+        self._grants = grants
+        self._refs: list[int] = []
         self._pdevice = pdevice
         self._clock = clock
         self._charge = charge
         self._log = log
         self._is_running = False
-        self._channel = events.bind_backend(port, self.process)
+        try:
+            self._ring = BackRing([self._map(ref) for ref in refs], abi, blkif.blkif_sring)
+            self._channel = events.bind_backend(port, self.process)
+        except (GrantError, EventError):
+            self._unmap()
+            raise
 
     @property
     def nr_ents(self) -> int:
@@ -91,9 +97,20 @@ class BlkifRing:
         self.process()
 
     def close(self) -> None:
-        """Stop for good and close the event channel."""
+        """Stop for good: close the event channel, let go of the guest's pages."""
         self._is_running = False
         self._channel.close()
+        self._requests.close()
+        self._unmap()
+
+    def _map(self, ref: int) -> memoryview:
+        page = self._grants.map(ref, False)
+        self._refs.append(ref)
+        return page
+
+    def _unmap(self) -> None:
+        while self._refs:
+            self._grants.unmap(self._refs.pop())
 
     def process(self) -> None:
         """Work off the ring, answer, and notify the guest if it wants that; the guest's notification ends up here."""

@@ -110,6 +110,7 @@ class BlockRequests:
         self._read_only = read_only
         self.layout = layout
         self._map = self._map_persistent if persistent else grants.map
+        self._unmap = self._keep_persistent if persistent else grants.unmap
         self._grants = grants
         self._persistent: dict[int, memoryview] = {}
         self.statistics = statistics
@@ -133,6 +134,12 @@ class BlockRequests:
         self.statistics.errors += 1
         return identity, operation, blkif.BLKIF_RSP_EOPNOTSUPP, REQUEST_NS
 
+    def close(self) -> None:
+        """Let go of the persistent grants."""
+        for ref in self._persistent:
+            self._grants.unmap(ref)
+        self._persistent.clear()
+
     def _indirect(self, request: bytes) -> tuple[int, int, int, int]:
         """Segments lie in pages of their own. The response names the inner operation, as blkback's does."""
         operation, nr_segments, identity, sector, *grefs = self.layout.indirect.unpack_from(request)
@@ -142,7 +149,7 @@ class BlockRequests:
         if 0 < nr_segments <= MAX_INDIRECT_SEGMENTS:
             pages = -(-nr_segments // self.layout.segments_per_page)
             try:
-                segments = b"".join([self._map(gref, True) for gref in grefs[:pages]])
+                segments = self._copy_pages(grefs[:pages])
             except GrantError:
                 self._count(operation)
                 return identity, operation, *self._refuse(operation, sector)
@@ -173,16 +180,19 @@ class BlockRequests:
             return self._refuse(operation, sector, count)
         if count and (misaligned | sector) & self._alignment:
             return self._refuse(operation, sector, count)
-        map_grant = self._map
+        views: list[memoryview] = []
         try:
-            views = [map_grant(gref, not is_read)[start:end] for gref, start, end in pieces]
+            for gref, start, end in pieces:
+                views.append(self._map(gref, not is_read)[start:end])
+            self._transfer(operation, sector, views)
+            status = blkif.BLKIF_RSP_OKAY
         except GrantError:
             return self._refuse(operation, sector, count)
-        status = blkif.BLKIF_RSP_OKAY
-        try:
-            self._transfer(operation, sector, views)
         except OSError:
             status = blkif.BLKIF_RSP_ERROR
+        finally:
+            for gref, _, _ in pieces[: len(views)]:
+                self._unmap(gref)
         self.statistics.sectors += count
         return self._complete(operation, sector, count, status, views)
 
@@ -256,6 +266,19 @@ class BlockRequests:
         if page is None:
             page = self._grants.map(ref, False)
             if len(self._persistent) >= MAX_PERSISTENT_GRANTS:
-                del self._persistent[next(iter(self._persistent))]
+                oldest = next(iter(self._persistent))
+                del self._persistent[oldest]
+                self._grants.unmap(oldest)
             self._persistent[ref] = page
         return page
+
+    def _keep_persistent(self, ref: int) -> None:
+        """Persistent grants stay mapped."""
+
+    def _copy_pages(self, refs: list[int]) -> bytes:
+        """The contents of granted pages, one behind the other."""
+        data = b""
+        for ref in refs:
+            data += self._map(ref, True)
+            self._unmap(ref)
+        return data

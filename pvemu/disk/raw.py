@@ -80,7 +80,7 @@ class RawDisk:
 
 
 def _punch_hole(fd: int, offset: int, length: int) -> None:
-    import ctypes  # noqa: PLC0415 - only a discard of a disk opened for writing needs it
+    import ctypes  # only a discard of a disk opened for writing needs it
 
     libc = ctypes.CDLL(None, use_errno=True)
     mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE

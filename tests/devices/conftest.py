@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -118,11 +119,17 @@ class FakeGrants:
         self.pages: dict[int, bytearray] = {}
         self.readonly: set[int] = set()
         self.maps: list[tuple[int, bool]] = []
+        self.mapped: Counter[int] = Counter()
+
+    def unmap(self, ref: int) -> None:
+        assert self.mapped[ref] > 0
+        self.mapped[ref] -= 1
 
     def map(self, ref: int, readonly: bool) -> memoryview:
         self.maps.append((ref, readonly))
         if ref not in self.pages or (ref in self.readonly and not readonly):
             raise GrantError(-3)
+        self.mapped[ref] += 1
         view = memoryview(self.pages[ref])
         return view.toreadonly() if readonly else view
 
@@ -319,16 +326,18 @@ def image(tmp_path: Path) -> Path:
 @pytest.fixture
 def make_guest(image: Path) -> Iterator[Callable[..., Guest]]:
     """A guest on the image; ``sector_size`` and ``writable`` are the disk's, other options the back end's."""
-    disks: list[Disk] = []
+    guests: list[Guest] = []
 
     def make(*, sector_size: int = 512, writable: bool = False, **options: bool) -> Guest:
         disk = open_disk(str(image), writable=writable, sector_size=sector_size)
-        disks.append(disk)
-        return Guest(disk, **options)
+        guests.append(Guest(disk, **options))
+        return guests[-1]
 
     yield make
-    for disk in disks:
-        disk.close()
+    for guest in guests:
+        guest.blkback.remove()
+        guest.disk.close()
+        assert guest.grants.mapped.total() == 0, "a grant was left mapped"
 
 
 @pytest.fixture(params=[64, 32])

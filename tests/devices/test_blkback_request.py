@@ -208,6 +208,7 @@ def test_grants_are_mapped_for_what_is_done_with_them(make_guest: Callable[..., 
     assert status_of(guest.rw(BLKIF_OP_READ, 0, (8, 0, 0))) == BLKIF_RSP_OKAY
     assert status_of(guest.rw(BLKIF_OP_READ, 0, (9, 0, 0))) == BLKIF_RSP_ERROR
     assert guest.grants.maps == [(9, True), (8, False), (9, False)]
+    assert guest.grants.mapped[8] == guest.grants.mapped[9] == 0
 
 
 def test_persistent_grants_are_mapped_once_and_writable(make_guest: Callable[..., Guest]) -> None:

@@ -54,7 +54,8 @@ def test_other_ways_to_say_a_number(vdev: str, number: int) -> None:
     "vdev",
     [
         "", "xvd", "xvd1", "xvda01", "xvda0", "xvdA", "xvda256", "xvda9999", "xvdbgqcw", "xvdzzzzzzz", "sdq", "sda16",
-        "hde", "hda64", "vda", "d", "d1048576", "d0p256", "da", "09", "2147483648", "9999999999", "0xffffffff", "-1", "xvda\n", "xvdä",
+        "hde", "hda64", "vda", "d", "d1048576", "d0p256", "da", "09", "2147483648", "9999999999", "0xffffffff", "-1",
+        "xvda\n", "xvdä",
     ],
 )  # fmt: skip
 def test_bad_names_are_refused_in_one_line(vdev: str) -> None:
