@@ -41,7 +41,8 @@ MAY_IMPORT["pvemu.cli"] = EVERYTHING_BELOW | {"pvemu.machine", "pvemu.mkimage", 
 
 ENGINE = "pvemu.cpu.engine"
 ABOVE_THE_MACHINE = {"pvemu.machine", "pvemu.testing", "pvemu.cli"}
-ONLY_FROM_THE_MACHINE = {ENGINE, "hypercalls.table"}
+# The table's row type may be named below; the table itself is handed down by the machine.
+ONLY_FROM_THE_MACHINE = {ENGINE, "hypercalls.table.TABLE"}
 
 
 class Import(NamedTuple):
@@ -103,7 +104,8 @@ def violations(root: Path) -> list[str]:
             broken.append(f"{rule} {where}, which is not below {own}")
         for guarded in ONLY_FROM_THE_MACHINE:
             same_room = own == room(guarded)
-            if is_within(target, guarded) and own not in ABOVE_THE_MACHINE and not same_room:
+            whole_table = guarded.startswith("hypercalls") and target == "hypercalls.table"
+            if (is_within(target, guarded) or whole_table) and own not in ABOVE_THE_MACHINE and not same_room:
                 broken.append(f"R5 {where}, which only the machine may")
     return broken
 
