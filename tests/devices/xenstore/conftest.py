@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from pvemu.devices.xenstore.client import Client
 from pvemu.devices.xenstore.ring import XenstoreRing
 from pvemu.devices.xenstore.server import XenStore
+
+if TYPE_CHECKING:
+    from pvemu.devices.xenstore.client import Client
 
 RING = 1024
 REQ_CONS, REQ_PROD, RSP_CONS, RSP_PROD, FEATURES, CONNECTION, ERROR = range(2048, 2076, 4)

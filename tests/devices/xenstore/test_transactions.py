@@ -42,7 +42,8 @@ def test_an_exception_abandons(guest: Client) -> None:
             transaction.write("data/x", "1")
             raise KeyError
 
-    pytest.raises(KeyError, failing)
+    with pytest.raises(KeyError):
+        failing()
     assert not guest.exists("data/x")
     assert not guest._conn.transactions
 
@@ -80,9 +81,7 @@ def test_siblings_made_side_by_side_conflict_at_their_parent(store: XenStore, gu
     assert end(transaction) == "EAGAIN"
 
 
-def test_untouched_nodes_do_not_conflict_and_are_seen_as_they_are(
-    store: XenStore, guest: Client, dom0: Client
-) -> None:
+def test_untouched_nodes_do_not_conflict_and_are_seen_as_they_are(store: XenStore, guest: Client, dom0: Client) -> None:
     transaction = start(guest, store)
     dom0.write("/local/domain/1/name", "late")
     assert transaction.read("name") == b"late"
