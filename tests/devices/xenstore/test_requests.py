@@ -223,16 +223,16 @@ def test_perms_round_trip(guest: Client) -> None:
 
 
 def test_perms_decide(guest: Client, dom0: Client) -> None:
-    dom0.write("/shared", "v")
-    dom0.set_perms("/shared", ["n0", "r1"])
-    assert guest.read("/shared") == b"v"
-    assert errno(guest, xs.XS_WRITE, b"/shared\0w") == "EACCES"
-    dom0.set_perms("/shared", ["r0", "w1"])
-    assert errno(guest, xs.XS_READ, b"/shared\0") == "EACCES"
-    guest.write("/shared", "w")
-    dom0.set_perms("/shared", ["b0"])
-    assert guest.read("/shared") == b"w"
-    assert errno(guest, xs.XS_SET_PERMS, b"/shared\0b1\0") == "EACCES"
+    dom0.write("/open", "v")
+    dom0.set_perms("/open", ["n0", "r1"])
+    assert guest.read("/open") == b"v"
+    assert errno(guest, xs.XS_WRITE, b"/open\0w") == "EACCES"
+    dom0.set_perms("/open", ["r0", "w1"])
+    assert errno(guest, xs.XS_READ, b"/open\0") == "EACCES"
+    guest.write("/open", "w")
+    dom0.set_perms("/open", ["b0"])
+    assert guest.read("/open") == b"w"
+    assert errno(guest, xs.XS_SET_PERMS, b"/open\0b1\0") == "EACCES"
 
 
 @pytest.mark.parametrize(

@@ -139,21 +139,21 @@ def test_an_abandoned_transaction_fires_nothing(dom0: Client, guest: Client, log
 
 
 def test_only_who_may_read_is_told(dom0: Client, guest: Client, log: Log) -> None:
-    guest.watch("/shared", "t", log)
-    assert log.take() == [("/shared", "t")]
-    dom0.write("/shared", "1")
+    guest.watch("/open", "t", log)
+    assert log.take() == [("/open", "t")]
+    dom0.write("/open", "1")
     assert log.take() == []
-    dom0.set_perms("/shared", ["n0", "r1"])
-    assert log.take() == [("/shared", "t")]
+    dom0.set_perms("/open", ["n0", "r1"])
+    assert log.take() == [("/open", "t")]
     # A child it may not read itself, below a node it may read.
-    dom0.write("/shared/x", "")
+    dom0.write("/open/x", "")
     log.take()
-    dom0.set_perms("/shared/x", ["n0"])
-    assert log.take() == [("/shared/x", "t")]
+    dom0.set_perms("/open/x", ["n0"])
+    assert log.take() == [("/open/x", "t")]
     # Losing the permission is the last it hears of the node.
-    dom0.set_perms("/shared", ["n0"])
-    assert log.take() == [("/shared", "t")]
-    dom0.write("/shared", "2")
+    dom0.set_perms("/open", ["n0"])
+    assert log.take() == [("/open", "t")]
+    dom0.write("/open", "2")
     assert log.take() == []
 
 
