@@ -14,7 +14,25 @@ if TYPE_CHECKING:
     # construct ships no type information: its objects are Any to the checker
     from construct import Construct  # type: ignore[import-untyped]
 
-__all__ = ["describe", "to_construct"]
+__all__ = ["declared_structures", "describe", "to_construct"]
+
+
+def declared_structures() -> dict[str, type]:
+    """Every structure and union of the public headers, by name, in the order of modules and declarations."""
+    import importlib
+    import pkgutil
+
+    from hypercalls import public
+
+    found: dict[str, type] = {}
+    for info in pkgutil.walk_packages(public.__path__, public.__name__ + "."):
+        module = importlib.import_module(info.name)
+        found |= {
+            name: value
+            for name, value in vars(module).items()
+            if isinstance(value, type) and value.__module__ == module.__name__ and "__c_union__" in vars(value)
+        }
+    return found
 
 
 def to_construct(cls: type, bits: int) -> Construct[Any, Any]:

@@ -112,17 +112,17 @@ def TI_GET_IF(ti: trap_info) -> int:
 
 @cstruct
 class iret_context:
-    """The frame of HYPERVISOR_iret in 64 bits."""
+    """The frame that HYPERVISOR_iret takes from the stack, lowest address first; 64 bits only."""
 
-    rax: u64 = 0
-    r11: u64 = 0
-    rcx: u64 = 0
-    flags: u64 = 0
-    rip: u64 = 0
-    cs: u64 = 0
-    rflags: u64 = 0
-    rsp: u64 = 0
-    ss: u64 = 0
+    rax: Annotated[u64, ONLY64] = 0
+    r11: Annotated[u64, ONLY64] = 0
+    rcx: Annotated[u64, ONLY64] = 0
+    flags: Annotated[u64, ONLY64] = 0
+    rip: Annotated[u64, ONLY64] = 0
+    cs: Annotated[u64, ONLY64] = 0
+    rflags: Annotated[u64, ONLY64] = 0
+    rsp: Annotated[u64, ONLY64] = 0
+    ss: Annotated[u64, ONLY64] = 0
 
 
 @cstruct
