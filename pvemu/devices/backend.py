@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONNECT_NS",
+    "DISCONNECT_NS",
     "WATCH_NS",
     "Backend",
     "BackendChannel",
@@ -38,9 +39,12 @@ __all__ = [
 ]
 
 #: From a write to the store until dom0 acts on it: xenstored wakes the xenwatch thread, which reads the state back.
-WATCH_NS = 100_000
-#: What connecting takes besides: about fifteen messages to xenstored, mapping the ring and starting a thread.
-CONNECT_NS = 150_000
+#: Short, because a chainloaded loader that finds the state still Closed takes that for the end of its wait.
+WATCH_NS = 10_000
+#: What connecting takes besides: about twenty messages to xenstored, mapping the ring and starting a thread.
+CONNECT_NS = 250_000
+#: What disconnecting takes: stopping the thread, closing the channel and unmapping the ring.
+DISCONNECT_NS = 100_000
 
 _INTEGER = re.compile(rb"\s*(-?[0-9]+)")
 _UNSIGNED = re.compile(rb"\s*([0-9]+)")
@@ -233,19 +237,28 @@ class XenbusBackend:
                     self.switch_state(xenbus.XenbusStateInitWait)
             case xenbus.XenbusStateInitialised | xenbus.XenbusStateConnected:
                 if self.state != xenbus.XenbusStateConnected:
-                    self._busy_until = self._clock.now() + CONNECT_NS
-                    self._clock.call_at(self._busy_until, self._connect)
+                    self._take(CONNECT_NS, self._connect)
             case xenbus.XenbusStateClosing:
                 self.switch_state(xenbus.XenbusStateClosing)
             case xenbus.XenbusStateClosed:
-                self._driver.disconnect()
-                self.switch_state(xenbus.XenbusStateClosed)
-                if not self._is_online():
-                    self.remove()
+                self._take(DISCONNECT_NS, self._close)
             case xenbus.XenbusStateUnknown:
                 self.remove()
             case _:
                 self.fatal(22, f"saw state {state} at frontend")
+
+    def _take(self, duration: int, work: Callable[[], None]) -> None:
+        """Do ``work`` after ``duration`` ns and nothing else before."""
+        self._busy_until = self._clock.now() + duration
+        self._clock.call_at(self._busy_until, work)
+
+    def _close(self) -> None:
+        if self._removed:
+            return
+        self._driver.disconnect()
+        self.switch_state(xenbus.XenbusStateClosed)
+        if not self._is_online():
+            self.remove()
 
     def _connect(self) -> None:
         if self._removed:

@@ -136,6 +136,45 @@ def test_a_loader_that_starts_before_dom0_has_reacted_is_connected(make_guest: C
     assert len(guest.events.channels) == 2
 
 
+def test_what_a_polling_chainload_sees(make_guest: Callable[..., Guest]) -> None:
+    """The requests of two GRUBs in a row, as xenstored traced them; repeated reads of the state are taken as one."""
+    guest = make_guest()
+    guest.blkback.probe()
+    guest.clock.run()
+    guest.page(1000)
+    loader = [("ring-ref", "1000"), ("event-channel", "3"), ("protocol", "x86_64-abi"), ("state", "3"), ("until", "4")]
+    handover = [("state", "6"), ("until", "6"), ("ring-ref", ""), ("event-channel", ""), ("state", "1")]
+    seen: list[str] = []
+    for name, value in loader + handover + loader + handover:
+        guest.clock.run(5_000)
+        if name != "until":
+            guest.write(name, value)
+            seen.append(f"{name}={value}")
+            continue
+        states: list[str] = []
+        while not states or states[-1] != value:
+            states.append(guest.state)
+            guest.clock.run(5_000)
+            assert len(states) < 100
+        assert len(states) > 10
+        seen += dict.fromkeys(states)
+    assert seen == [
+        "ring-ref=1000", "event-channel=3", "protocol=x86_64-abi", "state=3", "2", "4",
+        "state=6", "4", "6", "ring-ref=", "event-channel=", "state=1",
+        "ring-ref=1000", "event-channel=3", "protocol=x86_64-abi", "state=3", "2", "4",
+        "state=6", "4", "6", "ring-ref=", "event-channel=", "state=1",
+    ]  # fmt: skip
+
+
+def test_a_ring_stays_mapped_when_the_guest_takes_its_grant_back(make_guest: Callable[..., Guest]) -> None:
+    guest = make_guest()
+    guest.connect()
+    page = guest.page(8)
+    guest.grants.readonly.add(1000)  # mapping it again would fail
+    assert guest.rw(0, 6, (8, 0, 0)) == [(7, 0, 0)]
+    assert bytes(page[:8]) == b"00000006"
+
+
 def test_closing_is_answered_by_closing_and_keeps_the_ring(make_guest: Callable[..., Guest]) -> None:
     guest = make_guest()
     guest.connect()
