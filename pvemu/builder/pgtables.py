@@ -13,7 +13,7 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
-from pvemu.frames import PAGE_SHIFT
+from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Pfn
 
 if TYPE_CHECKING:
     from pvemu.builder.guest_pages import GuestPages
@@ -109,7 +109,6 @@ def _leave_out_shared(level: MappingLevel, others: list[MappingLevel]) -> None:
 
 def setup_pgtables(paging: Paging, mappings: list[Mapping], pages: GuestPages) -> None:
     """Write all tables, entries holding machine frames; pages that are tables are mapped read-only."""
-    p2m = pages.p2m
     tables = [range(m.levels[-1].pfn, m.levels[-1].pfn + m.area.pgtables) for m in mappings]
     for number in range(paging.levels):
         for holder in mappings:
@@ -121,7 +120,7 @@ def setup_pgtables(paging: Paging, mappings: list[Mapping], pages: GuestPages) -
                 below = mapping.levels[number - 1] if number else mapping.area
                 if number and not below.pgtables:
                     continue
-                _fill(entries, level, below, number, p2m, paging.l1_prot if not number else _UPPER_PROT)
+                _fill(entries, level, below, number, pages, _UPPER_PROT if number else paging.l1_prot)
                 if not number:
                     _write_protect(entries, level, mapping.area, tables)
             pages.write(level.pfn << PAGE_SHIFT, entries.tobytes())
@@ -137,11 +136,14 @@ def _shared(level: MappingLevel, below: MappingLevel, shift: int) -> tuple[int, 
 
 
 def _fill(
-    entries: array[int], level: MappingLevel, below: MappingLevel, number: int, p2m: array[int], prot: int
+    entries: array[int], level: MappingLevel, below: MappingLevel, number: int, pages: GuestPages, prot: int
 ) -> None:
+    """Point the entries at ``below``: its pages, or the tables of the next level."""
     first, count, offset = _shared(level, below, PAGE_SHIFT + number * PGTBL_LEVEL_SHIFT)
-    pfn = below.pfn + offset
-    entries[first : first + count] = array("Q", [mfn << PAGE_SHIFT | prot for mfn in p2m[pfn : pfn + count]])
+    for mfn, length in pages.runs(Pfn(below.pfn + offset), count):
+        maddr = mfn << PAGE_SHIFT | prot
+        entries[first : first + length] = array("Q", range(maddr, maddr + (length << PAGE_SHIFT), PAGE_SIZE))
+        first += length
 
 
 def _write_protect(entries: array[int], level: MappingLevel, area: MappingLevel, tables: list[range]) -> None:

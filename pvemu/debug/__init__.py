@@ -1,1 +1,1 @@
-"""TODO"""
+"""Observers: what ran, what it did, why it died. They decide nothing that the guest could notice."""

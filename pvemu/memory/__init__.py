@@ -1,1 +1,1 @@
-"""TODO"""
+"""Machine memory, who owns each frame and as what type, and the machine-to-physical table."""

@@ -14,6 +14,9 @@ from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
 
 __all__ = ["Ram"]
 
+#: Linux' MAP_NORESERVE (asm-generic/mman-common.h), which Python's mmap module does not name.
+_MAP_NORESERVE = 0x4000
+
 
 class Ram:
     """``nr_frames`` machine frames starting at ``first_mfn``.
@@ -27,7 +30,7 @@ class Ram:
         self.nr_frames = nr_frames
         self.base = first_mfn << PAGE_SHIFT  #: machine address of the first byte
         self.size = nr_frames << PAGE_SHIFT
-        self.mapping = mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE)
+        self.mapping = mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
         self.bytes = memoryview(self.mapping)
         self.quads = self.bytes.cast("Q")
         self.code_frames: set[int] = set()  #: mfns the engine has translated code from
@@ -69,3 +72,17 @@ class Ram:
         self.quads[(maddr - self.base) >> 3] = value
         if self.code_frames and (maddr >> PAGE_SHIFT) in self.code_frames:
             self.on_code_write(Mfn(maddr >> PAGE_SHIFT))
+
+    def touched_ranges(self) -> list[tuple[int, int]]:
+        """(offset, size) of the parts that were ever written or read, in 1 MiB steps: what a search need look at."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        pages = self.size >> PAGE_SHIFT
+        resident = (ctypes.c_ubyte * pages)()
+        if libc.mincore(ctypes.c_void_p(self.host_address()), ctypes.c_size_t(self.size), resident) != 0:
+            return [(0, self.size)]
+        flags, step = bytes(resident), 256
+        found = []
+        for first in range(0, pages, step):
+            if any(flags[first : first + step]):
+                found.append((first << PAGE_SHIFT, min(step, pages - first) << PAGE_SHIFT))
+        return found

@@ -28,7 +28,10 @@ def cache_dir() -> Path:
         directory = Path(named)
     else:
         base = os.environ.get("XDG_CACHE_HOME")
-        directory = (Path(base) if base else Path("~/.cache").expanduser()) / "pvemu"
+        try:
+            directory = (Path(base) if base else Path.home() / ".cache") / "pvemu"
+        except RuntimeError as error:
+            raise ConfigError("there is no home directory for the cache; set PVEMU_CACHE to a directory") from error
     return make_dir(directory.absolute())
 
 

@@ -1,0 +1,41 @@
+"""What a domain is made from: frozen and checked, no file is opened here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pvemu.disk.spec import DiskConfig
+from pvemu.errors import ConfigError
+from pvemu.hypervisor.time import DEFAULT_EPOCH
+
+__all__ = ["MAX_MEMORY_MIB", "MIN_MEMORY_MIB", "DomainConfig"]
+
+#: libxl refuses less; a smaller guest could not even hold its page tables.
+MIN_MEMORY_MIB = 4
+#: Past this the host mapping alone (sparse as it is) is refused by common kernels.
+MAX_MEMORY_MIB = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class DomainConfig:
+    """``kernel`` and ``ramdisk`` are paths; ``memory_mib`` in MiB; ``epoch`` the wall clock at start, Unix seconds.
+    ``write`` lets disks that were given ``rw`` write to their files."""
+
+    kernel: str
+    ramdisk: str | None = None
+    cmdline: str = ""
+    memory_mib: int = 128
+    disks: tuple[DiskConfig, ...] = ()
+    write: bool = False
+    name: str = "guest"
+    domid: int = 1
+    epoch: int = field(default=DEFAULT_EPOCH)
+
+    def __post_init__(self) -> None:
+        if not MIN_MEMORY_MIB <= self.memory_mib <= MAX_MEMORY_MIB:
+            raise ConfigError(
+                f"--memory {self.memory_mib}: a guest has {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} MiB; give a number "
+                "in that range"
+            )
+        if "\0" in self.cmdline:
+            raise ConfigError("--cmdline: a command line cannot contain a NUL byte; leave it out")

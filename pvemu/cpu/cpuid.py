@@ -1,0 +1,68 @@
+"""The CPUID policy a PV guest sees: the engine's CPU, levelled to what a PV guest may use, and Xen's own leaves.
+
+Mirrors xen/arch/x86/cpuid.c (guest_cpuid) and public/arch-x86/cpuid.h. Everything is fixed: a host's CPU never shows.
+"""
+
+from __future__ import annotations
+
+__all__ = ["CpuidLeaf", "cpuid"]
+
+CpuidLeaf = tuple[int, int, int, int]
+
+XEN_CPUID_FIRST_LEAF = 0x4000_0000
+_XEN_LEAVES = 5
+_XEN_MAJOR, _XEN_MINOR = 4, 17
+
+
+def _text(text: str) -> list[int]:
+    raw = text.encode()
+    return [int.from_bytes(raw[i : i + 4], "little") for i in range(0, len(raw), 4)]
+
+
+_VENDOR = _text("GenuineIntel")
+_BRAND = _text("pvemu virtual CPU".ljust(48, "\0"))
+
+#: Leaf 1 EDX: FPU DE TSC MSR PAE CX8 CMOV PAT CLFLUSH MMX FXSR SSE SSE2 (no PSE, PGE, MTRR, VME, SEP for PV64).
+_1D = (1 << 0 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 15 | 1 << 16 | 1 << 19 | 1 << 23 | 1 << 24
+       | 1 << 25 | 1 << 26)  # fmt: skip
+#: Leaf 1 ECX: SSE3 SSSE3 CX16 SSE4.1 SSE4.2 POPCNT, HYPERVISOR.
+_1C = 1 << 0 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 23 | 1 << 31
+#: Leaf 0x80000001 EDX: SYSCALL NX LM; ECX: LAHF.
+_E1D = 1 << 11 | 1 << 20 | 1 << 29
+_E1C = 1 << 0
+
+_BASIC: dict[int, CpuidLeaf] = {
+    0x0: (0x2, _VENDOR[0], _VENDOR[2], _VENDOR[1]),
+    0x1: (0x0000_0663, 0x0000_0800, _1C, _1D),
+    0x2: (0x0000_0001, 0, 0, 0x002C_307D),
+    0x8000_0000: (0x8000_0008, 0, 0, 0),
+    0x8000_0001: (0, 0, _E1C, _E1D),
+    0x8000_0002: (_BRAND[0], _BRAND[1], _BRAND[2], _BRAND[3]),
+    0x8000_0003: (_BRAND[4], _BRAND[5], _BRAND[6], _BRAND[7]),
+    0x8000_0004: (_BRAND[8], _BRAND[9], _BRAND[10], _BRAND[11]),
+    0x8000_0008: (0x0000_3028, 0, 0, 0),  # 48-bit linear, 40-bit physical addresses
+}
+_XEN_SIGNATURE = _text("XenVMMXenVMM")
+
+
+def cpuid(leaf: int, subleaf: int, domid: int) -> CpuidLeaf:
+    """(eax, ebx, ecx, edx) of one leaf; unknown ones are zero."""
+    if XEN_CPUID_FIRST_LEAF <= leaf < XEN_CPUID_FIRST_LEAF + 0x100:
+        return _xen_leaf(leaf - XEN_CPUID_FIRST_LEAF, subleaf, domid)
+    return _BASIC.get(leaf, (0, 0, 0, 0))
+
+
+def _xen_leaf(leaf: int, subleaf: int, domid: int) -> CpuidLeaf:
+    if leaf == 0:
+        return XEN_CPUID_FIRST_LEAF + _XEN_LEAVES, _XEN_SIGNATURE[0], _XEN_SIGNATURE[1], _XEN_SIGNATURE[2]
+    if leaf == 1:
+        return _XEN_MAJOR << 16 | _XEN_MINOR, 0, 0, 0
+    if leaf == 2:
+        return 1, 0x4000_0000, 1, 0  # one hypercall page, its MSR, XEN_CPUID_FEAT1_MMU_PT_UPDATE_PRESERVE_AD
+    if leaf == 3:
+        return (0, 0, 1_000_000, 0) if subleaf == 0 else (0, 0, 0, 0)  # tsc mode default; TSC in kHz
+    if leaf == 4:
+        return 0, 0, 0, domid  # HVM only
+    if leaf == 5:
+        return 0, 40, 0, 0  # width of machine addresses
+    return 0, 0, 0, 0

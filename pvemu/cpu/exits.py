@@ -1,0 +1,71 @@
+"""The closed set of reasons why the CPU leaves guest code, as the engine reports them.
+
+The engine calls :class:`ExitHandler`; handlers of resumable exits (hypercall, RDTSC, CPUID, a trapped frame) run inside
+the engine's own hook and the guest simply goes on. A handler that changes the control flow asks the engine to
+:meth:`~pvemu.cpu.engine.Engine.stop`; the run loop then sees one :class:`Exit`.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple, Protocol
+
+__all__ = ["PF_INSTR", "PF_PRESENT", "PF_USER", "PF_WRITE", "Access", "Exit", "ExitHandler", "ExitKind", "Translation"]
+
+#: Page-fault error code bits (Intel SDM 3A 4.7).
+PF_PRESENT = 1
+PF_WRITE = 2
+PF_USER = 4
+PF_INSTR = 16
+
+
+class Access(IntEnum):
+    """What an instruction wanted of a page (the engine's own numbers)."""
+
+    READ = 16
+    WRITE = 17
+    FETCH = 18
+
+
+class ExitKind(IntEnum):
+    """Why :meth:`Engine.run` returned."""
+
+    STOPPED = 0  #: somebody called ``stop``
+    EXCEPTION = 1  #: an exception for the guest: ``vector``, ``error_code``, ``address``
+    BUDGET = 2  #: the instruction budget is used up
+    WEDGED = 3  #: the watchdog saw no exit for too long
+
+
+class Exit(NamedTuple):
+    """One return from guest code. ``error_code`` is -1 where the exception pushes none."""
+
+    kind: ExitKind
+    vector: int = -1
+    error_code: int = -1
+    address: int = 0  #: faulting linear address of a page fault
+
+
+class Translation(NamedTuple):
+    """A granted translation: machine address of the page and UC_PROT_* bits (1 read, 2 write, 4 execute)."""
+
+    maddr: int
+    prot: int
+
+
+class ExitHandler(Protocol):
+    """What the engine asks of the machine while guest code runs."""
+
+    def on_syscall(self) -> None:
+        """SYSCALL (64-bit hypercall): registers are live, rip is the instruction's own address."""
+
+    def on_rdtsc(self) -> int:
+        """RDTSC or RDTSCP: the 64-bit counter the guest reads."""
+
+    def on_cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
+        """CPUID: eax, ebx, ecx, edx."""
+
+    def on_tlb_miss(self, vaddr: int, access: int) -> Translation | None:
+        """Walk the page tables for one page; None raises the page fault (see ``fault_error_code``)."""
+
+    def fault_error_code(self) -> int:
+        """Error code of the access that ``on_tlb_miss`` refused last."""

@@ -1,0 +1,195 @@
+"""The walk of the guest's 4-level page tables that a TLB miss triggers (Intel SDM 3A ch. 4), and what it remembers.
+
+Two rules keep the engine fast. Execute permission is granted lazily, only to frames that were fetched from, so that
+stores to data stay on the engine's fast path (a store through an executable entry checks for stale code every time).
+And what has been handed to the TLB since the last flush is remembered, so that a change of anything else needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pvemu.cpu.exits import PF_INSTR, PF_PRESENT, PF_USER, PF_WRITE, Access
+from pvemu.frames import PAGE_MASK, PAGE_SHIFT
+from pvemu.memory.ram import Ram
+
+__all__ = ["PTE_A", "PTE_ADDR", "PTE_D", "PTE_NX", "PTE_P", "PTE_PSE", "PTE_RW", "PTE_US", "PageWalker", "table_slot"]
+
+PTE_P = 1 << 0
+PTE_RW = 1 << 1
+PTE_US = 1 << 2
+PTE_A = 1 << 5
+PTE_D = 1 << 6
+PTE_PSE = 1 << 7
+PTE_NX = 1 << 63
+PTE_ADDR = 0x000F_FFFF_FFFF_F000
+
+_READ, _WRITE, _FETCH = int(Access.READ), int(Access.WRITE), int(Access.FETCH)
+_PROT_R, _PROT_W, _PROT_X = 1, 2, 4
+
+
+def table_slot(vaddr: int, level: int) -> int:
+    """Index of the entry for ``vaddr`` in a level 1..4 table."""
+    return (vaddr >> (PAGE_SHIFT + 9 * (level - 1))) & 511
+
+
+class PageWalker:
+    """Translates guest linear addresses through the tables at ``root_maddr``.
+
+    ``flush`` empties the engine's TLB; ``first_fills`` counts translations that were new since a flush (re-fills after
+    an eviction depend on the host's clock inside the engine and are not counted: guest time is derived from it).
+    """
+
+    def __init__(self, ram: Ram, flush: Callable[[], None], drop_code: Callable[[int], None]) -> None:
+        self._ram = ram
+        self._flush = flush
+        self._drop_code = drop_code
+        self.root_maddr = 0
+        self.first_fills = 0
+        self.error_code = 0
+        #: Linear frame -> how the L1 table is reached: (quad index of the L1 table, combined RW/US, NX).
+        self._l1_tables: dict[int, tuple[int, int, int]] = {}
+        self._cached_entries: set[int] = set()  # quad indices of L1 entries in the TLB
+        self._cached_pages: set[int] = set()  # linear frame numbers in the TLB
+        self._written: set[int] = set()  # mfns with a data-only writable entry in the TLB
+
+    # -- flushing ----------------------------------------------------------------------------------------------------
+    def flush(self) -> None:
+        """Empty the TLB and forget what was in it."""
+        self._l1_tables.clear()
+        self._cached_entries.clear()
+        self._cached_pages.clear()
+        self._written.clear()
+        self._flush()
+
+    def is_entry_cached(self, maddr: int) -> bool:
+        """Whether the L1 entry at ``maddr`` may be in the TLB."""
+        return (maddr - self._ram.base) >> 3 in self._cached_entries
+
+    def is_page_cached(self, vaddr: int) -> bool:
+        """Whether the translation of ``vaddr`` may be in the TLB."""
+        return vaddr >> PAGE_SHIFT in self._cached_pages
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was handed to the TLB since the last flush."""
+        return not self._cached_pages
+
+    # -- walking -----------------------------------------------------------------------------------------------------
+    def translate(self, vaddr: int, access: int) -> tuple[int, int] | None:
+        """(machine address of the page, engine permissions) for a page-aligned ``vaddr``; None for a page fault, whose
+        error code is then in ``error_code``. Sets accessed and dirty bits as the CPU does."""
+        linear_frame = vaddr >> PAGE_SHIFT
+        found = self._l1_tables.get(linear_frame >> 9)
+        if found is None:
+            found = self._find_l1_table(vaddr, access)
+            if found is None:
+                return None
+        table, rights, nx = found
+        quads = self._ram.quads
+        index = table + (linear_frame & 511)
+        entry = quads[index]
+        if not entry & PTE_P:
+            return self._refuse(access, 0)
+        rights &= entry
+        nx |= entry & PTE_NX
+        if not rights & PTE_US or (access == _WRITE and not rights & PTE_RW) or (access == _FETCH and nx):
+            return self._refuse(access, PF_PRESENT)
+        if access == _WRITE:
+            if entry & (PTE_A | PTE_D) != PTE_A | PTE_D:
+                quads[index] = entry = entry | PTE_A | PTE_D
+        elif not entry & PTE_A:
+            quads[index] = entry = entry | PTE_A
+        maddr = entry & PTE_ADDR
+        writable = rights & PTE_RW and entry & PTE_D
+        if not self._ram.contains(maddr >> PAGE_SHIFT):
+            return maddr, _PROT_R | (_PROT_W if writable else 0)
+        prot = self._grant(maddr >> PAGE_SHIFT, access, bool(writable), bool(nx))
+        if index not in self._cached_entries:
+            self._cached_entries.add(index)
+            self.first_fills += 1
+        self._cached_pages.add(linear_frame)
+        return maddr, prot
+
+    def _grant(self, mfn: int, access: int, writable: bool, nx: bool) -> int:
+        """Permissions for one frame, keeping translated code and writable data apart."""
+        code = self._ram.code_frames
+        if access == _FETCH:
+            if mfn not in code:
+                code.add(mfn)
+                if mfn in self._written:
+                    self.flush()  # its data-only entry would let later stores go unnoticed
+            return _PROT_R | _PROT_X | (_PROT_W if writable else 0)
+        if mfn in code:
+            if not nx:
+                return _PROT_R | _PROT_X | (_PROT_W if writable else 0)
+            if access != _WRITE:
+                return _PROT_R
+            # Code written through a no-execute alias: it is data until it is fetched from again.
+            code.discard(mfn)
+            self._drop_code(mfn)
+            self.flush()
+        if writable:
+            self._written.add(mfn)
+            return _PROT_R | _PROT_W
+        return _PROT_R
+
+    def _refuse(self, access: int, present: int) -> None:
+        code = present | PF_USER
+        if access == _WRITE:
+            code |= PF_WRITE
+        elif access == _FETCH:
+            code |= PF_INSTR
+        self.error_code = code
+
+    def _find_l1_table(self, vaddr: int, access: int) -> tuple[int, int, int] | None:
+        ram = self._ram
+        quads, base = ram.quads, ram.base
+        table = self.root_maddr
+        rights, nx = PTE_RW | PTE_US, 0
+        for level in (4, 3, 2):
+            index = ((table - base) >> 3) + table_slot(vaddr, level)
+            entry = quads[index]
+            if not entry & PTE_P or not ram.contains((entry & PTE_ADDR) >> PAGE_SHIFT):
+                self._refuse(access, 0)
+                return None
+            if not entry & PTE_A:
+                quads[index] = entry | PTE_A
+            rights &= entry
+            nx |= entry & PTE_NX
+            table = entry & PTE_ADDR
+        found = ((table - base) >> 3, rights, nx)
+        self._l1_tables[vaddr >> (PAGE_SHIFT + 9)] = found
+        return found
+
+    def lookup(self, vaddr: int, access: Access = Access.READ, root_maddr: int | None = None) -> int | None:
+        """Machine address that ``vaddr`` means under the current tables (or those at ``root_maddr``) for an access of
+        the guest, without touching the TLB or accessed bits; None where the guest would fault."""
+        ram = self._ram
+        table = self.root_maddr if root_maddr is None else root_maddr
+        rights, nx = PTE_RW | PTE_US, 0
+        for level in (4, 3, 2, 1):
+            entry = ram.quads[((table - ram.base) >> 3) + table_slot(vaddr, level)]
+            if not entry & PTE_P:
+                return None
+            rights &= entry
+            nx |= entry & PTE_NX
+            table = entry & PTE_ADDR
+            if level > 1 and not ram.contains(table >> PAGE_SHIFT):
+                return None
+        if not rights & PTE_US or (access == Access.WRITE and not rights & PTE_RW) or (access == Access.FETCH and nx):
+            return None
+        return table | (vaddr & PAGE_MASK)
+
+    def entries(self, vaddr: int) -> list[tuple[int, int, int]]:
+        """The walk for people: (level, slot, entry) from level 4 down, ending with the first that is not present."""
+        ram = self._ram
+        table, found = self.root_maddr, []
+        for level in (4, 3, 2, 1):
+            slot = table_slot(vaddr, level)
+            entry = ram.quads[((table - ram.base) >> 3) + slot]
+            found.append((level, slot, entry))
+            table = entry & PTE_ADDR
+            if not entry & PTE_P or (level > 1 and not ram.contains(table >> PAGE_SHIFT)):
+                break
+        return found

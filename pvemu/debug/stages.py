@@ -1,0 +1,168 @@
+"""Which kernels ran: one stage for each that came to its start of day.
+
+A hand-off is recognised by the PV boot protocol itself, not by what a loader prints: after a switch of page tables,
+code is first fetched from a page while rsi points at a start_info whose ``pt_base`` is the table just loaded. A kernel
+that only switches its own tables (GRUB does) keeps a start_info with the old base and so is no new stage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hypercalls.abi import Abi
+from hypercalls.errors import XenError
+from hypercalls.public import xen
+from pvemu.builder.elfnotes import ElfDomParms, find_notes
+from pvemu.builder.kernel import KernelImage
+from pvemu.cpu.paging import PageWalker
+from pvemu.cpu.registers import Registers
+from pvemu.frames import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from pvemu.memory.guest_access import GuestMemory
+from pvemu.memory.ram import Ram
+
+__all__ = ["Ramdisk", "Stage", "StageWatch"]
+
+_MAGIC = b"xen-3.0-"
+_MAX_CMDLINE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Ramdisk:
+    """A ramdisk as the kernel finds it: bytes and the hex digest of them."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One kernel at its start of day. ``start_ns`` is guest time since the domain began."""
+
+    guest_os: str | None
+    loader: str | None
+    guest_version: str | None
+    entry: int
+    cmdline: str
+    ramdisk: Ramdisk | None
+    start_ns: int
+
+
+class StageWatch:
+    """Tells kernels apart. ``arm`` after each new base pointer; ``check_fetch`` on each page first fetched from."""
+
+    def __init__(
+        self, abi: Abi, ram: Ram, walker: PageWalker, guest: GuestMemory, regs: Registers, elapsed: Callable[[], int]
+    ) -> None:
+        self._abi = abi
+        self._ram = ram
+        self._walker = walker
+        self._guest = guest
+        self._regs = regs
+        self._elapsed = elapsed
+        self.stages: list[Stage] = []
+        self.is_armed = False
+        self._observers: list[Callable[[Stage], None]] = []
+
+    def observe(self, callback: Callable[[Stage], None]) -> None:
+        """Be told of each new stage."""
+        self._observers.append(callback)
+
+    def first_stage(self, image: KernelImage, cmdline: str, ramdisk: bytes | None) -> None:
+        """Stage 0: the kernel that the domain was built from."""
+        digest = Ramdisk(len(ramdisk), hashlib.sha256(ramdisk).hexdigest()) if ramdisk is not None else None
+        self._add(
+            Stage(
+                image.guest_os or None, image.loader or None, image.guest_version or None, image.virt_entry, cmdline,
+                digest, 0,
+            )  # fmt: skip
+        )
+
+    def _add(self, stage: Stage) -> None:
+        self.stages.append(stage)
+        for callback in self._observers:
+            callback(stage)
+
+    def arm(self) -> None:
+        """The guest loaded another root table: its next kernel may start under it."""
+        self.is_armed = True
+
+    def check_fetch(self, page: int) -> bool:
+        """Code is about to be fetched from ``page`` for the first time since the switch: True when that is a kernel's
+        start of day, which is then recorded."""
+        entry = self._regs.read("rip")
+        start_info = self._regs.read("rsi")
+        if entry & ~PAGE_MASK != page or start_info & PAGE_MASK or not start_info:
+            return False
+        try:
+            raw = self._guest.copy_from_guest(start_info, self._abi.sizeof(xen.start_info))
+        except XenError:
+            return False
+        info = self._abi.unpack(xen.start_info, raw)
+        if not info.magic.startswith(_MAGIC) or self._walker.lookup(info.pt_base) != self._walker.root_maddr:
+            return False
+        self.is_armed = False
+        self._add(self._describe(entry, info))
+        return True
+
+    # -- what a kernel found by a loader says of itself ----------------------------------------------------------------
+    def _describe(self, entry: int, info: xen.start_info) -> Stage:
+        guest_os = loader = version = None
+        parms = self._find_notes(entry)
+        if parms is not None:
+            guest_os, loader, version = parms.guest_os or None, parms.loader or None, parms.guest_ver or None
+        cmdline = info.cmd_line.split(b"\0", 1)[0][:_MAX_CMDLINE].decode("utf-8", "replace")
+        return Stage(guest_os, loader, version, entry, cmdline, self._ramdisk(info), self._elapsed())
+
+    def _find_notes(self, entry: int) -> ElfDomParms | None:
+        """Notes whose entry is ours: those of the loaded image if it carries them, else the loader's copy of the file,
+        which is still in memory."""
+        for chunk in (self._loaded_image(entry), None):
+            ranges = self._ram.touched_ranges() if chunk is None else [(0, len(chunk))]
+            source = self._ram.bytes if chunk is None else memoryview(chunk)
+            for offset, size in ranges:
+                for group in find_notes(source[offset : offset + size]):
+                    if group.parms.virt_entry == entry:
+                        return group.parms
+        return None
+
+    def _loaded_image(self, entry: int) -> bytes:
+        """The pages around the entry that are mapped in a row (at most 32 MiB each way): where a kernel was put."""
+        pages = []
+        for step in (-PAGE_SIZE, PAGE_SIZE):
+            vaddr = (entry & ~PAGE_MASK) + (0 if step > 0 else step)
+            run = []
+            while vaddr >= 0 and len(run) < (32 << 20 >> PAGE_SHIFT):
+                maddr = self._walker.lookup(vaddr)
+                if maddr is None or not self._ram.contains(maddr >> PAGE_SHIFT):
+                    break
+                run.append(self._ram.read(maddr, PAGE_SIZE))
+                vaddr += step
+            pages.append(run)
+        return b"".join(reversed(pages[0])) + b"".join(pages[1])
+
+    def _ramdisk(self, info: xen.start_info) -> Ramdisk | None:
+        if not info.mod_len:
+            return None
+        digest = hashlib.sha256()
+        left = info.mod_len
+        vaddr = info.mod_start
+        by_pfn = bool(info.flags & xen.SIF_MOD_START_PFN)
+        while left > 0:
+            at = self._pfn_maddr(info, vaddr) if by_pfn else self._walker.lookup(vaddr)
+            if at is None:
+                return None
+            chunk = min(left, PAGE_SIZE)
+            digest.update(self._ram.read(at, chunk))
+            left -= chunk
+            vaddr += 1 if by_pfn else PAGE_SIZE
+        return Ramdisk(info.mod_len, digest.hexdigest())
+
+    def _pfn_maddr(self, info: xen.start_info, pfn: int) -> int | None:
+        try:
+            raw = self._guest.copy_from_guest(info.mfn_list + pfn * self._abi.long_size, self._abi.long_size)
+        except XenError:
+            return None
+        mfn = int.from_bytes(raw, "little")
+        return mfn << PAGE_SHIFT if self._ram.contains(mfn) else None

@@ -1,0 +1,171 @@
+"""The guest's GDT and LDT, and what the guest sees of Xen's own address space (xen/arch/x86/pv/descriptor-tables.c).
+
+Xen keeps both tables in its per-domain area; the CPU reads descriptors there. The last reserved frame of the GDT holds
+Xen's flat segments (``0xe033`` and so on).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+from hypercalls.errors import XenError
+from hypercalls.public import errno as e
+from pvemu.cpu.exits import Access
+from pvemu.frames import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Mfn
+from pvemu.hypervisor.mm import Mm
+from pvemu.hypervisor.page_types import PageTypes
+from pvemu.memory.frame_table import FrameTable, PageType
+from pvemu.memory.ram import Ram
+
+__all__ = ["GDT_VADDR", "DescriptorTables", "check_descriptor"]
+
+#: PERDOMAIN_VIRT_START: where the CPU finds the vcpu's GDT, then its LDT.
+GDT_VADDR = 0xFFFF_8200_0000_0000
+LDT_VADDR = GDT_VADDR + 0x10000
+FIRST_RESERVED_GDT_ENTRY = 14 * 512
+_RESERVED_PAGE = 14
+_ENTRIES_PER_PAGE = 512
+_MAX_LDT_ENTRIES = 8192
+
+_SEGMENT_P, _SEGMENT_S, _SEGMENT_TYPE, _SEGMENT_DPL = 1 << 15, 1 << 12, 0xF00, 3 << 13
+_CALL_GATE = 0xC00
+
+#: Xen's flat segments by byte offset in the reserved page (boot_gdt of xen/arch/x86/desc.c), accessed bit set.
+_FLAT = {
+    0x008: 0x00AF_9B00_0000_FFFF,  # ring 0 code, 64 bit
+    0x010: 0x00CF_9300_0000_FFFF,  # ring 0 data
+    0x020: 0x00CF_FB00_0000_FFFF,  # ring 3 code, compatibility
+    0x028: 0x00CF_F300_0000_FFFF,  # ring 3 data
+    0x030: 0x00AF_FB00_0000_FFFF,  # ring 3 code, 64 bit
+    0x038: 0x00CF_9B00_0000_FFFF,  # ring 0 code, compatibility
+}  # fmt: skip
+
+
+def check_descriptor(desc: int) -> int | None:
+    """The descriptor as a 64-bit guest may have it: privilege 3 forced, call gates kept for emulation; None where Xen
+    refuses it."""
+    a, b = desc & 0xFFFF_FFFF, desc >> 32
+    if not b & _SEGMENT_P:
+        return desc
+    dpl = 3  # __fixup_guest_selector: a 64-bit guest has no other ring
+    b = (b & ~_SEGMENT_DPL) | (dpl << 13)
+    if b & _SEGMENT_S:
+        return b << 32 | a
+    kind = b & _SEGMENT_TYPE
+    if kind == 0:
+        return desc
+    if kind != _CALL_GATE:
+        return None
+    selector = a >> 16
+    if selector & 3 != 3 and selector & ~3:  # guest_gate_selector_okay: a guest code segment
+        return None
+    b &= ~_SEGMENT_DPL
+    if b & 0xFF:
+        return None
+    return b << 32 | (a & 0xFFFF) | ((selector & ~3 | dpl) << 16)
+
+
+class DescriptorTables:
+    """The vcpu's GDT frames and LDT. ``refresh`` makes the CPU forget cached descriptors' pages."""
+
+    def __init__(
+        self, ram: Ram, frames: FrameTable, types: PageTypes, mm: Mm, reserved_mfn: Mfn, refresh: Callable[[], None]
+    ) -> None:
+        self._ram = ram
+        self._frames = frames
+        self._types = types
+        self._mm = mm
+        self._refresh = refresh
+        self._reserved_mfn = reserved_mfn
+        self.gdt_frames: list[Mfn] = []
+        self.gdt_entries = 0
+        self.ldt_vaddr = 0
+        self.ldt_entries = 0
+        page = bytearray(PAGE_SIZE)
+        for offset, descriptor in _FLAT.items():
+            struct.pack_into("<Q", page, offset, descriptor)
+        ram.write(reserved_mfn << PAGE_SHIFT, page)
+
+    def page_at(self, vaddr: int, access: int) -> int | None:
+        """Machine address behind a page of the per-domain area; None where nothing is mapped."""
+        page = (vaddr - GDT_VADDR) >> PAGE_SHIFT
+        if page == _RESERVED_PAGE:
+            return self._reserved_mfn << PAGE_SHIFT
+        if 0 <= page < len(self.gdt_frames):
+            return self.gdt_frames[page] << PAGE_SHIFT
+        offset = vaddr - LDT_VADDR
+        if 0 <= offset < self.ldt_entries * 8 and access != Access.FETCH:
+            return self._ldt_page(self.ldt_vaddr + offset)
+        return None
+
+    def _ldt_page(self, vaddr: int) -> int | None:
+        """pv_map_ldt_shadow_page: the LDT's pages become descriptor pages when the CPU first looks at them."""
+        at = self._mm.l1_entry_address(vaddr)
+        if at is None:
+            return None
+        entry = self._ram.read_u64(at)
+        mfn = (entry & 0x000F_FFFF_FFFF_F000) >> PAGE_SHIFT
+        if not entry & 1 or not self._frames.is_guest(mfn):
+            return None
+        try:
+            self._get_descriptor_page(mfn)
+        except XenError:
+            return None
+        self._types.put_page_and_type(mfn)
+        return mfn << PAGE_SHIFT
+
+    def _get_descriptor_page(self, mfn: int) -> None:
+        """promote_segdesc_page: check (and adjust) all descriptors of a frame before it gets the type."""
+        self._types.get_page(mfn)
+        try:
+            if self._frames.type_of(mfn) != PageType.SEG_DESC:
+                quads = self._ram.frame(Mfn(mfn)).cast("Q")
+                checked = [check_descriptor(quad) for quad in quads]
+                if None in checked:
+                    raise XenError(e.EINVAL, f"bad descriptor in frame {mfn:x}")
+                self._types.get_type(mfn, PageType.SEG_DESC)
+                for i, quad in enumerate(checked):
+                    if quad is not None and quads[i] != quad:
+                        quads[i] = quad
+            else:
+                self._types.get_type(mfn, PageType.SEG_DESC)
+        except XenError:
+            self._types.put_page(mfn)
+            raise
+
+    def set_gdt(self, frames: list[int], entries: int) -> None:
+        """HYPERVISOR_set_gdt (pv_set_gdt)."""
+        if entries > FIRST_RESERVED_GDT_ENTRY:
+            raise XenError(e.EINVAL, f"GDT of {entries} entries")
+        taken: list[Mfn] = []
+        try:
+            for mfn in frames[: -(-entries // _ENTRIES_PER_PAGE)]:
+                self._get_descriptor_page(mfn)
+                taken.append(Mfn(mfn))
+        except XenError:
+            for mfn in taken:
+                self._types.put_page_and_type(mfn)
+            raise XenError(e.EINVAL, "a GDT frame cannot be a descriptor page") from None
+        for mfn in self.gdt_frames:
+            self._types.put_page_and_type(mfn)
+        self.gdt_frames, self.gdt_entries = taken, entries
+        self._refresh()
+
+    def update_descriptor(self, maddr: int, desc: int) -> None:
+        """HYPERVISOR_update_descriptor."""
+        checked = check_descriptor(desc)
+        if maddr & 7 or checked is None:
+            raise XenError(e.EINVAL, f"descriptor {desc:#x} at {maddr:#x}")
+        mfn = maddr >> PAGE_SHIFT
+        kind = self._frames.type_of(mfn)
+        self._types.get_page_and_type(mfn, kind if kind == PageType.SEG_DESC else PageType.WRITABLE)
+        self._ram.write(maddr, checked.to_bytes(8, "little"))
+        self._types.put_page_and_type(mfn)
+
+    def set_ldt(self, vaddr: int, entries: int) -> None:
+        """MMUEXT_SET_LDT."""
+        if vaddr & PAGE_MASK or entries > _MAX_LDT_ENTRIES:
+            raise XenError(e.EINVAL, f"LDT of {entries} entries at {vaddr:#x}")
+        self.ldt_vaddr, self.ldt_entries = vaddr, entries
+        self._refresh()

@@ -1,0 +1,98 @@
+"""The domain: identity, life and death (xen/common/domain.c, xen/common/sched/core.c domain_shutdown)."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+
+from hypercalls.errors import XenError
+from hypercalls.public import errno as e
+from hypercalls.public import sched, xen
+from pvemu.hypervisor.time import NS_PER_S, TimerHandle, VirtualClock
+
+__all__ = ["SHUTDOWN_NAMES", "Domain", "DomainCrash"]
+
+SHUTDOWN_NAMES = {
+    sched.SHUTDOWN_poweroff: "poweroff", sched.SHUTDOWN_reboot: "reboot", sched.SHUTDOWN_suspend: "suspend",
+    sched.SHUTDOWN_crash: "crash", sched.SHUTDOWN_watchdog: "watchdog", sched.SHUTDOWN_soft_reset: "soft_reset",
+}  # fmt: skip
+_NR_WATCHDOGS = 2
+_VM_ASSISTS = frozenset((xen.VMASST_TYPE_4gb_segments, xen.VMASST_TYPE_4gb_segments_notify,
+                         xen.VMASST_TYPE_writable_pagetables, xen.VMASST_TYPE_pae_extended_cr3,
+                         xen.VMASST_TYPE_architectural_iopl, xen.VMASST_TYPE_runstate_update_flag,
+                         xen.VMASST_TYPE_m2p_strict))  # fmt: skip
+_COMPAT_ONLY_ASSISTS = frozenset((xen.VMASST_TYPE_4gb_segments, xen.VMASST_TYPE_4gb_segments_notify,
+                                  xen.VMASST_TYPE_pae_extended_cr3))  # fmt: skip
+
+
+class DomainCrash(Exception):
+    """The domain is crashed by the hypervisor; ``lines`` is what Xen prints of the reason, without its prefix."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__(*lines)
+        self.lines = lines
+
+
+class Domain:
+    """``stop`` leaves the engine: the domain does not run on. ``shutdown_reason`` is None while it lives."""
+
+    def __init__(self, domid: int, clock: VirtualClock, stop: Callable[[], None]) -> None:
+        self._domid = domid
+        self._clock = clock
+        self._stop = stop
+        self.uuid = uuid.UUID(int=(0x5076_656D << 96) | (4 << 76) | (0x8 << 60) | domid)
+        self.shutdown_reason: int | None = None
+        self.assists: set[int] = {xen.VMASST_TYPE_writable_pagetables}
+        self._watchdogs: dict[int, TimerHandle] = {}
+
+    @property
+    def domid(self) -> int:
+        """Domain id."""
+        return self._domid
+
+    @property
+    def handle(self) -> bytes:
+        """The UUID's 16 bytes."""
+        return self.uuid.bytes
+
+    def shutdown(self, reason: int) -> None:
+        """domain_shutdown with a SHUTDOWN_* reason."""
+        if self.shutdown_reason is None:
+            self.shutdown_reason = reason
+        self._stop()
+
+    def shutdown_code(self, reason: int) -> None:
+        """SCHEDOP_shutdown_code: a reason to remember; the domain runs on."""
+
+    def vm_assist(self, type: int, enable: bool) -> None:
+        """HYPERVISOR_vm_assist."""
+        if type not in _VM_ASSISTS or type in _COMPAT_ONLY_ASSISTS:
+            raise XenError(e.ENOSYS if type > 63 else e.EINVAL, f"vm_assist type {type}")
+        if enable:
+            self.assists.add(type)
+        else:
+            self.assists.discard(type)
+
+    def watchdog(self, id: int, timeout: int) -> int:
+        """SCHEDOP_watchdog (domain_watchdog): ``timeout`` seconds, 0 stops; a new one's id is returned."""
+        if id > _NR_WATCHDOGS:
+            raise XenError(e.EINVAL, f"watchdog {id}")
+        if id == 0:
+            if timeout == 0:
+                raise XenError(e.EINVAL, "a new watchdog needs a timeout")
+            for number in range(1, _NR_WATCHDOGS + 1):
+                if number not in self._watchdogs:
+                    self._arm(number, timeout)
+                    return number
+            raise XenError(e.ENOSPC, "no free watchdog")
+        if id not in self._watchdogs:
+            raise XenError(e.EINVAL, f"watchdog {id} is not in use")
+        self._watchdogs.pop(id).cancel()
+        if timeout:
+            self._arm(id, timeout)
+        return 0
+
+    def _arm(self, number: int, timeout: int) -> None:
+        self._watchdogs[number] = self._clock.call_at(
+            self._clock.now() + timeout * NS_PER_S, lambda: self.shutdown(sched.SHUTDOWN_watchdog)
+        )

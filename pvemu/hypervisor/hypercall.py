@@ -1,0 +1,116 @@
+"""The one place where a hypercall is dispatched (xen/arch/x86/pv/hypercall.c).
+
+Counting, tracing and the translation of refusals into ``-errno`` happen here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from hypercalls.abi import Abi
+from hypercalls.context import (
+    ConsolePort,
+    DescriptorTables,
+    DomainPort,
+    EventChannelPort,
+    GrantTablePort,
+    GuestAccess,
+    MmPort,
+    PhysdevPort,
+    SchedPort,
+    VcpuPort,
+)
+from hypercalls.errors import XenError
+from hypercalls.public import errno as e
+from hypercalls.table import Row
+
+__all__ = ["HypercallContext", "HypercallDispatcher"]
+
+_MASK = 0xFFFF_FFFF_FFFF_FFFF
+_EXTRA_VERSION = ".7"
+
+
+class HypercallContext:
+    """The view that handlers have: the ports of one domain (hypercalls.context.Context)."""
+
+    def __init__(
+        self, *, abi: Abi, guest: GuestAccess, domain: DomainPort, vcpu: VcpuPort, event_channels: EventChannelPort,
+        grant_table: GrantTablePort, mm: MmPort, descriptor_tables: DescriptorTables, sched: SchedPort,
+        console: ConsolePort, physdev: PhysdevPort, features: Mapping[int, int],
+    ) -> None:  # fmt: skip
+        self.abi = abi
+        self.guest = guest
+        self.domain = domain
+        self.vcpu = vcpu
+        self.event_channels = event_channels
+        self.grant_table = grant_table
+        self.mm = mm
+        self.descriptor_tables = descriptor_tables
+        self.sched = sched
+        self.console = console
+        self.physdev = physdev
+        self._features = features
+        self.dispatch: Callable[[int, Sequence[int]], int] = lambda op, args: -e.ENOSYS
+
+    def call(self, op: int, args: Sequence[int]) -> int:
+        """Another hypercall with the same context (multicall)."""
+        return self.dispatch(op, args)
+
+    def extra_version(self) -> str:
+        """XENVER_extraversion: this is a Xen 4.17.7."""
+        return _EXTRA_VERSION
+
+    def features(self, submap: int) -> int:
+        """XENVER_get_features."""
+        return self._features.get(submap, 0)
+
+
+class HypercallDispatcher:
+    """Runs hypercalls by number. ``counts`` holds how often each was called, by name."""
+
+    def __init__(self, table: Mapping[int, Row], context: HypercallContext) -> None:
+        self._table = table
+        self._context = context
+        context.dispatch = self.call
+        self.counts: dict[str, int] = {}
+        self.unknown: dict[str, int] = {}  #: those that are not there, by name or number
+        self._invoke = self._plain_invoke
+
+    def call(self, op: int, args: Sequence[int]) -> int:
+        """Run hypercall ``op``: its result as the signed value that the guest sees in its register."""
+        row = self._table.get(op)
+        if row is None:
+            name = f"hypercall {op}"
+            self.counts[name] = self.counts.get(name, 0) + 1
+            self.unknown[name] = self.unknown.get(name, 0) + 1
+            return -e.ENOSYS
+        self.counts[row.name] = self.counts.get(row.name, 0) + 1
+        return self._invoke(row, args)
+
+    def _plain_invoke(self, row: Row, args: Sequence[int]) -> int:
+        try:
+            result = row.handler(self._context, *args[: row.nargs])
+        except XenError as refusal:
+            return -refusal.errno
+        if result == -e.ENOSYS:
+            self.unknown[row.name] = self.unknown.get(row.name, 0) + 1
+        return result
+
+    def monitor(
+        self, before: Callable[[Row, Sequence[int]], None], after: Callable[[Row, Sequence[int], int], None]
+    ) -> Callable[[], None]:
+        """Watch every hypercall; the returned callable takes the watch off. Costs nothing while none is on."""
+        inner = self._invoke
+
+        def watched(row: Row, args: Sequence[int]) -> int:
+            before(row, args)
+            result = inner(row, args)
+            after(row, args, result)
+            return result
+
+        self._invoke = watched
+
+        def undo() -> None:
+            self._invoke = inner
+
+        return undo

@@ -1,0 +1,122 @@
+"""The domain's reservation: giving frames back, getting others, the pseudo-physical map (xen/common/memory.c)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from hypercalls.context import E820Entry
+from hypercalls.errors import XenError
+from hypercalls.public import errno as e
+from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
+from pvemu.memory.frame_table import FrameTable, Owner
+from pvemu.memory.m2p import INVALID_M2P_ENTRY, MachineToPhys
+from pvemu.memory.ram import Ram
+
+__all__ = ["Reservation"]
+
+_E820_RAM = 1
+#: Largest extent an unprivileged domain may ask for (xen/include/asm-x86/config.h domu_max_order: 2 MiB).
+_DOMU_MAX_ORDER = 9
+_E820MAX = 128
+
+
+class Reservation:
+    """Frames of the guest. ``alloc_extent(order)`` takes free machine frames (None when there are none)."""
+
+    def __init__(
+        self, ram: Ram, frames: FrameTable, m2p: MachineToPhys, max_pages: int,
+        alloc_extent: Callable[[int], Mfn | None],
+    ) -> None:  # fmt: skip
+        self._ram = ram
+        self._frames = frames
+        self._m2p = m2p
+        self._alloc_extent = alloc_extent
+        self.max_pages = max_pages
+        self._memory_map: list[E820Entry] | None = None
+
+    def _require_order(self, order: int) -> None:
+        if order > _DOMU_MAX_ORDER:
+            raise XenError(e.EPERM, f"extent order {order} is beyond an unprivileged domain's limit")
+
+    def _take(self, order: int) -> Mfn:
+        self._require_order(order)
+        if self._frames.tot_pages + (1 << order) > self.max_pages:
+            raise XenError(e.ENOMEM, f"{1 << order} more frames pass the limit of {self.max_pages}")
+        mfn = self._alloc_extent(order)
+        if mfn is None:
+            raise XenError(e.ENOMEM, "the machine has no free frames")
+        self._frames.assign(mfn, 1 << order, Owner.GUEST)
+        self._ram.write(mfn << PAGE_SHIFT, bytes(PAGE_SIZE << order))
+        return mfn
+
+    def populate_physmap(self, gpfn: int, order: int) -> int:
+        """XENMEM_populate_physmap for one extent: its first mfn."""
+        mfn = self._take(order)
+        self._m2p.set_range(mfn, gpfn, 1 << order)
+        return mfn
+
+    def increase_reservation(self, order: int) -> int:
+        """XENMEM_increase_reservation for one extent: its first mfn, not yet anywhere in the physical map."""
+        mfn = self._take(order)
+        for i in range(1 << order):
+            self._m2p.set(mfn + i, INVALID_M2P_ENTRY)
+        return mfn
+
+    def decrease_reservation(self, gmfn: int, order: int) -> None:
+        """XENMEM_decrease_reservation for one extent. A frame that is still mapped stays the guest's until unmapped."""
+        self._require_order(order)
+        for mfn in range(gmfn, gmfn + (1 << order)):
+            self._give_back(mfn)
+
+    def _give_back(self, mfn: int) -> None:
+        if not self._frames.is_guest(mfn):
+            raise XenError(e.EINVAL, f"frame {mfn:x} is not the domain's")
+        i = mfn - self._frames.first_mfn
+        self._m2p.set(mfn, INVALID_M2P_ENTRY)
+        self._frames.refs[i] -= 1
+        if not self._frames.refs[i]:
+            self._frames.release(Mfn(mfn))
+
+    def exchange_frames(self, in_mfns: Sequence[int], out_order: int, out_gpfn: int) -> int:
+        """XENMEM_exchange, one output extent: give ``in_mfns`` back, take an extent and place it at ``out_gpfn``."""
+        self._require_order(out_order)
+        for mfn in in_mfns:
+            if not self._frames.is_guest(mfn):
+                raise XenError(e.EINVAL, f"frame {mfn:x} is not the domain's")
+        out = self._alloc_extent(out_order)
+        if out is None:
+            raise XenError(e.ENOMEM, "the machine has no free extent")
+        for mfn in in_mfns:
+            self._give_back(mfn)
+        self._frames.assign(out, 1 << out_order, Owner.GUEST)
+        self._ram.write(out << PAGE_SHIFT, bytes(PAGE_SIZE << out_order))
+        self._m2p.set_range(out, out_gpfn, 1 << out_order)
+        return out
+
+    def maximum_ram_page(self) -> int:
+        """XENMEM_maximum_ram_page: the machine's highest frame number plus one."""
+        return self._m2p.max_mfn
+
+    def current_reservation(self) -> int:
+        """XENMEM_current_reservation, in frames."""
+        return self._frames.tot_pages
+
+    def maximum_reservation(self) -> int:
+        """XENMEM_maximum_reservation, in frames."""
+        return self.max_pages
+
+    def maximum_gpfn(self) -> int:
+        """XENMEM_maximum_gpfn: shared_info's max_pfn is the guest's affair, so the reservation bounds it."""
+        return self.max_pages - 1
+
+    def memory_map(self) -> list[E820Entry]:
+        """XENMEM_memory_map; ENOSYS until the toolstack has set one."""
+        if self._memory_map is None:
+            raise XenError(e.ENOSYS, "no memory map was set")
+        return self._memory_map
+
+    def set_memory_map(self, entries: list[E820Entry]) -> None:
+        """XENMEM_set_memory_map: at most E820MAX rows."""
+        if len(entries) > _E820MAX:
+            raise XenError(e.EINVAL, f"{len(entries)} rows in a memory map")
+        self._memory_map = list(entries)

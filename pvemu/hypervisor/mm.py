@@ -1,0 +1,215 @@
+"""Page-table hypercalls of the running domain: mmu_update, update_va_mapping, mmuext_op (xen/arch/x86/mm.c).
+
+The TLB is flushed once, when the hypercall ends (``finish``), and only if something that the CPU may have cached was
+changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hypercalls.errors import XenError
+from hypercalls.public import errno as e
+from hypercalls.public import xen
+from pvemu.cpu.paging import PTE_ADDR, PTE_P, PageWalker, table_slot
+from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
+from pvemu.hypervisor.memory import Reservation
+from pvemu.hypervisor.page_types import PageTypes
+from pvemu.memory.frame_table import FrameTable, PageType
+from pvemu.memory.guest_access import access_ok
+from pvemu.memory.m2p import MachineToPhys
+from pvemu.memory.ram import Ram
+
+__all__ = ["Mm"]
+
+
+class Mm:
+    """Owner of the root page table and of every change to the guest's tables.
+
+    ``guest_root`` is the kernel's root (v->arch.guest_table), ``guest_root_user`` the one for user mode or 0.
+    ``on_new_baseptr`` is told of each new kernel root.
+    """
+
+    def __init__(
+        self, ram: Ram, frames: FrameTable, types: PageTypes, m2p: MachineToPhys, walker: PageWalker,
+        reservation: Reservation,
+    ) -> None:  # fmt: skip
+        # memory_op's half of the port (hypercalls.context.MmPort)
+        self.populate_physmap = reservation.populate_physmap
+        self.increase_reservation = reservation.increase_reservation
+        self.decrease_reservation = reservation.decrease_reservation
+        self.exchange_frames = reservation.exchange_frames
+        self.maximum_ram_page = reservation.maximum_ram_page
+        self.current_reservation = reservation.current_reservation
+        self.maximum_reservation = reservation.maximum_reservation
+        self.maximum_gpfn = reservation.maximum_gpfn
+        self.memory_map = reservation.memory_map
+        self.set_memory_map = reservation.set_memory_map
+        self._ram = ram
+        self._frames = frames
+        self._types = types
+        self._m2p = m2p
+        self._walker = walker
+        self.guest_root = Mfn(0)
+        self.guest_root_user = Mfn(0)
+        self.needs_flush = False
+        self.on_new_baseptr: Callable[[], None] = lambda: None
+        self.on_set_ldt: Callable[[int, int], None] = lambda vaddr, ents: None
+
+    def set_ldt(self, vaddr: int, ents: int) -> None:
+        """MMUEXT_SET_LDT: the descriptor tables' affair."""
+        self.on_set_ldt(vaddr, ents)
+
+    def finish(self) -> None:
+        """End of a hypercall: flush what is stale."""
+        if self.needs_flush:
+            self.needs_flush = False
+            self._walker.flush()
+
+    def _changed(self, maddr: int, old: int) -> None:
+        if old & PTE_P and self._walker.is_entry_cached(maddr):
+            self.needs_flush = True
+
+    # -- mmu_update --------------------------------------------------------------------------------------------------
+    def mmu_update(self, ptr: int, val: int) -> None:
+        """One request of HYPERVISOR_mmu_update; see the ``MMU_*`` commands in its low three bits."""
+        command = ptr & 7
+        ptr &= ~7
+        if command > xen.MMU_PT_UPDATE_NO_TRANSLATE:
+            raise XenError(e.ENOSYS, f"mmu_update command {command}")
+        if command == xen.MMU_MACHPHYS_UPDATE:
+            self._types.get_page(ptr >> PAGE_SHIFT)
+            self._types.put_page(ptr >> PAGE_SHIFT)
+            self._m2p.set(ptr >> PAGE_SHIFT, val)
+        else:
+            self._normal_update(ptr, val, command == xen.MMU_PT_UPDATE_PRESERVE_AD)
+
+    def _normal_update(self, ptr: int, val: int, preserve_ad: bool) -> None:
+        mfn = ptr >> PAGE_SHIFT
+        i = self._types.get_page(mfn)
+        try:
+            kind = self._frames.type[i] if self._frames.type_count[i] else PageType.NONE
+            if kind == PageType.L1:
+                old = self._types.mod_l1_entry(ptr, val, preserve_ad)
+                self._changed(ptr, old)
+            elif PageType.L2 <= kind <= PageType.L4:
+                old = self._types.mod_table_entry(ptr, val, PageType(kind), preserve_ad)
+                if old & PTE_P and not self._walker.is_empty:
+                    self.needs_flush = True
+            elif kind in (PageType.NONE, PageType.WRITABLE):
+                self._ram.write_u64(ptr, val)
+            else:
+                raise XenError(e.EINVAL, f"mfn {mfn:x} is a {PageType(kind).name} page")
+        finally:
+            self._types.put_page(mfn)
+
+    def update_va_mapping(self, vaddr: int, val: int, flags: int) -> None:
+        """Replace the level-1 entry that maps ``vaddr``; ``flags`` are UVMF_*."""
+        at = self.l1_entry_address(vaddr)
+        if at is None:
+            raise XenError(e.EINVAL, f"no L1 table maps {vaddr:#x}")
+        old = self._types.mod_l1_entry(at, val)
+        self._changed(at, old)
+        kind = flags & xen.UVMF_FLUSHTYPE_MASK
+        if (kind == xen.UVMF_TLB_FLUSH and not self._walker.is_empty) or (
+            kind == xen.UVMF_INVLPG and self._walker.is_page_cached(vaddr)
+        ):
+            self.needs_flush = True
+
+    def l1_entry_address(self, vaddr: int) -> int | None:
+        """map_guest_l1e: machine address of the level-1 entry for ``vaddr``, None where no table leads there."""
+        if not access_ok(vaddr, 1):
+            return None
+        table = self.guest_root << PAGE_SHIFT
+        for level in (4, 3, 2):
+            entry = self._ram.read_u64(table + 8 * table_slot(vaddr, level))
+            table = entry & PTE_ADDR
+            if not entry & PTE_P or not self._ram.contains(table >> PAGE_SHIFT):
+                return None
+        if self._frames.type_of(table >> PAGE_SHIFT) != PageType.L1:
+            return None
+        return table + 8 * table_slot(vaddr, 1)
+
+    # -- mmuext_op ---------------------------------------------------------------------------------------------------
+    def pin_table(self, level: int, mfn: int) -> None:
+        """MMUEXT_PIN_Ln_TABLE: validate as a level-``level`` table and keep it so."""
+        self._types.get_page_and_type(mfn, PageType(level))
+        if mfn in self._frames.pinned:
+            self._types.put_page_and_type(mfn)
+            raise XenError(e.EINVAL, f"mfn {mfn:x} already pinned")
+        self._frames.pinned.add(mfn)
+        self.needs_flush |= not self._walker.is_empty  # mappings of it that were writable may linger in the TLB
+
+    def unpin_table(self, mfn: int) -> None:
+        """MMUEXT_UNPIN_TABLE."""
+        self._types.get_page(mfn)
+        try:
+            if mfn not in self._frames.pinned:
+                raise XenError(e.EINVAL, f"mfn {mfn:x} not pinned")
+            self._frames.pinned.discard(mfn)
+            self._types.put_page_and_type(mfn)
+        finally:
+            self._types.put_page(mfn)
+
+    def new_baseptr(self, mfn: int) -> None:
+        """MMUEXT_NEW_BASEPTR: new_guest_cr3."""
+        if mfn != self.guest_root:
+            self._types.get_page_and_type(mfn, PageType.L4)
+            old, self.guest_root = self.guest_root, Mfn(mfn)
+            if old:
+                self._types.put_page_and_type(old)
+            self._walker.root_maddr = mfn << PAGE_SHIFT
+            self.on_new_baseptr()
+        self.needs_flush = True
+
+    def new_user_baseptr(self, mfn: int) -> None:
+        """MMUEXT_NEW_USER_BASEPTR; 0 takes it away."""
+        if mfn == self.guest_root_user:
+            return
+        if mfn:
+            self._types.get_page_and_type(mfn, PageType.L4)
+        old, self.guest_root_user = self.guest_root_user, Mfn(mfn)
+        if old:
+            self._types.put_page_and_type(old)
+
+    def tlb_flush(self) -> None:
+        """MMUEXT_TLB_FLUSH_*."""
+        self.needs_flush |= not self._walker.is_empty
+
+    def invlpg(self, vaddr: int) -> None:
+        """MMUEXT_INVLPG_*."""
+        self.needs_flush |= self._walker.is_page_cached(vaddr)
+
+    def clear_page(self, mfn: int) -> None:
+        """MMUEXT_CLEAR_PAGE: the frame must be usable as writable memory."""
+        self._write_page(mfn, bytes(PAGE_SIZE))
+
+    def copy_page(self, dst_mfn: int, src_mfn: int) -> None:
+        """MMUEXT_COPY_PAGE."""
+        self._types.get_page(src_mfn)
+        try:
+            self._write_page(dst_mfn, bytes(self._ram.frame(Mfn(src_mfn))))
+        finally:
+            self._types.put_page(src_mfn)
+
+    def _write_page(self, mfn: int, data: bytes) -> None:
+        self._types.get_page_and_type(mfn, PageType.WRITABLE)
+        self._ram.write(mfn << PAGE_SHIFT, data)
+        self._types.put_page_and_type(mfn)
+
+    # -- machine-to-physical table -----------------------------------------------------------------------------------
+    def machphys_mapping(self) -> tuple[int, int, int]:
+        """XENMEM_machphys_mapping: (v_start, v_end, max_mfn)."""
+        start = 0xFFFF_8000_0000_0000
+        return start, 0xFFFF_8080_0000_0000, (1 << 36) - 1
+
+    def machphys_mfn_list(self) -> list[int]:
+        """XENMEM_machphys_mfn_list: first mfn of every 2 MiB of the table."""
+        count = (self._m2p.max_mfn * 8 + (1 << 21) - 1) >> 21
+        found = []
+        for i in range(count):
+            page = self._m2p.page_at(i << 21)
+            found.append((page >> PAGE_SHIFT) if page is not None else (found[-1] if found else self._m2p.table_mfn))
+        return found
+
+

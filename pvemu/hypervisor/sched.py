@@ -1,0 +1,74 @@
+"""What a guest sees of the scheduler: yielding, blocking, polling (xen/common/sched/core.c do_sched_op).
+
+Nothing else competes for the CPU, so a sleeping guest makes virtual time jump to the next scheduled event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from hypercalls.errors import XenError
+from hypercalls.public import errno as e
+from pvemu.hypervisor.event_channel import EventChannels
+from pvemu.hypervisor.time import VirtualClock
+from pvemu.hypervisor.vcpu import Vcpu
+
+__all__ = ["Sched"]
+
+_YIELD_NS = 2_000
+_MAX_POLL_PORTS = 128
+
+
+class Sched:
+    """``is_stopping`` tells that the run ends (shutdown, timeout, a match): sleepers wake then. ``on_stuck`` is called
+    when a sleeping guest can never wake."""
+
+    def __init__(
+        self, clock: VirtualClock, vcpu: Vcpu, events: EventChannels, is_stopping: Callable[[], bool],
+        on_stuck: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self._clock = clock
+        self._vcpu = vcpu
+        self._events = events
+        self._is_stopping = is_stopping
+        self._on_stuck = on_stuck
+        self.is_idle = False
+
+    def yield_(self) -> None:
+        """SCHEDOP_yield: dom0 gets the CPU; whatever is due happens."""
+        self._clock.pass_time(_YIELD_NS)
+        self._clock.run_due()
+
+    def block(self) -> None:
+        """SCHEDOP_block: unmask upcalls and sleep until one is pending."""
+        info = self._vcpu.info
+        info.upcall_mask = 0
+        self._sleep(lambda: bool(info.upcall_pending), None)
+
+    def poll(self, ports: Sequence[int], timeout: int) -> None:
+        """SCHEDOP_poll: sleep until a port is pending, an upcall can be taken, or system time is ``timeout``."""
+        if len(ports) > _MAX_POLL_PORTS:
+            raise XenError(e.EINVAL, f"{len(ports)} ports to poll")
+        for port in ports:
+            if port >= self._events.max_ports:
+                raise XenError(e.EINVAL, f"port {port} is out of range")
+        info = self._vcpu.info
+
+        def ready() -> bool:
+            return any(map(self._events.is_pending, ports)) or bool(info.upcall_pending and not info.upcall_mask)
+
+        self._sleep(ready, timeout or None)
+
+    def _sleep(self, ready: Callable[[], bool], until: int | None) -> None:
+        clock = self._clock
+        clock.run_due()
+        self.is_idle = True
+        try:
+            while not ready() and not self._is_stopping():
+                if until is not None and clock.now() >= until:
+                    return
+                if not clock.skip_to_next(until):
+                    self._on_stuck()
+                    return
+        finally:
+            self.is_idle = False

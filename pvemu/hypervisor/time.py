@@ -1,0 +1,119 @@
+"""Virtual time: the only clock a guest can see. It advances by what the guest does, never by the host's clock.
+
+Every exit costs a fixed amount; a guest that only polls (reads the clock or an empty ring) makes time run faster and
+faster, up to a bound, so that a countdown costs next to nothing; a guest that sleeps jumps to the next event. The TSC
+ticks once a nanosecond, so it equals system time.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+
+__all__ = ["DEFAULT_EPOCH", "NS_PER_S", "SYSTEM_TIME_AT_START", "TSC_SHIFT", "TSC_TO_SYSTEM_MUL", "TimerHandle",
+           "VirtualClock"]  # fmt: skip
+
+NS_PER_S = 1_000_000_000
+#: System time when the guest starts: Xen has been up for a second.
+SYSTEM_TIME_AT_START = NS_PER_S
+#: Wall clock when the guest starts: 2026-01-01 00:00:00 UTC. A host's date would make runs differ.
+DEFAULT_EPOCH = 1_767_225_600
+#: vcpu_time_info scale for a TSC of 1 GHz: ns = (tsc << 1) * 2**31 >> 32.
+TSC_TO_SYSTEM_MUL = 0x8000_0000
+TSC_SHIFT = 1
+
+_POLL_NS = 50
+_POLL_MAX_NS = 1_000_000
+_PATIENT_POLLS = 16
+
+
+class TimerHandle:
+    """A scheduled call. ``cancel`` before it is due takes it back."""
+
+    __slots__ = ("callback", "due")
+
+    def __init__(self, due: int, callback: Callable[[], None] | None) -> None:
+        self.due = due
+        self.callback = callback
+
+    def cancel(self) -> None:
+        """Take it back; harmless afterwards."""
+        self.callback = None
+
+
+class VirtualClock:
+    """``now`` is Xen system time in nanoseconds."""
+
+    def __init__(self, start: int = SYSTEM_TIME_AT_START) -> None:
+        self.start = start
+        self.time = start
+        self._queue: list[tuple[int, int, TimerHandle]] = []
+        self._sequence = 0
+        self._polls = 0
+        #: Called with the time that an idle guest is about to skip to (None: nothing is due, ever). An interactive
+        #: session sleeps here; it returns True when something may have changed meanwhile.
+        self.on_idle: Callable[[int | None], bool] | None = None
+
+    def now(self) -> int:
+        """System time in nanoseconds."""
+        return self.time
+
+    def charge(self, ns: int) -> None:
+        """The guest did something that takes ``ns``: it is not merely polling."""
+        self.time += ns
+        self._polls = 0
+
+    def pass_time(self, ns: int) -> None:
+        """Time that passes without the guest having done anything of note (a yield)."""
+        self.time += ns
+
+    def poll(self) -> int:
+        """The guest looked at a clock or a ring; returns system time. The longer it does nothing else, the more time
+        one look takes."""
+        polls = self._polls
+        self._polls = polls + 1
+        step = _POLL_NS if polls < _PATIENT_POLLS else min(_POLL_NS << (polls - _PATIENT_POLLS), _POLL_MAX_NS)
+        target = self.time + step
+        if step == _POLL_MAX_NS and self.on_idle is not None:
+            self.on_idle(target)
+        self.time = target
+        return target
+
+    @property
+    def next_due(self) -> int | None:
+        """When the next scheduled call is due."""
+        while self._queue and self._queue[0][2].callback is None:
+            heapq.heappop(self._queue)
+        return self._queue[0][0] if self._queue else None
+
+    def call_at(self, due: int, callback: Callable[[], None]) -> TimerHandle:
+        """Run ``callback`` once, when system time reaches ``due`` ns (now, if that is past), in order of time."""
+        handle = TimerHandle(due, callback)
+        self._sequence += 1
+        heapq.heappush(self._queue, (due, self._sequence, handle))
+        return handle
+
+    def run_due(self) -> bool:
+        """Run what is due; True when something ran."""
+        ran = False
+        while self._queue and self._queue[0][0] <= self.time:
+            handle = heapq.heappop(self._queue)[2]
+            if handle.callback is not None:
+                callback, handle.callback = handle.callback, None
+                callback()
+                ran = True
+        return ran
+
+    def skip_to_next(self, limit: int | None = None) -> bool:
+        """An idle guest: jump to the next scheduled call (or to ``limit`` if that comes first) and run it. False when
+        there is nothing to wait for."""
+        due = self.next_due
+        target = due if limit is None else limit if due is None else min(due, limit)
+        if self.on_idle is not None and self.on_idle(target):
+            return True
+        if target is None:
+            return False
+        self.time = max(self.time, target)
+        self._polls = 0
+        self.run_due()
+        return True

@@ -1,0 +1,120 @@
+"""Delivering exceptions, events and system calls to the guest kernel: the bounce frame
+(xen/arch/x86/x86_64/entry.S create_bounce_frame, xen/arch/x86/pv/traps.c pv_inject_event).
+"""
+
+from __future__ import annotations
+
+import struct
+
+from hypercalls.errors import XenError
+from hypercalls.public import arch_x86
+from hypercalls.public import callback as cb
+from hypercalls.public import xen
+from pvemu.cpu.exits import PF_USER
+from pvemu.hypervisor.domain import Domain, DomainCrash
+from pvemu.hypervisor.vcpu import Vcpu
+from pvemu.memory.guest_access import GuestMemory, access_ok
+
+__all__ = ["HAS_ERROR_CODE", "VECTOR_NAMES", "Traps"]
+
+#: Exceptions that push an error code (TRAP_HAVE_EC).
+HAS_ERROR_CODE = frozenset((8, 10, 11, 12, 13, 14, 17, 21, 29, 30))
+#: vector_name() of xen/arch/x86/traps.c.
+VECTOR_NAMES = ("#DE", "#DB", "#NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "#CS", "#TS", "#NP", "#SS", "#GP",
+                "#PF", "#SPV", "#MF", "#AC", "#MC", "#XM", "#VE", "#CP")  # fmt: skip
+_VECTOR_PF = 14
+_TI_IF = 4
+_CALLBACKF_MASK_EVENTS = 1
+_TF, _IF, _IOPL, _NT, _RF, _VM, _AC = 1 << 8, 1 << 9, 3 << 12, 1 << 14, 1 << 16, 1 << 17, 1 << 18
+
+
+class Traps:
+    """Builds frames on the guest's kernel stack for one vcpu."""
+
+    def __init__(self, domain: Domain, vcpu: Vcpu, guest: GuestMemory) -> None:
+        self._domain = domain
+        self._vcpu = vcpu
+        self._guest = guest
+
+    def inject_exception(self, vector: int, error_code: int, address: int = 0) -> None:
+        """pv_inject_event for a hardware exception; ``address`` is CR2 of a page fault. DomainCrash when the guest has
+        no handler for it."""
+        vcpu = self._vcpu
+        entry = vcpu.trap_table[vector]
+        if vector == _VECTOR_PF:
+            vcpu.cr2 = address
+            vcpu.info.set_cr2(address)
+            error_code = (error_code & ~PF_USER) | (0 if vcpu.kernel_mode else PF_USER)
+        if not entry.address:
+            shown = error_code if vector in HAS_ERROR_CODE else 0xFFFF_FFFF
+            name = VECTOR_NAMES[vector] if vector < len(VECTOR_NAMES) else "???"
+            raise DomainCrash([f"d{self._domain.domid}v{vcpu.vcpu_id} Unhandled: vec {vector}, {name}[{shown:04x}]"])
+        self._bounce(
+            entry.address, error_code if vector in HAS_ERROR_CODE else None, masks_events=bool(entry.flags & _TI_IF)
+        )
+
+    def inject_software_interrupt(self, vector: int) -> None:
+        """An ``int n`` of the guest, with n a gate that the guest filled in."""
+        entry = self._vcpu.trap_table[vector]
+        if not entry.address:
+            raise DomainCrash(
+                [f"d{self._domain.domid}v{self._vcpu.vcpu_id} Unhandled: vec {vector}, ???[ffffffff]"]
+            )
+        self._bounce(entry.address, None, masks_events=bool(entry.flags & _TI_IF))
+
+    def deliver_events(self) -> bool:
+        """test_guest_events: an upcall, if one is pending and not masked. True when a frame was built."""
+        info = self._vcpu.info
+        if info.upcall_mask or not info.upcall_pending:
+            return False
+        self._bounce(self._vcpu.callbacks.get(cb.CALLBACKTYPE_event, 0), None, masks_events=True)
+        return True
+
+    def inject_syscall(self) -> None:
+        """SYSCALL in user mode: to the registered entry (xen/arch/x86/x86_64/entry.S switch_to_kernel)."""
+        regs = self._vcpu.regs
+        regs.write("rcx", regs.read("rip"))
+        regs.write("r11", regs.read("rflags"))
+        flags = self._vcpu.callback_flags.get(cb.CALLBACKTYPE_syscall, 0)
+        self._bounce(
+            self._vcpu.callbacks.get(cb.CALLBACKTYPE_syscall, 0), None,
+            masks_events=bool(flags & _CALLBACKF_MASK_EVENTS),
+        )  # fmt: skip
+
+    def _bounce(self, handler: int, error_code: int | None, masks_events: bool) -> None:
+        vcpu = self._vcpu
+        regs = vcpu.regs
+        cs, ss, rsp, rflags = regs.read("cs"), regs.read("ss"), regs.read("rsp"), regs.read("rflags")
+        if vcpu.kernel_mode:
+            cs &= ~3
+            stack = rsp
+        else:
+            vcpu.toggle_guest_mode()
+            stack = vcpu.kernel_sp
+        stack &= ~0xF
+        saved_mask = vcpu.info.upcall_mask
+        if masks_events:
+            vcpu.info.upcall_mask = 1
+        shown_flags = rflags & ~(_IF | _IOPL) | (0 if saved_mask else _IF)
+        if xen.VMASST_TYPE_architectural_iopl in self._domain.assists:
+            shown_flags |= vcpu.iopl
+        frame = [regs.read("rcx"), regs.read("r11")]
+        if error_code is not None:
+            frame.append(error_code)
+        frame += [regs.read("rip"), saved_mask << 32 | cs, shown_flags, rsp, ss]
+        stack -= 8 * len(frame)
+        if not access_ok(stack, 8 * len(frame)):
+            raise DomainCrash(self._sync_crash("bad stack"))
+        try:
+            self._guest.copy_to_guest(stack, struct.pack(f"<{len(frame)}Q", *frame))
+        except XenError:
+            raise DomainCrash(self._sync_crash("page fault on the guest's stack")) from None
+        if not handler:
+            raise DomainCrash(self._sync_crash("no handler"))
+        vcpu.set_frame(
+            handler, arch_x86.FLAT_KERNEL_CS64, rflags & ~(_AC | _VM | _RF | _NT | _TF), stack,
+            arch_x86.FLAT_KERNEL_SS64,
+        )  # fmt: skip
+
+    def _sync_crash(self, why: str) -> list[str]:
+        return [f"domain_crash_sync called from entry.S: create_bounce_frame: {why}"]

@@ -1,0 +1,329 @@
+"""One virtual CPU: what Xen keeps for it beside its registers, and the hypercalls that act on it.
+
+Mirrors struct vcpu / pv_vcpu and xen/arch/x86/pv/{callback,misc-hypercalls}.c, do_vcpu_op of xen/common/domain.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hypercalls.abi import Abi
+from hypercalls.context import TrapEntry
+from hypercalls.errors import XenError
+from hypercalls.public import arch_x86
+from hypercalls.public import callback as cb
+from hypercalls.public import errno as e
+from hypercalls.public import vcpu as vc
+from hypercalls.public import xen
+from pvemu.cpu.registers import Registers
+from pvemu.frames import PAGE_SIZE, Mfn
+from pvemu.hypervisor.domain import DomainCrash
+from pvemu.hypervisor.event_channel import EventChannels
+from pvemu.hypervisor.page_types import PageTypes
+from pvemu.hypervisor.shared_info import VcpuInfo
+from pvemu.hypervisor.time import TSC_SHIFT, TSC_TO_SYSTEM_MUL, TimerHandle, VirtualClock
+from pvemu.memory.frame_table import PageType
+from pvemu.memory.guest_access import GuestMemory
+from pvemu.memory.ram import Ram
+
+__all__ = ["CALLBACK_KINDS", "Vcpu"]
+
+#: CALLBACKTYPE_* that a 64-bit PV vcpu can register.
+CALLBACK_KINDS = frozenset((cb.CALLBACKTYPE_event, cb.CALLBACKTYPE_failsafe, cb.CALLBACKTYPE_syscall,
+                            cb.CALLBACKTYPE_sysenter, cb.CALLBACKTYPE_syscall32, cb.CALLBACKTYPE_nmi))  # fmt: skip
+_UNSET = TrapEntry(0, 0, 0, 0)
+_IF, _IOPL, _VM = 1 << 9, 3 << 12, 1 << 17
+_MIN_PERIOD_NS = 1_000_000
+_TIME_VERSION = 2
+
+
+def _is_canonical(address: int) -> bool:
+    return address >> 47 in (0, 0x1FFFF)
+
+
+class Vcpu:
+    """State of vcpu ``vcpu_id``; it is the only one, and runs from the start.
+
+    ``leave`` asks the engine to stop; ``resume`` is what the run loop then does before it goes on (an IRET).
+    """
+
+    def __init__(
+        self, abi: Abi, vcpu_id: int, regs: Registers, info: VcpuInfo, clock: VirtualClock, guest: GuestMemory,
+        ram: Ram, types: PageTypes, event_channels: EventChannels, infos: list[VcpuInfo], leave: Callable[[], None],
+        enter: Callable[[int, int, int, int, int], None], toggle_guest_mode: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        self._abi = abi
+        self._id = vcpu_id
+        self.regs = regs
+        self.info = info
+        self._clock = clock
+        self._guest = guest
+        self._ram = ram
+        self._types = types
+        self._events = event_channels
+        self._infos = infos
+        self._leave = leave
+        self._enter = enter
+        #: Swap the page-table root and GS base with user mode's; False where user mode has no tables.
+        self.toggle_guest_mode = toggle_guest_mode
+        self.kernel_mode = True
+        self.trap_table: list[TrapEntry] = [_UNSET] * 256
+        self.callbacks: dict[int, int] = {}
+        self.callback_flags: dict[int, int] = {}
+        self.kernel_ss = arch_x86.FLAT_KERNEL_SS64
+        self.kernel_sp = 0
+        self.task_switched = False
+        self.iopl = 0
+        self.gs_base_kernel = 0
+        self.gs_base_user = 0
+        self.debug_registers = [0, 0, 0, 0, 0, 0, 0xFFFF_0FF0, 0x400]
+        self.cr2 = 0
+        self.resume: Callable[[], None] | None = None
+        self.is_info_moved = False
+        self._timer: TimerHandle | None = None
+        self._periodic: TimerHandle | None = None
+        self._runstate_area = 0
+        self._time_area = 0
+
+    @property
+    def vcpu_id(self) -> int:
+        """Number of the vcpu."""
+        return self._id
+
+    def leave_for(self, action: Callable[[], None]) -> None:
+        """Stop the engine; ``action`` runs before the guest goes on."""
+        self.resume = action
+        self._leave()
+
+    # -- traps and callbacks -----------------------------------------------------------------------------------------
+    def set_trap_table(self, entries: list[TrapEntry]) -> None:
+        """HYPERVISOR_set_trap_table: replace rows, or all of them by nothing."""
+        if not entries:
+            self.trap_table = [_UNSET] * 256
+        for entry in entries:
+            self.trap_table[entry.vector] = entry
+
+    def register_callback(self, type: int, flags: int, cs: int, address: int) -> None:
+        """CALLBACKOP_register / set_callbacks."""
+        if type == cb.CALLBACKTYPE_sysenter_deprecated:
+            type = cb.CALLBACKTYPE_sysenter
+        if type not in CALLBACK_KINDS:
+            raise XenError(e.ENOSYS, f"callback type {type}")
+        if not _is_canonical(address):
+            raise XenError(e.EINVAL, f"callback address {address:#x} is not canonical")
+        self.callbacks[type] = address
+        self.callback_flags[type] = flags
+
+    def unregister_callback(self, type: int) -> None:
+        """CALLBACKOP_unregister: only the NMI and the fast system-call entries can be taken away."""
+        if type in (cb.CALLBACKTYPE_event, cb.CALLBACKTYPE_failsafe, cb.CALLBACKTYPE_syscall):
+            raise XenError(e.EINVAL, f"callback type {type} cannot be unregistered")
+        if type not in CALLBACK_KINDS and type != cb.CALLBACKTYPE_sysenter_deprecated:
+            raise XenError(e.ENOSYS, f"callback type {type}")
+        self.callbacks.pop(cb.CALLBACKTYPE_sysenter if type == cb.CALLBACKTYPE_sysenter_deprecated else type, None)
+
+    def register_nmi_callback(self, address: int) -> None:
+        """XENNMI_register_callback (address 0 unregisters)."""
+        self.register_callback(cb.CALLBACKTYPE_nmi, 0, 0, address)
+
+    def stack_switch(self, ss: int, sp: int) -> None:
+        """HYPERVISOR_stack_switch: where frames from user mode go."""
+        self.kernel_ss = ss | 3  # fixup_guest_stack_selector
+        self.kernel_sp = sp
+
+    def fpu_taskswitch(self, set: bool) -> None:
+        """HYPERVISOR_fpu_taskswitch: CR0.TS."""
+        self.task_switched = set
+
+    def set_segment_base(self, which: int, base: int) -> None:
+        """HYPERVISOR_set_segment_base."""
+        if which == arch_x86.SEGBASE_GS_USER_SEL:
+            self.regs.write("gs", base & 0xFFFF)
+            return
+        if not _is_canonical(base):
+            raise XenError(e.EINVAL, f"segment base {base:#x} is not canonical")
+        if which == arch_x86.SEGBASE_FS:
+            self.regs.write("fs_base", base)
+        elif which == arch_x86.SEGBASE_GS_USER:
+            self.gs_base_user = base
+        elif which == arch_x86.SEGBASE_GS_KERNEL:
+            self.gs_base_kernel = base
+            self.regs.write("gs_base", base)
+        else:
+            raise XenError(e.EINVAL, f"segment base {which}")
+
+    def set_debugreg(self, reg: int, value: int) -> None:
+        """HYPERVISOR_set_debugreg (xen/arch/x86/pv/misc-hypercalls.c set_debugreg)."""
+        if reg in range(4):
+            if value >= 0xFFFF_8000_0000_0000 and value < 0xFFFF_8800_0000_0000:
+                raise XenError(e.EPERM, f"breakpoint in Xen's area at {value:#x}")
+            self.debug_registers[reg] = value
+        elif reg in (4, 6):
+            self.debug_registers[6] = (value & 0xEFFF) | 0xFFFF_0FF0 & ~0x1000
+        elif reg in (5, 7):
+            self.debug_registers[7] = (value & 0xFFFF_23FF) | 0x400
+        else:
+            raise XenError(e.EINVAL if reg > 7 else e.ENODEV, f"debug register {reg}")
+
+    def get_debugreg(self, reg: int) -> int:
+        """HYPERVISOR_get_debugreg."""
+        if reg > 7:
+            raise XenError(e.EINVAL, f"debug register {reg}")
+        return self.debug_registers[{4: 6, 5: 7}.get(reg, reg)]
+
+    # -- timers ------------------------------------------------------------------------------------------------------
+    def _raise_timer(self) -> None:
+        self._events.raise_virq(xen.VIRQ_TIMER, self._id)
+
+    def set_timer(self, timeout: int) -> None:
+        """HYPERVISOR_set_timer_op: one VIRQ_TIMER at ``timeout`` ns of system time; 0 stops."""
+        if timeout:
+            self.set_singleshot_timer(timeout, False)
+        else:
+            self.stop_singleshot_timer()
+
+    def set_singleshot_timer(self, timeout: int, future: bool) -> None:
+        """VCPUOP_set_singleshot_timer; ETIME for the past when ``future`` (VCPU_SSHOTTMR_future)."""
+        if future and timeout < self._clock.now():
+            raise XenError(e.ETIME, f"timeout {timeout} is in the past")
+        self.stop_singleshot_timer()
+        self._timer = self._clock.call_at(timeout, self._raise_timer)
+
+    def stop_singleshot_timer(self) -> None:
+        """VCPUOP_stop_singleshot_timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def set_periodic_timer(self, period: int) -> None:
+        """VCPUOP_set_periodic_timer: ``period`` ns, at least a millisecond."""
+        if period < _MIN_PERIOD_NS:
+            raise XenError(e.EINVAL, f"period of {period} ns")
+        self.stop_periodic_timer()
+
+        def tick() -> None:
+            self._raise_timer()
+            self._periodic = self._clock.call_at(self._clock.now() + period, tick)
+
+        self._periodic = self._clock.call_at(self._clock.now() + period, tick)
+
+    def stop_periodic_timer(self) -> None:
+        """VCPUOP_stop_periodic_timer."""
+        if self._periodic is not None:
+            self._periodic.cancel()
+            self._periodic = None
+
+    def update_time(self) -> None:
+        """update_vcpu_system_time: publish the clock in vcpu_info and the registered time area."""
+        now = self._clock.now()
+        self.info.set_time(_TIME_VERSION, now, now, TSC_TO_SYSTEM_MUL, TSC_SHIFT)
+        if self._time_area:
+            at = self._abi.offsetof(xen.vcpu_info, "time")
+            size = self._abi.sizeof(xen.vcpu_time_info)
+            self._guest.copy_to_guest(self._time_area, self.info.raw()[at : at + size])
+
+    # -- vcpu_op -----------------------------------------------------------------------------------------------------
+    def exists(self, vcpuid: int) -> bool:
+        """Whether the domain has such a vcpu."""
+        return vcpuid == self._id
+
+    def _require(self, vcpuid: int) -> None:
+        if not self.exists(vcpuid):
+            raise XenError(e.ENOENT, f"no vcpu {vcpuid}")
+
+    def initialise(self, vcpuid: int, context: bytes) -> None:
+        """VCPUOP_initialise: the boot vcpu is initialised already."""
+        self._require(vcpuid)
+        raise XenError(e.EEXIST, f"vcpu {vcpuid} is initialised")
+
+    def up(self, vcpuid: int) -> None:
+        """VCPUOP_up: the boot vcpu is up."""
+        self._require(vcpuid)
+
+    def down(self, vcpuid: int) -> None:
+        """VCPUOP_down: the last running vcpu may not stop, on Xen it would never come back."""
+        self._require(vcpuid)
+        raise XenError(e.EINVAL, "the domain has no other vcpu that could bring this one up again")
+
+    def is_up(self, vcpuid: int) -> bool:
+        """VCPUOP_is_up."""
+        self._require(vcpuid)
+        return True
+
+    def runstate(self, vcpuid: int) -> tuple[int, int, tuple[int, int, int, int]]:
+        """VCPUOP_get_runstate_info: it runs all the time (no other domain competes)."""
+        self._require(vcpuid)
+        start = self._clock.start
+        return vc.RUNSTATE_running, start, (self._clock.now() - start, 0, 0, 0)
+
+    def register_runstate_area(self, vcpuid: int, vaddr: int) -> None:
+        """VCPUOP_register_runstate_memory_area."""
+        self._require(vcpuid)
+        state, entered, times = self.runstate(vcpuid)
+        data = self._abi.pack(vc.vcpu_runstate_info(state=state, state_entry_time=entered, time=list(times)))
+        self._guest.copy_to_guest(vaddr, data)
+        self._runstate_area = vaddr
+
+    def register_time_area(self, vcpuid: int, vaddr: int) -> None:
+        """VCPUOP_register_vcpu_time_memory_area."""
+        self._require(vcpuid)
+        self._time_area = vaddr
+        self.update_time()
+
+    def register_vcpu_info(self, vcpuid: int, mfn: int, offset: int) -> None:
+        """VCPUOP_register_vcpu_info: move vcpu_info into a frame of the guest's (map_vcpu_info)."""
+        self._require(vcpuid)
+        if offset > PAGE_SIZE - self.info.size or offset & (self._abi.long_size - 1):
+            raise XenError(e.EINVAL, f"vcpu_info at offset {offset:#x}")
+        if self.is_info_moved:
+            raise XenError(e.EINVAL, "vcpu_info was moved before")
+        self._types.get_page_and_type(mfn, PageType.WRITABLE)
+        page = self._ram.frame(Mfn(mfn))
+        page[offset : offset + self.info.size] = self.info.raw()
+        self.info = VcpuInfo(self._abi, page, offset)
+        self._infos[self._id] = self.info
+        self.is_info_moved = True
+        self._mark_all_pending()
+
+    def _mark_all_pending(self) -> None:
+        """Events may have been lost in the move: mark everything as pending."""
+        self.info.pending_sel = self._abi.long_mask
+        self.info.upcall_pending = 1
+
+    def iret(self) -> None:
+        """HYPERVISOR_iret: the frame on the guest's stack is taken when the engine has left the hypercall."""
+        self.leave_for(self._take_iret_frame)
+
+    def _take_iret_frame(self) -> None:
+        """do_iret of xen/arch/x86/pv/iret.c."""
+        regs = self.regs
+        try:
+            raw = self._guest.copy_from_guest(regs.read("rsp"), self._abi.sizeof(arch_x86.iret_context))
+        except XenError:
+            raise DomainCrash(["Fault while reading IRET context from guest stack"]) from None
+        frame = self._abi.unpack(arch_x86.iret_context, raw)
+        if frame.cs & 3 == 3:
+            if not self.toggle_guest_mode():
+                raise DomainCrash(["Guest switching to user mode with no user page tables"])
+        regs.write("rax", frame.rax)
+        if not frame.flags & arch_x86.VGCF_in_syscall:
+            regs.write("r11", frame.r11)
+            regs.write("rcx", frame.rcx)
+        self.set_frame(
+            frame.rip, frame.cs & 0xFFFF | 3, frame.rflags & ~(_IOPL | _VM) | _IF, frame.rsp, frame.ss & 0xFFFF | 3
+        )
+        self.info.upcall_mask = 0 if frame.rflags & _IF else 1
+
+    def set_frame(self, rip: int, cs: int, rflags: int, rsp: int, ss: int) -> None:
+        """Stand at ``rip`` with these selectors; the engine is left."""
+        regs = self.regs
+        if cs == regs.read("cs") and ss == regs.read("ss"):
+            regs.write("rip", rip)
+            regs.write("rsp", rsp)
+            regs.write("rflags", rflags | 2)
+        else:
+            self._enter(rip, rsp, cs, ss, rflags | 2)
+
+    def send_nmi(self, vcpuid: int) -> None:
+        """VCPUOP_send_nmi: delivered when an NMI callback is registered."""
+        self._require(vcpuid)

@@ -1,0 +1,493 @@
+"""The composition root: puts a domain, its memory, CPU, store and devices together, and runs it.
+
+The only module that knows all the others. One boot in a straight line: ``Machine.create`` builds the domain in libxc's
+order; ``run`` enters the guest and serves its exits until it stops or a caller's condition is met.
+"""
+
+from __future__ import annotations
+
+
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from hypercalls.abi import ABI64
+from hypercalls.context import E820Entry
+from hypercalls.errors import XenError
+from hypercalls.public import features as feat
+from hypercalls.public import sched as sched_abi
+from hypercalls.table import TABLE
+from pvemu.builder.build import boot_image, build_image, mem_init, parse_image
+from pvemu.builder.kernel import KernelImage
+from pvemu.config import DomainConfig
+from pvemu.cpu.cpuid import cpuid
+from pvemu.cpu.engine import Engine
+from pvemu.cpu.exits import Access, ExitKind
+from pvemu.cpu.paging import PageWalker
+from pvemu.debug.stages import Stage, StageWatch
+from pvemu.devices.backend import EventError, GrantError
+from pvemu.devices.blkback import Blkback
+from pvemu.devices.console import ConsoleBackend
+from pvemu.devices.xenstore.ring import XenstoreRing
+from pvemu.devices.xenstore.server import XenStore
+from pvemu.devices.xenstore.toolstack import PvDomain, Vbd, create_domain
+from pvemu.disk.image import Disk, open_disk
+from pvemu.errors import KernelError
+from pvemu.frames import PAGE_SHIFT, Mfn
+from pvemu.hypervisor.descriptor_tables import GDT_VADDR, DescriptorTables
+from pvemu.hypervisor.domain import Domain, DomainCrash
+from pvemu.hypervisor.event_channel import BackendChannel, EventChannels
+from pvemu.hypervisor.grant_table import GrantRefused, GrantTable
+from pvemu.hypervisor.hypercall import HypercallContext, HypercallDispatcher
+from pvemu.hypervisor.memory import Reservation
+from pvemu.hypervisor.mm import Mm
+from pvemu.hypervisor.page_types import PageTypes
+from pvemu.hypervisor.physdev import Physdev
+from pvemu.hypervisor.sched import Sched
+from pvemu.hypervisor.shared_info import SharedInfo
+from pvemu.hypervisor.time import SYSTEM_TIME_AT_START, VirtualClock
+from pvemu.hypervisor.traps import Traps
+from pvemu.hypervisor.vcpu import Vcpu
+from pvemu.memory.allocator import FrameAllocator
+from pvemu.memory.frame_table import FrameTable, Owner, PageType
+from pvemu.memory.guest_access import GuestMemory
+from pvemu.memory.m2p import MachineToPhys
+from pvemu.memory.ram import Ram
+
+__all__ = ["HypercallRecord", "Machine", "Outcome"]
+
+#: First machine frame: far from pfn 0, so that nothing can take one for the other.
+_FIRST_MFN = Mfn(0x40000)
+_EXTENT = 512
+#: Frames of Xen's own beside the machine-to-physical table: shared_info, GDT, entry page, grant frames, and some.
+_XEN_HEAP_FRAMES = 256
+_STORE_GRANT, _CONSOLE_GRANT = 1, 0  # GNTTAB_RESERVED_XENSTORE, GNTTAB_RESERVED_CONSOLE
+
+_HYPERCALL_NS = 1_000
+_FIRST_FILL_NS = 100
+_RECENT_HYPERCALLS = 16
+
+_FEATURES = {
+    0: 1 << feat.XENFEAT_memory_op_vnode_supported
+    | 1 << feat.XENFEAT_mmu_pt_update_preserve_ad
+    | 1 << feat.XENFEAT_gnttab_map_avail_bits
+}
+
+
+class HypercallRecord(NamedTuple):
+    """One hypercall as it happened: guest time in ns, rip after it, number, arguments, result."""
+
+    time: int
+    rip: int
+    op: int
+    args: tuple[int, ...]
+    result: int
+
+
+class Outcome(NamedTuple):
+    """Why a run ended: ``reason`` is one of shutdown, crash, stopped (a caller's ``stop``), stuck, wedged."""
+
+    kind: str
+    detail: str
+
+
+class _NoConsoleIo:
+    """HYPERVISOR_console_io of a domain without a hypervisor console: output is logged, input is never there."""
+
+    def __init__(self, log: Callable[[bytes], None]) -> None:
+        self._log = log
+
+    def write(self, data: bytes) -> None:
+        """CONSOLEIO_write."""
+        self._log(data)
+
+    def read(self, count: int) -> bytes:
+        """CONSOLEIO_read."""
+        return b""
+
+
+class _GrantMapper:
+    """dom0's view of the guest's grants, as back-ends want it."""
+
+    def __init__(self, ram: Ram, grants: GrantTable) -> None:
+        self._ram = ram
+        self._grants = grants
+
+    def map(self, ref: int, readonly: bool) -> memoryview:
+        try:
+            mfn = self._grants.map_for_backend(ref, readonly)
+        except GrantRefused as refused:
+            raise GrantError(refused.status) from None
+        if not readonly and mfn in self._ram.code_frames:
+            self._ram.on_code_write(mfn)
+        view = self._ram.frame(mfn)
+        self._grants.unmap_for_backend(ref)
+        return view.toreadonly() if readonly else view
+
+
+class _EventBinder:
+    """dom0's end of event channels, as back-ends want it."""
+
+    def __init__(self, events: EventChannels) -> None:
+        self._events = events
+
+    def bind_backend(self, port: int, notify: Callable[[], None]) -> BackendChannel:
+        try:
+            return self._events.bind_backend(port, notify)
+        except XenError as error:
+            raise EventError(error.errno) from None
+
+
+class Machine:
+    """One domain and everything around it. Made by :meth:`create`; attributes are there for observers to read."""
+
+    def __init__(self, config: DomainConfig, image: KernelImage, ramdisk: bytes | None, disks: list[Disk]) -> None:
+        self.config = config
+        self.abi = ABI64
+        self._disks = disks
+        self._ramdisk = ramdisk
+        self.image = image
+        self.outcome: Outcome | None = None
+        self.crash_lines: list[str] = []
+        self.xen_log: list[str] = []
+        self.recent: deque[HypercallRecord] = deque(maxlen=_RECENT_HYPERCALLS)
+        self.on_console_output: Callable[[bytes], None] = lambda data: None
+        self.on_console_poll: Callable[[], None] = lambda: None
+        self.clock = VirtualClock(SYSTEM_TIME_AT_START)
+        self._fills_charged = 0
+        self._make_memory()
+        self._make_hypervisor()
+        self._build_domain()
+        self._make_devices()
+
+    @classmethod
+    def create(cls, config: DomainConfig) -> Machine:
+        """Read the files and build the domain. InputError (one line) for anything that cannot be used."""
+        kernel = _read_file(config.kernel, "kernel")
+        image = parse_image(kernel, config.kernel)
+        if image.bits != 64:
+            raise KernelError(
+                f"{config.kernel}: an i386 PV kernel ({image.guest_type}); this version runs x86_64 PV kernels: use "
+                "the x86_64 build"
+            )
+        ramdisk = _read_file(config.ramdisk, "ramdisk") if config.ramdisk is not None else None
+        disks: list[Disk] = []
+        try:
+            for disk in config.disks:
+                disks.append(
+                    open_disk(disk.path, writable=disk.writable and config.write, sector_size=disk.sector_size)
+                )
+            return cls(config, image, ramdisk, disks)
+        except BaseException:
+            for opened in disks:
+                opened.close()
+            raise
+
+    def close(self) -> None:
+        """Give the disk images back."""
+        for disk in self._disks:
+            disk.close()
+
+    # -- putting it together ------------------------------------------------------------------------------------------
+    def _make_memory(self) -> None:
+        nr_pages = self.config.memory_mib << (20 - PAGE_SHIFT)
+        domain_frames = -(-nr_pages // _EXTENT) * _EXTENT + _EXTENT
+        heap = _XEN_HEAP_FRAMES + MachineToPhys.frames_needed(_FIRST_MFN, domain_frames + 2 * _EXTENT) + domain_frames // _EXTENT
+        heap = -(-heap // _EXTENT) * _EXTENT
+        self.nr_pages = nr_pages
+        self.ram = Ram(_FIRST_MFN, heap + domain_frames)
+        self.frames = FrameTable(_FIRST_MFN, heap + domain_frames)
+        self.allocator = FrameAllocator(_FIRST_MFN, heap, domain_frames)
+        self.frames.assign(_FIRST_MFN, heap, Owner.XEN)
+        self.frames.on_free = self.allocator.free
+        m2p_frames = MachineToPhys.frames_needed(_FIRST_MFN, self.ram.nr_frames)
+        self.m2p = MachineToPhys(self.ram, self.allocator.alloc_xen(m2p_frames))
+
+    def _alloc_shared(self) -> Mfn:
+        """share_xen_page_with_guest: a zeroed Xen heap frame that the guest may map writable."""
+        mfn = self.allocator.alloc_xen()
+        self.frames.assign(mfn, 1, Owner.SHARED)
+        i = mfn - self.frames.first_mfn
+        self.frames.type[i], self.frames.type_count[i] = PageType.WRITABLE, 1
+        return mfn
+
+    def _alloc_domain_extent(self, order: int) -> Mfn:
+        mfn = self.allocator.alloc_extent(order)
+        if mfn is None:
+            raise MemoryError("the machine is smaller than its domain")
+        self.frames.assign(mfn, 1 << order, Owner.GUEST)
+        return mfn
+
+    def _make_hypervisor(self) -> None:
+        domid = self.config.domid
+        self.engine = Engine(self.ram, self, self.allocator.alloc_xen(), GDT_VADDR)
+        self.walker = PageWalker(
+            self.ram, self.engine.flush_tlb, lambda mfn: self.ram.on_code_write(Mfn(mfn))
+        )
+        self.guest = GuestMemory(self.ram, self.walker)
+        self.types = PageTypes(self.ram, self.frames, {})
+        self.reservation = Reservation(
+            self.ram, self.frames, self.m2p, self.nr_pages, self.allocator.alloc_extent
+        )
+        self.reservation.set_memory_map([E820Entry(0, self.nr_pages << PAGE_SHIFT, 1)])
+        self.mm = Mm(self.ram, self.frames, self.types, self.m2p, self.walker, self.reservation)
+        self.shared_info_mfn = self._alloc_shared()
+        self.shared_info = SharedInfo(self.abi, self.ram.frame(self.shared_info_mfn))
+        infos = [self.shared_info.vcpu_info(0)]
+        self.event_channels = EventChannels(domid, self.shared_info, infos)
+        self.domain = Domain(domid, self.clock, self.engine.stop)
+        self.vcpu = Vcpu(
+            self.abi, 0, self.engine, infos[0], self.clock, self.guest, self.ram, self.types, self.event_channels,
+            infos, self.engine.stop, self.engine.enter, self._toggle_guest_mode,
+        )  # fmt: skip
+        self.grants = GrantTable(domid, self.ram, self.frames, self.types, self._alloc_shared)
+        self.descriptor_tables = DescriptorTables(
+            self.ram, self.frames, self.types, self.mm, self.allocator.alloc_xen(), self.walker.flush
+        )
+        self.mm.on_set_ldt = self.descriptor_tables.set_ldt
+        self.sched = Sched(self.clock, self.vcpu, self.event_channels, self._is_stopping, self._stuck)
+        self.traps = Traps(self.domain, self.vcpu, self.guest)
+        context = HypercallContext(
+            abi=self.abi, guest=self.guest, domain=self.domain, vcpu=self.vcpu, event_channels=self.event_channels,
+            grant_table=self.grants, mm=self.mm, descriptor_tables=self.descriptor_tables, sched=self.sched,
+            console=_NoConsoleIo(self._log_console_io), physdev=Physdev(self.vcpu), features=_FEATURES,
+        )  # fmt: skip
+        self.hypercalls = HypercallDispatcher(TABLE, context)
+        self.stages = StageWatch(
+            self.abi, self.ram, self.walker, self.guest, self.engine, lambda: self.clock.now() - self.clock.start
+        )
+        self.mm.on_new_baseptr = self.stages.arm
+        self._read_call = self.engine.reader("rax", *self.abi.arg_registers, "rip")
+        self._write_rax = self.engine.writer("rax")
+        self._write_rcx = self.engine.writer("rcx")
+        self._write_r11 = self.engine.writer("r11")
+
+    def _build_domain(self) -> None:
+        p2m = mem_init(self._alloc_domain_extent, self.nr_pages)
+        self.built = built = build_image(self.image, self.ram, p2m, self._ramdisk, self.config.cmdline)
+        for pfn in range(0, self.nr_pages, _EXTENT):
+            count = min(_EXTENT, self.nr_pages - pfn)
+            if p2m[pfn + count - 1] - p2m[pfn] == count - 1:
+                self.m2p.set_range(p2m[pfn], pfn, count)
+            else:
+                for i in range(pfn, pfn + count):
+                    self.m2p.set(p2m[i], i)
+        self.mm.pin_table(4, built.pt_root_mfn)
+        self.mm.new_baseptr(built.pt_root_mfn)
+        self.stages.is_armed = False
+        self.store_port = self.event_channels.alloc_for_backend()
+        self.console_port = self.event_channels.alloc_for_backend()
+        boot_image(built, self.ram, self.shared_info_mfn, self.store_port, self.console_port, 0)
+        self.grants.seed(_CONSOLE_GRANT, built.console_mfn, 0)
+        self.grants.seed(_STORE_GRANT, built.store_mfn, 0)
+        self.shared_info.set_wallclock(2, self.config.epoch - SYSTEM_TIME_AT_START // 1_000_000_000, 0)
+        self.vcpu.update_time()
+        self.stages.first_stage(self.image, self.config.cmdline, self._ramdisk)
+
+    def _make_devices(self) -> None:
+        built, config = self.built, self.config
+        vbds = tuple(
+            Vbd(
+                disk.number, disk.vdev, f"/dev/loop{i}", "r" if disk.read_only else "w", disk.cdrom, f"7:{i:x}"
+            )
+            for i, disk in enumerate(config.disks)
+        )  # fmt: skip
+        kib = config.memory_mib << 10
+        self.toolstack_domain = domain = PvDomain(
+            name=config.name, kernel=config.kernel, domid=config.domid, ramdisk=config.ramdisk,
+            cmdline=config.cmdline or None, static_max=kib, target=kib, disks=vbds, store_port=self.store_port,
+            store_ring_ref=built.store_mfn, console_port=self.console_port, console_ring_ref=built.console_mfn,
+            uuid=str(self.domain.uuid),
+        )  # fmt: skip
+        self.xenstore = XenStore()
+        connection = create_domain(self.xenstore, domain)
+        self._store_channel = self.event_channels.bind_backend(self.store_port, lambda: self.store_ring.kick())
+        self.store_ring = XenstoreRing(
+            self.ram.frame(built.store_mfn), connection, self._store_channel.notify, self.xenstore
+        )
+        self.console = ConsoleBackend(self.ram.frame(built.console_mfn), self._console_output, self._console_polled)
+        channel = self.event_channels.bind_backend(self.console_port, self.console.kick)
+        self.console.notify = channel.notify
+        self._console_maddr = built.console_mfn << PAGE_SHIFT
+        self._console_window = self.ram.base + self.ram.size
+        self.engine.trap_frame(self._console_window, self.console.guest_read, self.console.guest_write)
+        grants, events, dom0 = _GrantMapper(self.ram, self.grants), _EventBinder(self.event_channels), self.xenstore.client()
+        self.backends: dict[str, Blkback] = {}
+        for i, (disk, vbd) in enumerate(zip(self._disks, vbds, strict=True)):
+            self.backends[vbd.name] = backend = Blkback(
+                vdev=vbd.name, disk=disk, nodename=f"/local/domain/0/backend/vbd/{domain.domid}/{vbd.vdev}",
+                otherend=f"{domain.home}/device/vbd/{vbd.vdev}", store=dom0, grants=grants, events=events,
+                clock=self.clock, charge=self.clock.charge, log=self.xen_log.append, read_only=vbd.mode == "r",
+                cdrom=vbd.is_cdrom, loop=i,
+            )  # fmt: skip
+            backend.probe()
+
+    # -- running ------------------------------------------------------------------------------------------------------
+    def start(self) -> None:
+        """Stand at the kernel's entry with the registers of the start of day."""
+        registers = dict(self.built.registers)
+        for name in ("ds", "es", "fs", "gs"):
+            self.engine.write(name, registers.pop(name))
+        entry = [registers.pop(name) for name in ("rip", "rsp", "cs", "ss", "rflags")]
+        for name, value in registers.items():
+            self.engine.write(name, value)
+        self.engine.enter(*entry)
+
+    def run(self) -> Outcome:
+        """Run until the domain stops or ``stop`` is called; callable again after a ``stop``."""
+        self.outcome = None
+        while self.outcome is None and self.domain.shutdown_reason is None:
+            try:
+                self._step()
+            except DomainCrash as crash:
+                self.crash_lines = crash.lines
+                self.domain.shutdown(sched_abi.SHUTDOWN_crash)
+        if self.outcome is None:
+            self.outcome = Outcome("shutdown", "")
+        return self.outcome
+
+    def _step(self) -> None:
+        vcpu = self.vcpu
+        if vcpu.resume is not None:
+            action, vcpu.resume = vcpu.resume, None
+            action()
+            self.mm.finish()
+        self.traps.deliver_events()
+        leaving = self.engine.run()
+        if leaving.kind == ExitKind.EXCEPTION:
+            self.clock.charge(_HYPERCALL_NS)
+            self._on_exception(leaving.vector, leaving.error_code, leaving.address)
+        elif leaving.kind == ExitKind.WEDGED:
+            self.outcome = Outcome("wedged", f"no exit from guest code at rip {self.engine.read('rip'):#x}")
+
+    def _on_exception(self, vector: int, error_code: int, address: int) -> None:
+        self.traps.inject_exception(vector, error_code, address)
+
+    def stop(self, kind: str, detail: str = "") -> None:
+        """End the run from a callback; the domain lives on."""
+        if self.outcome is None:
+            self.outcome = Outcome(kind, detail)
+        self.engine.stop()
+
+    def _is_stopping(self) -> bool:
+        return self.outcome is not None or self.domain.shutdown_reason is not None
+
+    def _stuck(self) -> None:
+        self.stop("stuck", "the guest sleeps and nothing will ever wake it")
+
+    def _toggle_guest_mode(self) -> bool:
+        """toggle_guest_mode of xen/arch/x86/pv/domain.c: swap GS base and root table with the other mode's."""
+        vcpu, mm = self.vcpu, self.mm
+        if vcpu.kernel_mode and not mm.guest_root_user:
+            return False
+        gs_base = self.engine.read("gs_base")
+        if vcpu.kernel_mode:
+            vcpu.gs_base_kernel = gs_base
+            self.engine.write("gs_base", vcpu.gs_base_user)
+            self.walker.root_maddr = mm.guest_root_user << PAGE_SHIFT
+        else:
+            vcpu.gs_base_user = gs_base
+            self.engine.write("gs_base", vcpu.gs_base_kernel)
+            self.walker.root_maddr = mm.guest_root << PAGE_SHIFT
+        vcpu.kernel_mode = not vcpu.kernel_mode
+        self.walker.flush()
+        return True
+
+    # -- exits (pvemu.cpu.exits.ExitHandler) ----------------------------------------------------------------------------
+    def on_syscall(self) -> None:
+        """A hypercall, or a system call of user mode."""
+        vcpu = self.vcpu
+        if not vcpu.kernel_mode:
+            vcpu.leave_for(self.traps.inject_syscall)
+            return
+        op, *args, rip = self._read_call()
+        clock = self.clock
+        self._charge_fills()
+        clock.charge(_HYPERCALL_NS)
+        op &= 0xFFFF_FFFF
+        result = self.hypercalls.call(op, args)
+        self.recent.append(HypercallRecord(clock.time, rip, op, tuple(args), result))
+        self._write_rax(result & 0xFFFF_FFFF_FFFF_FFFF)
+        self._write_rcx(rip + 2)
+        self._write_r11(self.engine.read("rflags"))
+        self.mm.finish()
+        self._after_exit()
+
+    def _charge_fills(self) -> None:
+        fills = self.walker.first_fills
+        if fills != self._fills_charged:
+            self.clock.pass_time((fills - self._fills_charged) * _FIRST_FILL_NS)
+            self._fills_charged = fills
+
+    def _after_exit(self) -> None:
+        self.clock.run_due()
+        info = self.vcpu.info
+        if info.upcall_pending and not info.upcall_mask:
+            self.engine.stop()
+
+    def on_rdtsc(self) -> int:
+        """RDTSC: the virtual clock."""
+        self._charge_fills()
+        value = self.clock.poll()
+        self._after_exit()
+        return value
+
+    def on_cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
+        """CPUID, as with CPUID faulting."""
+        return cpuid(leaf, subleaf, self.config.domid)
+
+    def on_tlb_miss(self, vaddr: int, access: int) -> tuple[int, int] | None:
+        """One page of the guest's address space, or of the part that Xen shows it."""
+        if 0xFFFF_8000_0000_0000 <= vaddr < 0xFFFF_8800_0000_0000:
+            return self._xen_area(vaddr, access)
+        found = self.walker.translate(vaddr, access)
+        if found is not None and found[0] == self._console_maddr:
+            return self._console_window, found[1] & 3
+        if access == Access.FETCH and self.stages.is_armed and self.stages.check_fetch(vaddr):
+            self.walker.flush()
+            self.engine.drop_all_code()
+            return self.walker.translate(vaddr, access)
+        return found
+
+    def _xen_area(self, vaddr: int, access: int) -> tuple[int, int] | None:
+        maddr = None
+        if vaddr < 0xFFFF_8080_0000_0000 and access == Access.READ:
+            maddr, prot = self.m2p.page_at(vaddr - 0xFFFF_8000_0000_0000), 1
+        elif vaddr >= GDT_VADDR:
+            maddr, prot = self.descriptor_tables.page_at(vaddr, access), 3
+        if maddr is None:
+            self.walker.error_code = {Access.WRITE: 6, Access.FETCH: 20}.get(Access(access), 4)
+            return None
+        return maddr, prot
+
+    def fault_error_code(self) -> int:
+        """Error code of the refused access."""
+        return self.walker.error_code
+
+    # -- devices' callbacks ---------------------------------------------------------------------------------------------
+    def _console_output(self, data: bytes) -> None:
+        self.clock.charge(len(data) * 100)
+        self.on_console_output(data)
+
+    def _console_polled(self) -> None:
+        self.clock.poll()
+        self.on_console_poll()
+        self._after_exit()
+
+    def _log_console_io(self, data: bytes) -> None:
+        self.xen_log.append(data.decode("utf-8", "replace"))
+
+
+def _read_file(path: str, what: str) -> bytes:
+    """The bytes of a kernel or ramdisk; KernelError for whatever is not a readable file."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except IsADirectoryError:
+        raise KernelError(f"{path}: is a directory; give the {what} file in it") from None
+    except FileNotFoundError:
+        raise KernelError(f"{path}: no such file; check the path of the {what}") from None
+    except OSError as error:
+        raise KernelError(f"{path}: cannot read the {what}: {error.strerror}") from None
+
+

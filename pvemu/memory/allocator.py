@@ -1,0 +1,45 @@
+"""Free machine frames: a Xen heap at the bottom, the rest for domains (xen/common/page_alloc.c).
+
+Domain extents are handed out from the top down, as Xen's heap does, so that mfn order is the reverse of pfn order from
+one extent to the next and nothing can confuse the two.
+"""
+
+from __future__ import annotations
+
+from pvemu.frames import Mfn
+
+__all__ = ["FrameAllocator"]
+
+
+class FrameAllocator:
+    """Frames [first_mfn, first_mfn + heap_frames) are Xen's, those above belong to domains."""
+
+    def __init__(self, first_mfn: Mfn, heap_frames: int, domain_frames: int) -> None:
+        self._heap_next = first_mfn
+        self._heap_end = first_mfn + heap_frames
+        self._low = self._heap_end
+        self._high = self._heap_end + domain_frames
+        self._free: list[Mfn] = []
+
+    def alloc_xen(self, count: int = 1) -> Mfn:
+        """``count`` consecutive frames of the Xen heap. MemoryError when it is used up (it is sized by the machine)."""
+        if self._heap_next + count > self._heap_end:
+            raise MemoryError("the Xen heap is used up")
+        mfn = Mfn(self._heap_next)
+        self._heap_next += count
+        return mfn
+
+    def alloc_extent(self, order: int) -> Mfn | None:
+        """1 << order consecutive frames, aligned to their size; None when there are none."""
+        if order == 0 and self._free:
+            return self._free.pop()
+        base = (self._high >> order) - 1 << order
+        if base < self._low:
+            return None
+        self._free.extend(Mfn(mfn) for mfn in range(base + (1 << order), self._high))
+        self._high = base
+        return Mfn(base)
+
+    def free(self, mfn: Mfn) -> None:
+        """Give one domain frame back."""
+        self._free.append(mfn)

@@ -1,0 +1,90 @@
+"""The frame table: who owns each machine frame, its type, and how often it is used that way (xen/include/asm-x86/mm.h).
+
+A frame has one type at a time while its type count is not zero: a page table is never also writable. This module only
+counts; what makes a frame valid as a page table is ``pvemu.hypervisor.page_types``.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from enum import IntEnum
+
+from pvemu.frames import Mfn
+
+__all__ = ["FrameTable", "Owner", "PageType"]
+
+
+class Owner(IntEnum):
+    """Whose frame it is."""
+
+    FREE = 0
+    GUEST = 1
+    XEN = 2  #: Xen heap, not shared with the guest
+    SHARED = 3  #: Xen heap page that the guest may map writable (shared_info, grant table)
+    SHARED_RO = 4  #: Xen heap page that the guest may map read-only (the M2P)
+
+
+class PageType(IntEnum):
+    """PGT_* types, numbered as Xen prints them (type_info's top nibble)."""
+
+    NONE = 0
+    L1 = 1
+    L2 = 2
+    L3 = 3
+    L4 = 4
+    SEG_DESC = 5
+    SHARED = 6
+    WRITABLE = 7
+
+
+class FrameTable:
+    """Counters for ``nr_frames`` frames from ``first_mfn``. Methods take machine frame numbers; the arrays are indexed
+    by ``mfn - first_mfn``."""
+
+    def __init__(self, first_mfn: Mfn, nr_frames: int) -> None:
+        self.first_mfn = first_mfn
+        self.nr_frames = nr_frames
+        self.owner = bytearray(nr_frames)
+        self.type = bytearray(nr_frames)
+        self.type_count = array("I", bytes(4 * nr_frames))
+        self.refs = array("I", bytes(4 * nr_frames))
+        self.pinned: set[int] = set()
+        self.tot_pages = 0  #: frames the guest owns
+        self.on_free: Callable[[Mfn], None] = lambda mfn: None  #: told of each guest frame that has no user left
+
+    def is_guest(self, mfn: int) -> bool:
+        """Whether the guest owns ``mfn``."""
+        i = mfn - self.first_mfn
+        return 0 <= i < self.nr_frames and self.owner[i] == Owner.GUEST
+
+    def owner_of(self, mfn: int) -> Owner:
+        """Owner of a frame; FREE for numbers outside the machine."""
+        i = mfn - self.first_mfn
+        return Owner(self.owner[i]) if 0 <= i < self.nr_frames else Owner.FREE
+
+    def assign(self, mfn: Mfn, count: int, owner: Owner) -> None:
+        """Give ``count`` frames to an owner. Frames start with one reference, the allocation's."""
+        i = mfn - self.first_mfn
+        self.owner[i : i + count] = bytes([owner]) * count
+        self.type[i : i + count] = bytes(count)
+        self.type_count[i : i + count] = array("I", bytes(4 * count))
+        self.refs[i : i + count] = array("I", [1]) * count
+        if owner == Owner.GUEST:
+            self.tot_pages += count
+
+    def release(self, mfn: Mfn) -> None:
+        """The last reference is gone: take the frame back from the guest."""
+        i = mfn - self.first_mfn
+        if self.owner[i] != Owner.GUEST:
+            return
+        self.tot_pages -= 1
+        self.owner[i] = Owner.FREE
+        self.refs[i] = 0
+        self.pinned.discard(mfn)
+        self.on_free(mfn)
+
+    def type_of(self, mfn: int) -> PageType:
+        """Type in force (NONE while unused)."""
+        i = mfn - self.first_mfn
+        return PageType(self.type[i]) if self.type_count[i] else PageType.NONE
