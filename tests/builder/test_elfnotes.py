@@ -156,3 +156,13 @@ def test_what_only_looks_like_notes_is_left_out() -> None:
     assert find_notes(huge + bytes(64)) == []
     assert find_notes(b"") == []
     assert find_notes(b"Xen\0" * 1000) == []
+
+
+def test_hostile_memory_is_given_up_on() -> None:
+    assert len(find_notes((xen_note(1, b"") + b"\xff" * 4) * 100_000)) == 64
+
+
+def test_an_unknown_feature_does_not_hide_a_kernel_in_memory() -> None:
+    notes = pv_notes(entry=0x10, virt_base=0, extra=note_string(elfnote.XEN_ELFNOTE_FEATURES, "!brand_new"))
+    (group,) = find_notes(notes)
+    assert (group.size, group.parms.virt_entry) == (len(notes), 0x10)
