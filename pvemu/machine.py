@@ -121,8 +121,10 @@ class _GrantMapper:
         if not readonly and mfn in self._ram.code_frames:
             self._ram.on_code_write(mfn)
         view = self._ram.frame(mfn)
-        self._grants.unmap_for_backend(ref)
         return view.toreadonly() if readonly else view
+
+    def unmap(self, ref: int) -> None:
+        self._grants.unmap_for_backend(ref)
 
 
 class _EventBinder:
