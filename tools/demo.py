@@ -12,6 +12,7 @@ from pathlib import Path
 from pvemu.errors import InputError
 from pvemu.mkimage import build
 
+CLEAR = b"\x1b[H\x1b[J"  # how GRUB clears the screen
 UNTIL = r"pvemu-demo: hello from .*\)"
 
 
@@ -42,24 +43,32 @@ def _boot(kernel: Path, disk: Path, scratch: Path) -> int:
     for number, stage in enumerate(result["stages"]):
         guest = " ".join(filter(None, (stage["guest_os"], stage["guest_version"]))) or "kernel"
         print(f"stage {number}: {guest}, entered at {stage['entry']} after {stage['start']:.3f} guest seconds")
-    print("\nthe screen as it stood:")
-    for line in _screen(transcript.read_bytes()):
-        print(f"  | {line}")
+    screens = _screens(transcript.read_bytes())
+    _show("the menu, as the countdown ended:", next((one for one in reversed(screens) if "GNU GRUB" in one[0]), []))
+    _show("the screen as it stood:", screens[-1])
     verdict = f"{result['verdict']} ({result['reason']})"
     print(f"\n{verdict}: {result['guest_seconds']:.2f} guest seconds in {result['wall_seconds']:.2f} s")
     return done.returncode
 
 
-def _screen(console: bytes) -> list[str]:
-    """What an 80x24 terminal shows after these bytes, without the empty lines at the end."""
+def _screens(console: bytes) -> list[list[str]]:
+    """What an 80x24 terminal showed each time before it was cleared, and at the end; without empty lines around."""
     import pyte
 
     screen = pyte.Screen(80, 24)
-    pyte.ByteStream(screen).feed(console)
-    lines = [line.rstrip() for line in screen.display]
-    while lines and not lines[-1]:
-        lines.pop()
-    return lines
+    terminal = pyte.ByteStream(screen)
+    seen = []
+    for number, piece in enumerate(console.split(CLEAR)):
+        terminal.feed(CLEAR * bool(number) + piece)
+        lines = "\n".join(line.rstrip() for line in screen.display).strip("\n").split("\n")
+        seen.append(lines)
+    return seen
+
+
+def _show(title: str, lines: list[str]) -> None:
+    print(f"\n{title}")
+    for line in lines:
+        print(f"  | {line}".rstrip())
 
 
 if __name__ == "__main__":
