@@ -92,7 +92,7 @@ def _lines(value: object, indent: str) -> list[str]:
             lines += [f"{indent}{name}:", *_lines(item, indent + "  ")]
         elif isinstance(item, list) and item and isinstance(item[0], dict):
             for index, element in enumerate(item):
-                if any(_is_set(part) for part in element.values()):
+                if _is_set(element):
                     lines += [f"{indent}{name}[{index}]:", *_lines(element, indent + "  ")]
         else:
             lines.append(f"{indent}{name} = {_text(item)}")

@@ -1,0 +1,186 @@
+"""A context for handlers without a hypervisor: sparse guest memory, and ports that note calls and answer as told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hypercalls.abi import ABI32, ABI64, Abi
+from hypercalls.context import (
+    ConsolePort,
+    Context,
+    DescriptorTables,
+    DomainPort,
+    E820Entry,
+    EventChannelPort,
+    EvtchnStatus,
+    GrantTablePort,
+    MmPort,
+    PhysdevPort,
+    SchedPort,
+    VcpuPort,
+)
+from hypercalls.errors import XenError
+from hypercalls.public.errno import EFAULT, ENOSYS
+from hypercalls.public.event_channel import EVTCHNSTAT_ipi
+from hypercalls.table import TABLE
+
+OWN_DOMID = 7
+#: mapped guest memory: everything else faults
+BASE, SIZE = 0x10000, 0x40000
+HANDLE = bytes(range(16))
+
+
+class FakeGuest:
+    """Guest memory from BASE on; ``read_only`` addresses cannot be written."""
+
+    def __init__(self) -> None:
+        self.memory = bytearray(SIZE)
+        self.read_only: range = range(0)
+
+    def copy_from_guest(self, vaddr: int, size: int) -> bytes:
+        if vaddr < BASE or vaddr + size > BASE + SIZE:
+            raise XenError(EFAULT, f"{vaddr:#x}")
+        return bytes(self.memory[vaddr - BASE : vaddr - BASE + size])
+
+    def copy_to_guest(self, vaddr: int, data: bytes) -> None:
+        if vaddr < BASE or vaddr + len(data) > BASE + SIZE or vaddr in self.read_only:
+            raise XenError(EFAULT, f"{vaddr:#x}")
+        self.memory[vaddr - BASE : vaddr - BASE + len(data)] = data
+
+
+#: what the ports answer when a test says nothing else
+ANSWERS: dict[str, Any] = {
+    "alloc_unbound": 11,
+    "bind_interdomain": 12,
+    "bind_virq": 13,
+    "bind_ipi": 14,
+    "bind_pirq": 15,
+    "status": EvtchnStatus(EVTCHNSTAT_ipi, 0, ()),
+    "init_control": 17,
+    "setup_table": (0, [0x100, 0x101]),
+    "set_version": 1,
+    "get_version": 1,
+    "query_size": (0, 4, 32),
+    "map_grant_ref": (0, 5, 0x123000),
+    "unmap_grant_ref": 0,
+    "unmap_and_replace": 0,
+    "transfer": -9,
+    "copy": 0,
+    "get_status_frames": (0, [0x200]),
+    "swap_grant_ref": 0,
+    "populate_physmap": 0x777,
+    "increase_reservation": 0x888,
+    "exchange_frames": 0x999,
+    "maximum_ram_page": 0x8000,
+    "current_reservation": 0x2000,
+    "maximum_reservation": 0x2100,
+    "maximum_gpfn": 0x1FFF,
+    "memory_map": [E820Entry(0, 0xA0000, 1), E820Entry(0x100000, 0x700000, 1)],
+    "machphys_mfn_list": [0x40, 0x41, 0x42],
+    "machphys_mapping": (0xF5800000, 0xF6800000, 0x3FFFFF),
+    "get_debugreg": 0xFFFF0FF0,
+    "is_up": True,
+    "runstate": (0, 1000, (1, 2, 3, 4)),
+    "watchdog": 1,
+    "read": b"",
+}
+
+
+class FakePort:
+    """Any port: notes (name, arguments) in ``calls``, then raises or answers as the context says."""
+
+    def __init__(self, context: FakeContext) -> None:
+        self._context = context
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def method(*args: object) -> Any:
+            self._context.calls.append((name, *args))
+            answer = self._context.answers.get(name)
+            if isinstance(answer, XenError):
+                raise answer
+            return answer(*args) if callable(answer) else answer
+
+        return method
+
+
+class FakeVcpu(FakePort):
+    """The calling vcpu is 0; vcpus 0 and 1 exist."""
+
+    vcpu_id = 0
+
+    def exists(self, vcpuid: int) -> bool:
+        return vcpuid < 2
+
+
+class FakeDomain(FakePort):
+    domid = OWN_DOMID
+    handle = HANDLE
+
+
+class FakeContext:
+    """What a handler sees. ``calls`` lists the port calls made, ``answers`` what ports return or raise."""
+
+    def __init__(self, abi: Abi = ABI64, **answers: Any) -> None:
+        self.abi = abi
+        self.guest = FakeGuest()
+        self.calls: list[tuple[object, ...]] = []
+        self.answers = ANSWERS | answers
+        port = FakePort(self)
+        self.domain: DomainPort = FakeDomain(self)  # type: ignore[assignment]  # answers by name, as the others
+        self.vcpu: VcpuPort = FakeVcpu(self)  # type: ignore[assignment]
+        self.event_channels: EventChannelPort = port  # type: ignore[assignment]
+        self.grant_table: GrantTablePort = port  # type: ignore[assignment]
+        self.mm: MmPort = port  # type: ignore[assignment]
+        self.descriptor_tables: DescriptorTables = port  # type: ignore[assignment]
+        self.sched: SchedPort = port  # type: ignore[assignment]
+        self.console: ConsolePort = port  # type: ignore[assignment]
+        self.physdev: PhysdevPort = port  # type: ignore[assignment]
+
+    def call(self, op: int, args: Sequence[int]) -> int:
+        """As the hypervisor's one call site does it."""
+        row = TABLE.get(op)
+        if row is None:
+            return -ENOSYS
+        context: Context = self
+        try:
+            return row.handler(context, *args[: row.nargs])
+        except XenError as error:
+            return -error.errno
+
+    def extra_version(self) -> str:
+        return ".7"
+
+    def features(self, submap: int) -> int:
+        return 0x22E0 + submap
+
+    # -- for tests
+    def hypercall(self, name: str, *args: int) -> int:
+        """By name; missing arguments are 0, and cut to the width."""
+        op = next(number for number, row in TABLE.items() if row.name == name)
+        padded = [arg & self.abi.long_mask for arg in (*args, 0, 0, 0, 0, 0, 0)[:6]]
+        return self.call(op, padded)
+
+    def put(self, value: object, vaddr: int = BASE) -> int:
+        """Store a structure (or bytes, or longs of the width) in guest memory; its address."""
+        if isinstance(value, bytes):
+            data = value
+        elif isinstance(value, list):
+            data = b"".join([item.to_bytes(self.abi.long_size, "little") for item in value])
+        else:
+            data = self.abi.pack(value)
+        self.guest.copy_to_guest(vaddr, data)
+        return vaddr
+
+    def get(self, cls: type[Any], vaddr: int = BASE) -> Any:
+        """The structure at an address."""
+        return self.abi.unpack(cls, self.guest.copy_from_guest(vaddr, self.abi.sizeof(cls)))
+
+    def longs(self, vaddr: int, count: int) -> list[int]:
+        """Longs of the width at an address."""
+        size = self.abi.long_size
+        data = self.guest.copy_from_guest(vaddr, count * size)
+        return memoryview(data).cast("Q" if size == 8 else "I").tolist()
+
+
+BOTH = (ABI64, ABI32)
