@@ -13,7 +13,6 @@ CALLBACKTYPE_nmi = 4
 CALLBACKTYPE_sysenter = 5
 CALLBACKTYPE_syscall32 = 7
 CALLBACKF_mask_events = 1 << 0
-CALLBACKTYPE_sysenter = 3
 
 CALLBACKOP_register = 0
 CALLBACKOP_unregister = 1

@@ -6,7 +6,6 @@ from hypercalls.declare import cstruct, ulong
 
 XEN_NMIREASON_io_error = 1 << 0
 XEN_NMIREASON_pci_serr = 1 << 1
-XEN_NMIREASON_parity_error = 1 << 1
 XEN_NMIREASON_unknown = 1 << 2
 XENNMI_register_callback = 0
 XENNMI_unregister_callback = 1

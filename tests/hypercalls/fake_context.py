@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hypercalls.abi import ABI32, ABI64, Abi
 from hypercalls.context import (
@@ -24,6 +23,9 @@ from hypercalls.errors import XenError
 from hypercalls.public.errno import EFAULT, ENOSYS
 from hypercalls.public.event_channel import EVTCHNSTAT_ipi
 from hypercalls.table import TABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 OWN_DOMID = 7
 #: mapped guest memory: everything else faults
@@ -127,15 +129,15 @@ class FakeContext:
         self.calls: list[tuple[object, ...]] = []
         self.answers = ANSWERS | answers
         port = FakePort(self)
-        self.domain: DomainPort = FakeDomain(self)  # type: ignore[assignment]  # answers by name, as the others
-        self.vcpu: VcpuPort = FakeVcpu(self)  # type: ignore[assignment]
-        self.event_channels: EventChannelPort = port  # type: ignore[assignment]
-        self.grant_table: GrantTablePort = port  # type: ignore[assignment]
-        self.mm: MmPort = port  # type: ignore[assignment]
-        self.descriptor_tables: DescriptorTables = port  # type: ignore[assignment]
-        self.sched: SchedPort = port  # type: ignore[assignment]
-        self.console: ConsolePort = port  # type: ignore[assignment]
-        self.physdev: PhysdevPort = port  # type: ignore[assignment]
+        self.domain: DomainPort = FakeDomain(self)
+        self.vcpu: VcpuPort = FakeVcpu(self)
+        self.event_channels: EventChannelPort = port
+        self.grant_table: GrantTablePort = port
+        self.mm: MmPort = port
+        self.descriptor_tables: DescriptorTables = port
+        self.sched: SchedPort = port
+        self.console: ConsolePort = port
+        self.physdev: PhysdevPort = port
 
     def call(self, op: int, args: Sequence[int]) -> int:
         """As the hypervisor's one call site does it."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hypercalls import public
 from hypercalls.abi import ABI32, ABI64, Abi
 from hypercalls.declare import fields_of
 from hypercalls.describe import declared_structures
@@ -38,6 +42,22 @@ def test_layout_is_that_of_the_headers(name: str, abi: Abi) -> None:
         if field.only in (None, abi.bits) and not field.name.startswith("_")
     }
     assert declared == recorded["fields"]
+
+
+#: constants that no header has under these names: two values of one name, Xen's own errors, ours
+NOT_IN_HEADERS = re.compile(r"\w+_X86_(64|32)|EINTR|ERESTART|XEN_COMMANDLINE_LEN|RING_IDX_MASK|SRING_HEADER_SIZE")
+
+
+def test_constants_are_those_of_the_headers() -> None:
+    compared = 0
+    for info in pkgutil.walk_packages(public.__path__, public.__name__ + "."):
+        recorded = RECORD["constants"].get(info.name.removeprefix(public.__name__ + "."), {})
+        for name, value in vars(importlib.import_module(info.name)).items():
+            if isinstance(value, int) and not NOT_IN_HEADERS.fullmatch(name):
+                assert name in recorded, f"{info.name}: run tools/layout_probe"
+                assert value in (recorded[name], recorded[name] + (1 << 64)), f"{info.name}.{name}"
+                compared += 1
+    assert compared > 500
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +12,9 @@ from hypercalls.public import memory as xm
 from hypercalls.public.errno import EACCES, EDOM, EFAULT, EINVAL, ENOMEM, ENOSYS, EOPNOTSUPP, EPERM, ESRCH
 from hypercalls.public.xen import DOMID_SELF
 from tests.hypercalls.fake_context import BASE, BOTH, OWN_DOMID, SIZE, FakeContext
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 WIDTHS = pytest.mark.parametrize("abi", BOTH, ids=["64", "32"])
 LIST = BASE + 0x8000

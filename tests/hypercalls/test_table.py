@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import inspect
 import random
+from typing import TYPE_CHECKING
 
 import pytest
 
-from hypercalls.abi import Abi
 from hypercalls.errors import XenError
 from hypercalls.public import xen
 from hypercalls.public.errno import ENOSYS, EPERM
 from hypercalls.table import TABLE, do_ni_hypercall
 from tests.hypercalls.fake_context import BASE, BOTH, SIZE, FakeContext
 
+if TYPE_CHECKING:
+    from hypercalls.abi import Abi
+
 WIDTHS = pytest.mark.parametrize("abi", BOTH, ids=["64", "32"])
 
 #: a little of everything a guest may pass
-INTERESTING = (0, 1, 2, 3, 4095, 4096, BASE, BASE + 1, BASE + SIZE - 8, 0x7FF0, 7, 1 << 31, (1 << 31) | 3, (1 << 32) - 1)
+INTERESTING = (0, 1, 3, 4095, 4096, BASE, BASE + 1, BASE + SIZE - 8, 0x7FF0, 7, 1 << 31, (1 << 31) | 3, (1 << 32) - 1)
 WIDE = (1 << 47, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, 0xFFFF800000000000, 0x8000000000000000 | BASE)
 
 
