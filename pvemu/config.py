@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from pvemu.disk.spec import DiskConfig
 from pvemu.errors import ConfigError
-from pvemu.hypervisor.time import DEFAULT_EPOCH
 
-__all__ = ["MAX_MEMORY_MIB", "MIN_MEMORY_MIB", "DomainConfig"]
+if TYPE_CHECKING:
+    from pvemu.disk.spec import DiskConfig
 
+__all__ = ["DEFAULT_EPOCH", "MAX_MEMORY_MIB", "MIN_MEMORY_MIB", "DomainConfig"]
+
+#: Wall clock when a guest starts: 2026-01-01 00:00:00 UTC. A host's date would make runs differ.
+DEFAULT_EPOCH = 1_767_225_600
 #: libxl refuses less; a smaller guest could not even hold its page tables.
 MIN_MEMORY_MIB = 4
 #: Past this the host mapping alone (sparse as it is) is refused by common kernels.
@@ -19,7 +23,8 @@ MAX_MEMORY_MIB = 256 * 1024
 @dataclass(frozen=True, slots=True)
 class DomainConfig:
     """``kernel`` and ``ramdisk`` are paths; ``memory_mib`` in MiB; ``epoch`` the wall clock at start, Unix seconds.
-    ``write`` lets disks that were given ``rw`` write to their files."""
+    ``write`` lets disks that were given ``rw`` write to their files.
+    """
 
     kernel: str
     ramdisk: str | None = None

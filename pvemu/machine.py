@@ -6,38 +6,35 @@ order; ``run`` enters the guest and serves its exits until it stops or a caller'
 
 from __future__ import annotations
 
-
 from collections import deque
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hypercalls.abi import ABI64
 from hypercalls.context import E820Entry
-from hypercalls.errors import XenError
 from hypercalls.public import features as feat
 from hypercalls.public import sched as sched_abi
 from hypercalls.table import TABLE
 from pvemu.builder.build import boot_image, build_image, mem_init, parse_image
-from pvemu.builder.kernel import KernelImage
-from pvemu.config import DomainConfig
+from pvemu.builder.read_file import read_file
 from pvemu.cpu.cpuid import cpuid
 from pvemu.cpu.engine import Engine
 from pvemu.cpu.exits import Access, ExitKind
 from pvemu.cpu.paging import PageWalker
-from pvemu.debug.stages import Stage, StageWatch
-from pvemu.devices.backend import EventError, GrantError
+from pvemu.debug.stages import StageWatch
 from pvemu.devices.blkback import Blkback
 from pvemu.devices.console import ConsoleBackend
+from pvemu.devices.dom0 import EventBinder, GrantMapper
 from pvemu.devices.xenstore.ring import XenstoreRing
 from pvemu.devices.xenstore.server import XenStore
 from pvemu.devices.xenstore.toolstack import PvDomain, Vbd, create_domain
-from pvemu.disk.image import Disk, open_disk
+from pvemu.disk.image import Disk, open_disks
 from pvemu.errors import KernelError
 from pvemu.frames import PAGE_SHIFT, Mfn
+from pvemu.hypervisor.console_io import ConsoleIo
 from pvemu.hypervisor.descriptor_tables import GDT_VADDR, DescriptorTables
-from pvemu.hypervisor.domain import Domain, DomainCrash
-from pvemu.hypervisor.event_channel import BackendChannel, EventChannels
-from pvemu.hypervisor.grant_table import GrantRefused, GrantTable
+from pvemu.hypervisor.domain import Domain, DomainCrashError
+from pvemu.hypervisor.event_channel import EventChannels
+from pvemu.hypervisor.grant_table import GrantTable
 from pvemu.hypervisor.hypercall import HypercallContext, HypercallDispatcher
 from pvemu.hypervisor.memory import Reservation
 from pvemu.hypervisor.mm import Mm
@@ -53,6 +50,12 @@ from pvemu.memory.frame_table import FrameTable, Owner, PageType
 from pvemu.memory.guest_access import GuestMemory
 from pvemu.memory.m2p import MachineToPhys
 from pvemu.memory.ram import Ram
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pvemu.builder.kernel import KernelImage
+    from pvemu.config import DomainConfig
 
 __all__ = ["HypercallRecord", "Machine", "Outcome"]
 
@@ -91,55 +94,6 @@ class Outcome(NamedTuple):
     detail: str
 
 
-class _NoConsoleIo:
-    """HYPERVISOR_console_io of a domain without a hypervisor console: output is logged, input is never there."""
-
-    def __init__(self, log: Callable[[bytes], None]) -> None:
-        self._log = log
-
-    def write(self, data: bytes) -> None:
-        """CONSOLEIO_write."""
-        self._log(data)
-
-    def read(self, count: int) -> bytes:
-        """CONSOLEIO_read."""
-        return b""
-
-
-class _GrantMapper:
-    """dom0's view of the guest's grants, as back-ends want it."""
-
-    def __init__(self, ram: Ram, grants: GrantTable) -> None:
-        self._ram = ram
-        self._grants = grants
-
-    def map(self, ref: int, readonly: bool) -> memoryview:
-        try:
-            mfn = self._grants.map_for_backend(ref, readonly)
-        except GrantRefused as refused:
-            raise GrantError(refused.status) from None
-        if not readonly and mfn in self._ram.code_frames:
-            self._ram.on_code_write(mfn)
-        view = self._ram.frame(mfn)
-        return view.toreadonly() if readonly else view
-
-    def unmap(self, ref: int) -> None:
-        self._grants.unmap_for_backend(ref)
-
-
-class _EventBinder:
-    """dom0's end of event channels, as back-ends want it."""
-
-    def __init__(self, events: EventChannels) -> None:
-        self._events = events
-
-    def bind_backend(self, port: int, notify: Callable[[], None]) -> BackendChannel:
-        try:
-            return self._events.bind_backend(port, notify)
-        except XenError as error:
-            raise EventError(error.errno) from None
-
-
 class Machine:
     """One domain and everything around it. Made by :meth:`create`; attributes are there for observers to read."""
 
@@ -165,24 +119,20 @@ class Machine:
     @classmethod
     def create(cls, config: DomainConfig) -> Machine:
         """Read the files and build the domain. InputError (one line) for anything that cannot be used."""
-        kernel = _read_file(config.kernel, "kernel")
+        kernel = read_file(config.kernel, "kernel")
         image = parse_image(kernel, config.kernel)
         if image.bits != 64:
             raise KernelError(
                 f"{config.kernel}: an i386 PV kernel ({image.guest_type}); this version runs x86_64 PV kernels: use "
                 "the x86_64 build"
             )
-        ramdisk = _read_file(config.ramdisk, "ramdisk") if config.ramdisk is not None else None
-        disks: list[Disk] = []
+        ramdisk = read_file(config.ramdisk, "ramdisk") if config.ramdisk is not None else None
+        disks = open_disks(config.disks, write=config.write)
         try:
-            for disk in config.disks:
-                disks.append(
-                    open_disk(disk.path, writable=disk.writable and config.write, sector_size=disk.sector_size)
-                )
             return cls(config, image, ramdisk, disks)
         except BaseException:
-            for opened in disks:
-                opened.close()
+            for disk in disks:
+                disk.close()
             raise
 
     def close(self) -> None:
@@ -190,11 +140,11 @@ class Machine:
         for disk in self._disks:
             disk.close()
 
-    # -- putting it together ------------------------------------------------------------------------------------------
+    # -- putting it together -----------------------------------------------------------------------------------------
     def _make_memory(self) -> None:
         nr_pages = self.config.memory_mib << (20 - PAGE_SHIFT)
         domain_frames = -(-nr_pages // _EXTENT) * _EXTENT + _EXTENT
-        heap = _XEN_HEAP_FRAMES + MachineToPhys.frames_needed(_FIRST_MFN, domain_frames + 2 * _EXTENT) + domain_frames // _EXTENT
+        heap = _XEN_HEAP_FRAMES + MachineToPhys.frames_needed(_FIRST_MFN, 2 * domain_frames)
         heap = -(-heap // _EXTENT) * _EXTENT
         self.nr_pages = nr_pages
         self.ram = Ram(_FIRST_MFN, heap + domain_frames)
@@ -252,7 +202,7 @@ class Machine:
         context = HypercallContext(
             abi=self.abi, guest=self.guest, domain=self.domain, vcpu=self.vcpu, event_channels=self.event_channels,
             grant_table=self.grants, mm=self.mm, descriptor_tables=self.descriptor_tables, sched=self.sched,
-            console=_NoConsoleIo(self._log_console_io), physdev=Physdev(self.vcpu), features=_FEATURES,
+            console=ConsoleIo(self._log_console_io), physdev=Physdev(self.vcpu), features=_FEATURES,
         )  # fmt: skip
         self.hypercalls = HypercallDispatcher(TABLE, context)
         self.stages = StageWatch(
@@ -303,17 +253,18 @@ class Machine:
         )  # fmt: skip
         self.xenstore = XenStore()
         connection = create_domain(self.xenstore, domain)
-        self._store_channel = self.event_channels.bind_backend(self.store_port, lambda: self.store_ring.kick())
         self.store_ring = XenstoreRing(
-            self.ram.frame(built.store_mfn), connection, self._store_channel.notify, self.xenstore
+            self.ram.frame(built.store_mfn), connection, self._notify_store, self.xenstore
         )
+        self._store_channel = self.event_channels.bind_backend(self.store_port, self.store_ring.kick)
         self.console = ConsoleBackend(self.ram.frame(built.console_mfn), self._console_output, self._console_polled)
         channel = self.event_channels.bind_backend(self.console_port, self.console.kick)
         self.console.notify = channel.notify
         self._console_maddr = built.console_mfn << PAGE_SHIFT
         self._console_window = self.ram.base + self.ram.size
         self.engine.trap_frame(self._console_window, self.console.guest_read, self.console.guest_write)
-        grants, events, dom0 = _GrantMapper(self.ram, self.grants), _EventBinder(self.event_channels), self.xenstore.client()
+        grants, events = GrantMapper(self.ram, self.grants), EventBinder(self.event_channels)
+        dom0 = self.xenstore.client()
         self.backends: dict[str, Blkback] = {}
         for i, (disk, vbd) in enumerate(zip(self._disks, vbds, strict=True)):
             self.backends[vbd.name] = backend = Blkback(
@@ -324,7 +275,7 @@ class Machine:
             )  # fmt: skip
             backend.probe()
 
-    # -- running ------------------------------------------------------------------------------------------------------
+    # -- running -----------------------------------------------------------------------------------------------------
     def start(self) -> None:
         """Stand at the kernel's entry with the registers of the start of day."""
         registers = dict(self.built.registers)
@@ -341,7 +292,7 @@ class Machine:
         while self.outcome is None and self.domain.shutdown_reason is None:
             try:
                 self._step()
-            except DomainCrash as crash:
+            except DomainCrashError as crash:
                 self.crash_lines = crash.lines
                 self.domain.shutdown(sched_abi.SHUTDOWN_crash)
         if self.outcome is None:
@@ -395,7 +346,7 @@ class Machine:
         self.walker.flush()
         return True
 
-    # -- exits (pvemu.cpu.exits.ExitHandler) ----------------------------------------------------------------------------
+    # -- exits (pvemu.cpu.exits.ExitHandler) -------------------------------------------------------------------------
     def on_syscall(self) -> None:
         """A hypercall, or a system call of user mode."""
         vcpu = self.vcpu
@@ -466,7 +417,10 @@ class Machine:
         """Error code of the refused access."""
         return self.walker.error_code
 
-    # -- devices' callbacks ---------------------------------------------------------------------------------------------
+    # -- devices' callbacks ------------------------------------------------------------------------------------------
+    def _notify_store(self) -> None:
+        self._store_channel.notify()
+
     def _console_output(self, data: bytes) -> None:
         self.clock.charge(len(data) * 100)
         self.on_console_output(data)
@@ -478,18 +432,3 @@ class Machine:
 
     def _log_console_io(self, data: bytes) -> None:
         self.xen_log.append(data.decode("utf-8", "replace"))
-
-
-def _read_file(path: str, what: str) -> bytes:
-    """The bytes of a kernel or ramdisk; KernelError for whatever is not a readable file."""
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except IsADirectoryError:
-        raise KernelError(f"{path}: is a directory; give the {what} file in it") from None
-    except FileNotFoundError:
-        raise KernelError(f"{path}: no such file; check the path of the {what}") from None
-    except OSError as error:
-        raise KernelError(f"{path}: cannot read the {what}: {error.strerror}") from None
-
-

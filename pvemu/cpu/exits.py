@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
-__all__ = ["PF_INSTR", "PF_PRESENT", "PF_USER", "PF_WRITE", "Access", "Exit", "ExitHandler", "ExitKind", "Translation"]
+__all__ = ["PF_INSTR", "PF_PRESENT", "PF_USER", "PF_WRITE", "Access", "Exit", "ExitHandler", "ExitKind"]
 
 #: Page-fault error code bits (Intel SDM 3A 4.7).
 PF_PRESENT = 1
@@ -45,13 +45,6 @@ class Exit(NamedTuple):
     address: int = 0  #: faulting linear address of a page fault
 
 
-class Translation(NamedTuple):
-    """A granted translation: machine address of the page and UC_PROT_* bits (1 read, 2 write, 4 execute)."""
-
-    maddr: int
-    prot: int
-
-
 class ExitHandler(Protocol):
     """What the engine asks of the machine while guest code runs."""
 
@@ -64,8 +57,10 @@ class ExitHandler(Protocol):
     def on_cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
         """CPUID: eax, ebx, ecx, edx."""
 
-    def on_tlb_miss(self, vaddr: int, access: int) -> Translation | None:
-        """Walk the page tables for one page; None raises the page fault (see ``fault_error_code``)."""
+    def on_tlb_miss(self, vaddr: int, access: int) -> tuple[int, int] | None:
+        """Walk the page tables for one page: its machine address and permissions (1 read, 2 write, 4 execute); None
+        raises the page fault (see ``fault_error_code``).
+        """
 
     def fault_error_code(self) -> int:
         """Error code of the access that ``on_tlb_miss`` refused last."""

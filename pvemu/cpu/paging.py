@@ -7,11 +7,15 @@ And what has been handed to the TLB since the last flush is remembered, so that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from pvemu.cpu.exits import PF_INSTR, PF_PRESENT, PF_USER, PF_WRITE, Access
 from pvemu.frames import PAGE_MASK, PAGE_SHIFT
-from pvemu.memory.ram import Ram
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pvemu.memory.ram import Ram
 
 __all__ = ["PTE_A", "PTE_ADDR", "PTE_D", "PTE_NX", "PTE_P", "PTE_PSE", "PTE_RW", "PTE_US", "PageWalker", "table_slot"]
 
@@ -26,6 +30,8 @@ PTE_ADDR = 0x000F_FFFF_FFFF_F000
 
 _READ, _WRITE, _FETCH = int(Access.READ), int(Access.WRITE), int(Access.FETCH)
 _PROT_R, _PROT_W, _PROT_X = 1, 2, 4
+#: Translations lost to others (the engine's TLB is direct mapped and starts with 256 entries) that show it too small.
+_EVICTIONS_PER_FLUSH = 512
 
 
 def table_slot(vaddr: int, level: int) -> int:
@@ -47,10 +53,11 @@ class PageWalker:
         self.root_maddr = 0
         self.first_fills = 0
         self.error_code = 0
+        self._refilled: set[int] = set()  # L1 entries filled again since the engine's TLB was last emptied
+        self._evictions = 0
         #: Linear frame -> how the L1 table is reached: (quad index of the L1 table, combined RW/US, NX).
         self._l1_tables: dict[int, tuple[int, int, int]] = {}
         self._cached_entries: set[int] = set()  # quad indices of L1 entries in the TLB
-        self._cached_pages: set[int] = set()  # linear frame numbers in the TLB
         self._written: set[int] = set()  # mfns with a data-only writable entry in the TLB
 
     # -- flushing ----------------------------------------------------------------------------------------------------
@@ -58,8 +65,14 @@ class PageWalker:
         """Empty the TLB and forget what was in it."""
         self._l1_tables.clear()
         self._cached_entries.clear()
-        self._cached_pages.clear()
         self._written.clear()
+        self._refilled.clear()
+        self._flush()
+
+    def _grow_tlb(self) -> None:
+        """Empty the engine's TLB only because it is too small: it doubles when a full one is flushed."""
+        self._evictions = 0
+        self._refilled.clear()
         self._flush()
 
     def is_entry_cached(self, maddr: int) -> bool:
@@ -68,17 +81,19 @@ class PageWalker:
 
     def is_page_cached(self, vaddr: int) -> bool:
         """Whether the translation of ``vaddr`` may be in the TLB."""
-        return vaddr >> PAGE_SHIFT in self._cached_pages
+        found = self._l1_tables.get(vaddr >> (PAGE_SHIFT + 9))
+        return found is not None and found[0] + table_slot(vaddr, 1) in self._cached_entries
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing was handed to the TLB since the last flush."""
-        return not self._cached_pages
+        return not self._cached_entries
 
     # -- walking -----------------------------------------------------------------------------------------------------
     def translate(self, vaddr: int, access: int) -> tuple[int, int] | None:
         """(machine address of the page, engine permissions) for a page-aligned ``vaddr``; None for a page fault, whose
-        error code is then in ``error_code``. Sets accessed and dirty bits as the CPU does."""
+        error code is then in ``error_code``. Sets accessed and dirty bits as the CPU does.
+        """
         linear_frame = vaddr >> PAGE_SHIFT
         found = self._l1_tables.get(linear_frame >> 9)
         if found is None:
@@ -90,11 +105,13 @@ class PageWalker:
         index = table + (linear_frame & 511)
         entry = quads[index]
         if not entry & PTE_P:
-            return self._refuse(access, 0)
+            self._refuse(access, 0)
+            return None
         rights &= entry
         nx |= entry & PTE_NX
         if not rights & PTE_US or (access == _WRITE and not rights & PTE_RW) or (access == _FETCH and nx):
-            return self._refuse(access, PF_PRESENT)
+            self._refuse(access, PF_PRESENT)
+            return None
         if access == _WRITE:
             if entry & (PTE_A | PTE_D) != PTE_A | PTE_D:
                 quads[index] = entry = entry | PTE_A | PTE_D
@@ -108,7 +125,12 @@ class PageWalker:
         if index not in self._cached_entries:
             self._cached_entries.add(index)
             self.first_fills += 1
-        self._cached_pages.add(linear_frame)
+        elif index not in self._refilled:
+            self._refilled.add(index)
+        else:
+            self._evictions += 1
+            if self._evictions >= _EVICTIONS_PER_FLUSH:
+                self._grow_tlb()
         return maddr, prot
 
     def _grant(self, mfn: int, access: int, writable: bool, nx: bool) -> int:
@@ -164,7 +186,8 @@ class PageWalker:
 
     def lookup(self, vaddr: int, access: Access = Access.READ, root_maddr: int | None = None) -> int | None:
         """Machine address that ``vaddr`` means under the current tables (or those at ``root_maddr``) for an access of
-        the guest, without touching the TLB or accessed bits; None where the guest would fault."""
+        the guest, without touching the TLB or accessed bits; None where the guest would fault.
+        """
         ram = self._ram
         table = self.root_maddr if root_maddr is None else root_maddr
         rights, nx = PTE_RW | PTE_US, 0

@@ -8,19 +8,23 @@ that only switches its own tables (GRUB does) keeps a start_info with the old ba
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from hypercalls.abi import Abi
 from hypercalls.errors import XenError
 from hypercalls.public import xen
 from pvemu.builder.elfnotes import ElfDomParms, find_notes
-from pvemu.builder.kernel import KernelImage
-from pvemu.cpu.paging import PageWalker
-from pvemu.cpu.registers import Registers
 from pvemu.frames import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
-from pvemu.memory.guest_access import GuestMemory
-from pvemu.memory.ram import Ram
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hypercalls.abi import Abi
+    from pvemu.builder.kernel import KernelImage
+    from pvemu.cpu.paging import PageWalker
+    from pvemu.cpu.registers import Registers
+    from pvemu.memory.guest_access import GuestMemory
+    from pvemu.memory.ram import Ram
 
 __all__ = ["Ramdisk", "Stage", "StageWatch"]
 
@@ -76,7 +80,7 @@ class StageWatch:
             Stage(
                 image.guest_os or None, image.loader or None, image.guest_version or None, image.virt_entry, cmdline,
                 digest, 0,
-            )  # fmt: skip
+            )
         )
 
     def _add(self, stage: Stage) -> None:
@@ -90,7 +94,8 @@ class StageWatch:
 
     def check_fetch(self, page: int) -> bool:
         """Code is about to be fetched from ``page`` for the first time since the switch: True when that is a kernel's
-        start of day, which is then recorded."""
+        start of day, which is then recorded.
+        """
         entry = self._regs.read("rip")
         start_info = self._regs.read("rsi")
         if entry & ~PAGE_MASK != page or start_info & PAGE_MASK or not start_info:
@@ -117,7 +122,8 @@ class StageWatch:
 
     def _find_notes(self, entry: int) -> ElfDomParms | None:
         """Notes whose entry is ours: those of the loaded image if it carries them, else the loader's copy of the file,
-        which is still in memory."""
+        which is still in memory.
+        """
         for chunk in (self._loaded_image(entry), None):
             ranges = self._ram.touched_ranges() if chunk is None else [(0, len(chunk))]
             source = self._ram.bytes if chunk is None else memoryview(chunk)
@@ -131,8 +137,8 @@ class StageWatch:
         """The pages around the entry that are mapped in a row (at most 32 MiB each way): where a kernel was put."""
         pages = []
         for step in (-PAGE_SIZE, PAGE_SIZE):
-            vaddr = (entry & ~PAGE_MASK) + (0 if step > 0 else step)
-            run = []
+            vaddr = (entry & ~PAGE_MASK) + (min(step, 0))
+            run: list[bytes] = []
             while vaddr >= 0 and len(run) < (32 << 20 >> PAGE_SHIFT):
                 maddr = self._walker.lookup(vaddr)
                 if maddr is None or not self._ram.contains(maddr >> PAGE_SHIFT):

@@ -7,10 +7,13 @@ without any hypercall, and only those reads tell that it does.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from hypercalls.abi import ABI64
 from hypercalls.public.io.console import xencons_interface
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["ConsoleBackend"]
 

@@ -7,16 +7,20 @@ Xen's flat segments (``0xe033`` and so on).
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from hypercalls.errors import XenError
 from hypercalls.public import errno as e
 from pvemu.cpu.exits import Access
 from pvemu.frames import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Mfn
-from pvemu.hypervisor.mm import Mm
-from pvemu.hypervisor.page_types import PageTypes
 from pvemu.memory.frame_table import FrameTable, PageType
-from pvemu.memory.ram import Ram
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pvemu.hypervisor.mm import Mm
+    from pvemu.hypervisor.page_types import PageTypes
+    from pvemu.memory.ram import Ram
 
 __all__ = ["GDT_VADDR", "DescriptorTables", "check_descriptor"]
 
@@ -44,7 +48,8 @@ _FLAT = {
 
 def check_descriptor(desc: int) -> int | None:
     """The descriptor as a 64-bit guest may have it: privilege 3 forced, call gates kept for emulation; None where Xen
-    refuses it."""
+    refuses it.
+    """
     a, b = desc & 0xFFFF_FFFF, desc >> 32
     if not b & _SEGMENT_P:
         return desc

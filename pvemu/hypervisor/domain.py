@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from hypercalls.errors import XenError
 from hypercalls.public import errno as e
 from hypercalls.public import sched, xen
 from pvemu.hypervisor.time import NS_PER_S, TimerHandle, VirtualClock
 
-__all__ = ["SHUTDOWN_NAMES", "Domain", "DomainCrash"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["SHUTDOWN_NAMES", "Domain", "DomainCrashError"]
 
 SHUTDOWN_NAMES = {
     sched.SHUTDOWN_poweroff: "poweroff", sched.SHUTDOWN_reboot: "reboot", sched.SHUTDOWN_suspend: "suspend",
@@ -25,7 +28,7 @@ _COMPAT_ONLY_ASSISTS = frozenset((xen.VMASST_TYPE_4gb_segments, xen.VMASST_TYPE_
                                   xen.VMASST_TYPE_pae_extended_cr3))  # fmt: skip
 
 
-class DomainCrash(Exception):
+class DomainCrashError(Exception):
     """The domain is crashed by the hypervisor; ``lines`` is what Xen prints of the reason, without its prefix."""
 
     def __init__(self, lines: list[str]) -> None:

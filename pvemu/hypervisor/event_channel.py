@@ -7,15 +7,19 @@ offered.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hypercalls.context import EvtchnStatus
 from hypercalls.errors import XenError
 from hypercalls.public import errno as e
 from hypercalls.public import event_channel as ec
 from hypercalls.public import xen
-from pvemu.hypervisor.shared_info import SharedInfo, VcpuInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pvemu.hypervisor.shared_info import SharedInfo, VcpuInfo
 
 __all__ = ["BackendChannel", "EventChannels"]
 
@@ -257,7 +261,8 @@ class EventChannels:
 
     def bind_backend(self, port: int, notify: Callable[[], None]) -> BackendChannel:
         """dom0 binds the guest's unbound ``port``; ``notify`` runs when the guest sends. XenError(EINVAL) when the
-        guest did not offer the port to dom0."""
+        guest did not offer the port to dom0.
+        """
         channel = self._channels.get(port)
         if channel is None or channel.state != _UNBOUND or channel.remote_dom != 0:
             raise XenError(e.EINVAL, f"port {port} is not offered to dom0")

@@ -7,18 +7,22 @@ anything). Version 2 is refused as by a Xen whose ``gnttab=max-ver:1``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from hypercalls.errors import XenError
 from hypercalls.public import errno as e
 from hypercalls.public import grant_table as gt
 from hypercalls.public import xen
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
-from pvemu.hypervisor.page_types import PageTypes
 from pvemu.memory.frame_table import FrameTable, PageType
-from pvemu.memory.ram import Ram
 
-__all__ = ["DEFAULT_MAX_GRANT_FRAMES", "GrantRefused", "GrantTable"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pvemu.hypervisor.page_types import PageTypes
+    from pvemu.memory.ram import Ram
+
+__all__ = ["DEFAULT_MAX_GRANT_FRAMES", "GrantRefusedError", "GrantTable"]
 
 #: max_grant_frames that xl gives a domain (LIBXL_MAX_GRANT_FRAMES_DEFAULT follows Xen's 64).
 DEFAULT_MAX_GRANT_FRAMES = 64
@@ -27,7 +31,7 @@ _ENTRIES_PER_FRAME = PAGE_SIZE // _ENTRY_SIZE
 _INVALID_HANDLE = 0xFFFF_FFFF
 
 
-class GrantRefused(Exception):
+class GrantRefusedError(Exception):
     """A back-end's mapping that Xen refuses, with its GNTST_* status."""
 
     def __init__(self, status: int, reason: str) -> None:
@@ -62,32 +66,30 @@ class GrantTable:
         """What the toolstack writes for console and xenstore (xc_dom_gnttab_seed)."""
         view = self._view(ref)
         assert view is not None
-        view[:] = (
-            gt.GTF_permit_access.to_bytes(2, "little") + domid.to_bytes(2, "little") + mfn.to_bytes(4, "little")
-        )
+        view[:] = gt.GTF_permit_access.to_bytes(2, "little") + domid.to_bytes(2, "little") + mfn.to_bytes(4, "little")
 
     def _acquire(self, ref: int, domid: int, readonly: bool) -> int:
         """_set_status_v1 and the frame checks of map_grant_ref: the entry's frame, marked as read (and written)."""
         view = self._view(ref)
         if view is None:
-            raise GrantRefused(gt.GNTST_bad_gntref, f"Bad grant reference {ref:#x}")
+            raise GrantRefusedError(gt.GNTST_bad_gntref, f"Bad grant reference {ref:#x}")
         flags = int.from_bytes(view[0:2], "little")
         owner = int.from_bytes(view[2:4], "little")
         mfn = int.from_bytes(view[4:8], "little")
-        if not self._pins.get(ref):
-            if flags & (gt.GTF_type_mask | gt.GTF_sub_page) != gt.GTF_permit_access or owner != domid:
-                raise GrantRefused(
-                    gt.GNTST_general_error, f"Bad flags ({flags:x}) or dom ({owner}); expected d{domid}"
-                )
+        kind = flags & (gt.GTF_type_mask | gt.GTF_sub_page)
+        if not self._pins.get(ref) and (kind != gt.GTF_permit_access or owner != domid):
+            raise GrantRefusedError(
+                gt.GNTST_general_error, f"Bad flags ({flags:x}) or dom ({owner}); expected d{domid}"
+            )
         if not readonly and flags & gt.GTF_readonly:
-            raise GrantRefused(gt.GNTST_general_error, "Attempt to write-pin a r/o grant entry")
+            raise GrantRefusedError(gt.GNTST_general_error, "Attempt to write-pin a r/o grant entry")
         if not self._frames.is_guest(mfn):
-            raise GrantRefused(gt.GNTST_bad_page, f"Could not pin the granted frame {mfn:x}")
+            raise GrantRefusedError(gt.GNTST_bad_page, f"Could not pin the granted frame {mfn:x}")
         if not readonly:
             try:
                 self._types.get_type(mfn, PageType.WRITABLE)
             except XenError as error:
-                raise GrantRefused(gt.GNTST_general_error, error.reason) from error
+                raise GrantRefusedError(gt.GNTST_general_error, error.reason) from error
             self._types.put_type(mfn)
         flags |= gt.GTF_reading | (0 if readonly else gt.GTF_writing)
         view[0:2] = flags.to_bytes(2, "little")
@@ -107,7 +109,7 @@ class GrantTable:
 
     # -- dom0's back-ends --------------------------------------------------------------------------------------------
     def map_for_backend(self, ref: int, readonly: bool) -> Mfn:
-        """The frame that entry ``ref`` grants dom0. GrantRefused with Xen's status."""
+        """The frame that entry ``ref`` grants dom0. GrantRefusedError with Xen's status."""
         return Mfn(self._acquire(ref, 0, readonly))
 
     def unmap_for_backend(self, ref: int) -> None:
@@ -186,7 +188,7 @@ class GrantTable:
             data = self._ram.read((src << PAGE_SHIFT) + source[3], length)
             self._ram.write((dst << PAGE_SHIFT) + dest[3], data)
             return gt.GNTST_okay
-        except GrantRefused as refused:
+        except GrantRefusedError as refused:
             return refused.status
         finally:
             for ref in held:
@@ -196,16 +198,18 @@ class GrantTable:
         is_gref, number, dom, _offset = side
         if is_gref:
             if dom != self._domid:
-                raise GrantRefused(gt.GNTST_bad_gntref if dom == 0 else gt.GNTST_bad_domain, "not the caller's grant")
+                raise GrantRefusedError(
+                    gt.GNTST_bad_gntref if dom == 0 else gt.GNTST_bad_domain, "not the caller's grant"
+                )
             mfn = self._acquire(number, self._domid, readonly)
             held.append(number)
             return mfn
         if not self._is_self(dom):
-            raise GrantRefused(gt.GNTST_permission_denied, "only a grant names another domain's frame")
+            raise GrantRefusedError(gt.GNTST_permission_denied, "only a grant names another domain's frame")
         if not self._frames.is_guest(number):
-            raise GrantRefused(gt.GNTST_general_error, f"frame {number:x} is not the caller's")
+            raise GrantRefusedError(gt.GNTST_general_error, f"frame {number:x} is not the caller's")
         if not readonly and self._frames.type_of(number) not in (PageType.NONE, PageType.WRITABLE):
-            raise GrantRefused(gt.GNTST_general_error, f"frame {number:x} is not writable memory")
+            raise GrantRefusedError(gt.GNTST_general_error, f"frame {number:x} is not writable memory")
         return number
 
     def get_status_frames(self, dom: int, nr_frames: int) -> tuple[int, list[int]]:

@@ -5,24 +5,28 @@ Counting, tracing and the translation of refusals into ``-errno`` happen here an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from hypercalls.abi import Abi
-from hypercalls.context import (
-    ConsolePort,
-    DescriptorTables,
-    DomainPort,
-    EventChannelPort,
-    GrantTablePort,
-    GuestAccess,
-    MmPort,
-    PhysdevPort,
-    SchedPort,
-    VcpuPort,
-)
 from hypercalls.errors import XenError
 from hypercalls.public import errno as e
-from hypercalls.table import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from hypercalls.abi import Abi
+    from hypercalls.context import (
+        ConsolePort,
+        DescriptorTables,
+        DomainPort,
+        EventChannelPort,
+        GrantTablePort,
+        GuestAccess,
+        MmPort,
+        PhysdevPort,
+        SchedPort,
+        VcpuPort,
+    )
+    from hypercalls.table import Row
 
 __all__ = ["HypercallContext", "HypercallDispatcher"]
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from hypercalls.context import E820Entry
 from hypercalls.errors import XenError
 from hypercalls.public import errno as e
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
 from pvemu.memory.frame_table import FrameTable, Owner
 from pvemu.memory.m2p import INVALID_M2P_ENTRY, MachineToPhys
-from pvemu.memory.ram import Ram
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from hypercalls.context import E820Entry
+    from pvemu.memory.ram import Ram
 
 __all__ = ["Reservation"]
 

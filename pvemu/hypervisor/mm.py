@@ -6,19 +6,23 @@ changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from hypercalls.errors import XenError
 from hypercalls.public import errno as e
 from hypercalls.public import xen
 from pvemu.cpu.paging import PTE_ADDR, PTE_P, PageWalker, table_slot
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
-from pvemu.hypervisor.memory import Reservation
-from pvemu.hypervisor.page_types import PageTypes
 from pvemu.memory.frame_table import FrameTable, PageType
 from pvemu.memory.guest_access import access_ok
-from pvemu.memory.m2p import MachineToPhys
-from pvemu.memory.ram import Ram
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pvemu.hypervisor.memory import Reservation
+    from pvemu.hypervisor.page_types import PageTypes
+    from pvemu.memory.m2p import MachineToPhys
+    from pvemu.memory.ram import Ram
 
 __all__ = ["Mm"]
 
@@ -206,7 +210,7 @@ class Mm:
     def machphys_mfn_list(self) -> list[int]:
         """XENMEM_machphys_mfn_list: first mfn of every 2 MiB of the table."""
         count = (self._m2p.max_mfn * 8 + (1 << 21) - 1) >> 21
-        found = []
+        found: list[int] = []
         for i in range(count):
             page = self._m2p.page_at(i << 21)
             found.append((page >> PAGE_SHIFT) if page is not None else (found[-1] if found else self._m2p.table_mfn))

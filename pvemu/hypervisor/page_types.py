@@ -7,12 +7,18 @@ reference of its own on what it points at (``promote_ln_table``); the last refer
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hypercalls.errors import XenError
 from hypercalls.public import errno as e
 from pvemu.cpu.paging import PTE_A, PTE_ADDR, PTE_NX, PTE_P, PTE_RW, PTE_US
 from pvemu.frames import PAGE_SHIFT, Mfn
 from pvemu.memory.frame_table import FrameTable, Owner, PageType
-from pvemu.memory.ram import Ram
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pvemu.memory.ram import Ram
 
 __all__ = ["PTE_G", "PTE_GUEST_KERNEL", "XEN_L4_SLOTS", "PageTypes", "adjust_l1e"]
 
@@ -41,7 +47,8 @@ def adjust_l1e(entry: int) -> int:
 
 class PageTypes:
     """Takes and drops references on frames of one domain. ``xen_l4_entries`` are what Xen puts into its own slots of
-    every root table: {slot: entry}."""
+    every root table: {slot: entry}.
+    """
 
     def __init__(self, ram: Ram, frames: FrameTable, xen_l4_entries: dict[int, int]) -> None:
         self._ram = ram
@@ -150,7 +157,8 @@ class PageTypes:
 
     def get_from_table_entry(self, entry: int, level: PageType, table_mfn: int) -> None:
         """get_page_from_l2e .. l4e: references for an entry of a level 2..4 table. A read-only entry may also point at
-        a table of its own level (a linear page table)."""
+        a table of its own level (a linear page table).
+        """
         if entry & _DISALLOW:
             raise XenError(e.EINVAL, f"Bad L{level.value} flags {entry & _DISALLOW:x}")
         mfn = (entry & PTE_ADDR) >> PAGE_SHIFT
@@ -192,16 +200,11 @@ class PageTypes:
         taken = 0
         try:
             if level == PageType.L1:
-                get = self.get_from_l1e
-                for taken, entry in enumerate(entries):  # noqa: B007 - how far it came matters on failure
-                    if entry & PTE_P:
-                        get(entry)
-                        adjusted = adjust_l1e(entry)
-                        if adjusted != entry:
-                            quads[start + taken] = adjusted
+                for taken, entry in self._promote_l1_entries(entries, start):  # noqa: B007 - needed on failure
+                    self.get_from_l1e(entry)
                 return
             set_bits = PTE_US | (PTE_A if level == PageType.L4 else 0)
-            for taken, entry in enumerate(entries):  # noqa: B007 - how far it came matters on failure
+            for taken, entry in enumerate(entries):
                 if not entry & PTE_P or (level == PageType.L4 and taken in XEN_L4_SLOTS):
                     continue
                 self.get_from_table_entry(entry, level, mfn)
@@ -214,6 +217,34 @@ class PageTypes:
         if level == PageType.L4:
             for slot in XEN_L4_SLOTS:
                 quads[start + slot] = self._xen_l4_entries.get(slot, 0)
+
+    def _promote_l1_entries(self, entries: list[int], start: int) -> Iterator[tuple[int, int]]:
+        """Take what most entries need in one sweep (a domain has 100,000s); yield (slot, entry) for the others, which
+        the caller must take or refuse before going on.
+        """
+        frames, quads = self._frames, self._ram.quads
+        owner, kinds, counts, refs = frames.owner, frames.type, frames.type_count, frames.refs
+        first, limit, writable = frames.first_mfn, frames.nr_frames, int(PageType.WRITABLE)
+        marks = PTE_US | PTE_GUEST_KERNEL
+        for slot, entry in enumerate(entries):
+            if not entry & PTE_P:
+                continue
+            i = ((entry & PTE_ADDR) >> PAGE_SHIFT) - first
+            if entry & _L1_DISALLOW or not 0 <= i < limit or owner[i] != 1:
+                yield slot, entry
+            elif entry & PTE_RW:
+                if counts[i] and kinds[i] != writable:
+                    yield slot, entry
+                else:
+                    kinds[i] = writable
+                    counts[i] += 1
+                    refs[i] += 1
+            else:
+                refs[i] += 1
+            if entry & marks != marks:
+                adjusted = adjust_l1e(entry)
+                if adjusted != entry:
+                    quads[start + slot] = adjusted
 
     def _demote(self, mfn: int, level: PageType) -> None:
         start = self._table(mfn)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hypercalls.errors import XenError
 from hypercalls.public import errno as e
-from pvemu.hypervisor.vcpu import Vcpu
+
+if TYPE_CHECKING:
+    from pvemu.hypervisor.vcpu import Vcpu
 
 __all__ = ["Physdev"]
 

@@ -5,13 +5,17 @@ Nothing else competes for the CPU, so a sleeping guest makes virtual time jump t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from hypercalls.errors import XenError
 from hypercalls.public import errno as e
-from pvemu.hypervisor.event_channel import EventChannels
-from pvemu.hypervisor.time import VirtualClock
-from pvemu.hypervisor.vcpu import Vcpu
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pvemu.hypervisor.event_channel import EventChannels
+    from pvemu.hypervisor.time import VirtualClock
+    from pvemu.hypervisor.vcpu import Vcpu
 
 __all__ = ["Sched"]
 
@@ -21,7 +25,8 @@ _MAX_POLL_PORTS = 128
 
 class Sched:
     """``is_stopping`` tells that the run ends (shutdown, timeout, a match): sleepers wake then. ``on_stuck`` is called
-    when a sleeping guest can never wake."""
+    when a sleeping guest can never wake.
+    """
 
     def __init__(
         self, clock: VirtualClock, vcpu: Vcpu, events: EventChannels, is_stopping: Callable[[], bool],

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from struct import Struct
+from typing import TYPE_CHECKING
 
-from hypercalls.abi import Abi
-from hypercalls.public import xen
+from hypercalls.public import arch_x86, xen
+
+if TYPE_CHECKING:
+    from hypercalls.abi import Abi
 
 __all__ = ["SharedInfo", "VcpuInfo"]
 
@@ -82,11 +85,13 @@ class SharedInfo:
         pending = abi.offsetof(xen.shared_info, "evtchn_pending")
         mask = abi.offsetof(xen.shared_info, "evtchn_mask")
         size = self.words_per_map * abi.long_size
-        letter = abi.long_fmt[-1]
-        self.pending = page[pending : pending + size].cast("B").cast(letter)
-        self.mask = page[mask : mask + size].cast("B").cast(letter)
-        for i in range(xen.XEN_LEGACY_MAX_VCPUS):
+        self.pending = self._words(page[pending : pending + size])
+        self.mask = self._words(page[mask : mask + size])
+        for i in range(arch_x86.XEN_LEGACY_MAX_VCPUS):
             self.vcpu_info(i).upcall_mask = 1
+
+    def _words(self, view: memoryview) -> memoryview:
+        return view.cast("Q") if self.abi.bits == 64 else view.cast("I")
 
     def vcpu_info(self, vcpu_id: int) -> VcpuInfo:
         """The vcpu_info of one of the first 32 vcpus, in the page."""

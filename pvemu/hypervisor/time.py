@@ -8,16 +8,17 @@ ticks once a nanosecond, so it equals system time.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-__all__ = ["DEFAULT_EPOCH", "NS_PER_S", "SYSTEM_TIME_AT_START", "TSC_SHIFT", "TSC_TO_SYSTEM_MUL", "TimerHandle",
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["NS_PER_S", "SYSTEM_TIME_AT_START", "TSC_SHIFT", "TSC_TO_SYSTEM_MUL", "TimerHandle",
            "VirtualClock"]  # fmt: skip
 
 NS_PER_S = 1_000_000_000
 #: System time when the guest starts: Xen has been up for a second.
 SYSTEM_TIME_AT_START = NS_PER_S
-#: Wall clock when the guest starts: 2026-01-01 00:00:00 UTC. A host's date would make runs differ.
-DEFAULT_EPOCH = 1_767_225_600
 #: vcpu_time_info scale for a TSC of 1 GHz: ns = (tsc << 1) * 2**31 >> 32.
 TSC_TO_SYSTEM_MUL = 0x8000_0000
 TSC_SHIFT = 1
@@ -69,7 +70,8 @@ class VirtualClock:
 
     def poll(self) -> int:
         """The guest looked at a clock or a ring; returns system time. The longer it does nothing else, the more time
-        one look takes."""
+        one look takes.
+        """
         polls = self._polls
         self._polls = polls + 1
         step = _POLL_NS if polls < _PATIENT_POLLS else min(_POLL_NS << (polls - _PATIENT_POLLS), _POLL_MAX_NS)
@@ -106,7 +108,8 @@ class VirtualClock:
 
     def skip_to_next(self, limit: int | None = None) -> bool:
         """An idle guest: jump to the next scheduled call (or to ``limit`` if that comes first) and run it. False when
-        there is nothing to wait for."""
+        there is nothing to wait for.
+        """
         due = self.next_due
         target = due if limit is None else limit if due is None else min(due, limit)
         if self.on_idle is not None and self.on_idle(target):

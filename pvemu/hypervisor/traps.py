@@ -5,15 +5,17 @@
 from __future__ import annotations
 
 import struct
+from typing import TYPE_CHECKING
 
 from hypercalls.errors import XenError
-from hypercalls.public import arch_x86
+from hypercalls.public import arch_x86, xen
 from hypercalls.public import callback as cb
-from hypercalls.public import xen
 from pvemu.cpu.exits import PF_USER
-from pvemu.hypervisor.domain import Domain, DomainCrash
-from pvemu.hypervisor.vcpu import Vcpu
+from pvemu.hypervisor.domain import Domain, DomainCrashError
 from pvemu.memory.guest_access import GuestMemory, access_ok
+
+if TYPE_CHECKING:
+    from pvemu.hypervisor.vcpu import Vcpu
 
 __all__ = ["HAS_ERROR_CODE", "VECTOR_NAMES", "Traps"]
 
@@ -37,8 +39,10 @@ class Traps:
         self._guest = guest
 
     def inject_exception(self, vector: int, error_code: int, address: int = 0) -> None:
-        """pv_inject_event for a hardware exception; ``address`` is CR2 of a page fault. DomainCrash when the guest has
-        no handler for it."""
+        """pv_inject_event for a hardware exception; ``address`` is CR2 of a page fault.
+
+        DomainCrashError when the guest has no handler for it.
+        """
         vcpu = self._vcpu
         entry = vcpu.trap_table[vector]
         if vector == _VECTOR_PF:
@@ -48,7 +52,9 @@ class Traps:
         if not entry.address:
             shown = error_code if vector in HAS_ERROR_CODE else 0xFFFF_FFFF
             name = VECTOR_NAMES[vector] if vector < len(VECTOR_NAMES) else "???"
-            raise DomainCrash([f"d{self._domain.domid}v{vcpu.vcpu_id} Unhandled: vec {vector}, {name}[{shown:04x}]"])
+            raise DomainCrashError(
+                [f"d{self._domain.domid}v{vcpu.vcpu_id} Unhandled: vec {vector}, {name}[{shown:04x}]"]
+            )
         self._bounce(
             entry.address, error_code if vector in HAS_ERROR_CODE else None, masks_events=bool(entry.flags & _TI_IF)
         )
@@ -57,7 +63,7 @@ class Traps:
         """An ``int n`` of the guest, with n a gate that the guest filled in."""
         entry = self._vcpu.trap_table[vector]
         if not entry.address:
-            raise DomainCrash(
+            raise DomainCrashError(
                 [f"d{self._domain.domid}v{self._vcpu.vcpu_id} Unhandled: vec {vector}, ???[ffffffff]"]
             )
         self._bounce(entry.address, None, masks_events=bool(entry.flags & _TI_IF))
@@ -104,13 +110,13 @@ class Traps:
         frame += [regs.read("rip"), saved_mask << 32 | cs, shown_flags, rsp, ss]
         stack -= 8 * len(frame)
         if not access_ok(stack, 8 * len(frame)):
-            raise DomainCrash(self._sync_crash("bad stack"))
+            raise DomainCrashError(self._sync_crash("bad stack"))
         try:
             self._guest.copy_to_guest(stack, struct.pack(f"<{len(frame)}Q", *frame))
         except XenError:
-            raise DomainCrash(self._sync_crash("page fault on the guest's stack")) from None
+            raise DomainCrashError(self._sync_crash("page fault on the guest's stack")) from None
         if not handler:
-            raise DomainCrash(self._sync_crash("no handler"))
+            raise DomainCrashError(self._sync_crash("no handler"))
         vcpu.set_frame(
             handler, arch_x86.FLAT_KERNEL_CS64, rflags & ~(_AC | _VM | _RF | _NT | _TF), stack,
             arch_x86.FLAT_KERNEL_SS64,

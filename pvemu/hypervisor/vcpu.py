@@ -5,26 +5,29 @@ Mirrors struct vcpu / pv_vcpu and xen/arch/x86/pv/{callback,misc-hypercalls}.c, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from hypercalls.abi import Abi
 from hypercalls.context import TrapEntry
 from hypercalls.errors import XenError
-from hypercalls.public import arch_x86
+from hypercalls.public import arch_x86, xen
 from hypercalls.public import callback as cb
 from hypercalls.public import errno as e
 from hypercalls.public import vcpu as vc
-from hypercalls.public import xen
-from pvemu.cpu.registers import Registers
 from pvemu.frames import PAGE_SIZE, Mfn
-from pvemu.hypervisor.domain import DomainCrash
-from pvemu.hypervisor.event_channel import EventChannels
-from pvemu.hypervisor.page_types import PageTypes
+from pvemu.hypervisor.domain import DomainCrashError
 from pvemu.hypervisor.shared_info import VcpuInfo
 from pvemu.hypervisor.time import TSC_SHIFT, TSC_TO_SYSTEM_MUL, TimerHandle, VirtualClock
 from pvemu.memory.frame_table import PageType
-from pvemu.memory.guest_access import GuestMemory
-from pvemu.memory.ram import Ram
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hypercalls.abi import Abi
+    from pvemu.cpu.registers import Registers
+    from pvemu.hypervisor.event_channel import EventChannels
+    from pvemu.hypervisor.page_types import PageTypes
+    from pvemu.memory.guest_access import GuestMemory
+    from pvemu.memory.ram import Ram
 
 __all__ = ["CALLBACK_KINDS", "Vcpu"]
 
@@ -105,14 +108,13 @@ class Vcpu:
 
     def register_callback(self, type: int, flags: int, cs: int, address: int) -> None:
         """CALLBACKOP_register / set_callbacks."""
-        if type == cb.CALLBACKTYPE_sysenter_deprecated:
-            type = cb.CALLBACKTYPE_sysenter
-        if type not in CALLBACK_KINDS:
-            raise XenError(e.ENOSYS, f"callback type {type}")
+        kind = cb.CALLBACKTYPE_sysenter if type == cb.CALLBACKTYPE_sysenter_deprecated else type
+        if kind not in CALLBACK_KINDS:
+            raise XenError(e.ENOSYS, f"callback type {kind}")
         if not _is_canonical(address):
             raise XenError(e.EINVAL, f"callback address {address:#x} is not canonical")
-        self.callbacks[type] = address
-        self.callback_flags[type] = flags
+        self.callbacks[kind] = address
+        self.callback_flags[kind] = flags
 
     def unregister_callback(self, type: int) -> None:
         """CALLBACKOP_unregister: only the NMI and the fast system-call entries can be taken away."""
@@ -300,11 +302,10 @@ class Vcpu:
         try:
             raw = self._guest.copy_from_guest(regs.read("rsp"), self._abi.sizeof(arch_x86.iret_context))
         except XenError:
-            raise DomainCrash(["Fault while reading IRET context from guest stack"]) from None
+            raise DomainCrashError(["Fault while reading IRET context from guest stack"]) from None
         frame = self._abi.unpack(arch_x86.iret_context, raw)
-        if frame.cs & 3 == 3:
-            if not self.toggle_guest_mode():
-                raise DomainCrash(["Guest switching to user mode with no user page tables"])
+        if frame.cs & 3 == 3 and not self.toggle_guest_mode():
+            raise DomainCrashError(["Guest switching to user mode with no user page tables"])
         regs.write("rax", frame.rax)
         if not frame.flags & arch_x86.VGCF_in_syscall:
             regs.write("r11", frame.r11)

@@ -15,7 +15,7 @@ class FrameAllocator:
     """Frames [first_mfn, first_mfn + heap_frames) are Xen's, those above belong to domains."""
 
     def __init__(self, first_mfn: Mfn, heap_frames: int, domain_frames: int) -> None:
-        self._heap_next = first_mfn
+        self._heap_next = int(first_mfn)
         self._heap_end = first_mfn + heap_frames
         self._low = self._heap_end
         self._high = self._heap_end + domain_frames

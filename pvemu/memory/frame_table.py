@@ -7,10 +7,13 @@ counts; what makes a frame valid as a page table is ``pvemu.hypervisor.page_type
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
-from pvemu.frames import Mfn
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pvemu.frames import Mfn
 
 __all__ = ["FrameTable", "Owner", "PageType"]
 
@@ -40,7 +43,8 @@ class PageType(IntEnum):
 
 class FrameTable:
     """Counters for ``nr_frames`` frames from ``first_mfn``. Methods take machine frame numbers; the arrays are indexed
-    by ``mfn - first_mfn``."""
+    by ``mfn - first_mfn``.
+    """
 
     def __init__(self, first_mfn: Mfn, nr_frames: int) -> None:
         self.first_mfn = first_mfn

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hypercalls.errors import XenError
 from hypercalls.public import errno as e
 from pvemu.cpu.exits import Access
 from pvemu.cpu.paging import PTE_ADDR, PTE_D, PTE_P, PTE_RW, PTE_US, PageWalker, table_slot
 from pvemu.frames import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
-from pvemu.memory.ram import Ram
+
+if TYPE_CHECKING:
+    from pvemu.memory.ram import Ram
 
 __all__ = ["GuestMemory"]
 
@@ -48,7 +52,8 @@ class GuestMemory:
 
     def copy_to_guest(self, vaddr: int, data: bytes) -> None:
         """Write ``data`` at ``vaddr``. XenError(EFAULT) where the guest has no writable mapping (pages before it are
-        written, as on Xen)."""
+        written, as on Xen).
+        """
         if not access_ok(vaddr, len(data)):
             raise XenError(e.EFAULT, f"guest pointer {vaddr:#x} is not in the guest's address space")
         done = 0

@@ -6,8 +6,12 @@ the machine's first one have no backing, as holes in a real machine's memory hav
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
-from pvemu.memory.ram import Ram
+
+if TYPE_CHECKING:
+    from pvemu.memory.ram import Ram
 
 __all__ = ["INVALID_M2P_ENTRY", "MachineToPhys"]
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Ram"]
 
@@ -54,7 +57,7 @@ class Ram:
         start = maddr - self.base
         return bytes(self.bytes[start : start + size])
 
-    def write(self, maddr: int, data: bytes | memoryview) -> None:
+    def write(self, maddr: int, data: bytes | bytearray | memoryview) -> None:
         """Store ``data`` at a machine address and drop translations of the code frames it touches."""
         start = maddr - self.base
         self.bytes[start : start + len(data)] = data
@@ -81,8 +84,8 @@ class Ram:
         if libc.mincore(ctypes.c_void_p(self.host_address()), ctypes.c_size_t(self.size), resident) != 0:
             return [(0, self.size)]
         flags, step = bytes(resident), 256
-        found = []
-        for first in range(0, pages, step):
-            if any(flags[first : first + step]):
-                found.append((first << PAGE_SHIFT, min(step, pages - first) << PAGE_SHIFT))
-        return found
+        return [
+            (first << PAGE_SHIFT, min(step, pages - first) << PAGE_SHIFT)
+            for first in range(0, pages, step)
+            if any(flags[first : first + step])
+        ]
