@@ -10,7 +10,7 @@ from pvemu.errors import ConfigError
 if TYPE_CHECKING:
     from pvemu.disk.spec import DiskConfig
 
-__all__ = ["DEFAULT_EPOCH", "MAX_MEMORY_MIB", "MIN_MEMORY_MIB", "DomainConfig"]
+__all__ = ["DEFAULT_EPOCH", "DEFAULT_MEMORY_MIB", "MAX_MEMORY_MIB", "MIN_MEMORY_MIB", "DomainConfig"]
 
 #: Wall clock when a guest starts: 2026-01-01 00:00:00 UTC. A host's date would make runs differ.
 DEFAULT_EPOCH = 1_767_225_600
@@ -18,6 +18,7 @@ DEFAULT_EPOCH = 1_767_225_600
 MIN_MEMORY_MIB = 4
 #: Past this the host mapping alone (sparse as it is) is refused by common kernels.
 MAX_MEMORY_MIB = 256 * 1024
+DEFAULT_MEMORY_MIB = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class DomainConfig:
     kernel: str
     ramdisk: str | None = None
     cmdline: str = ""
-    memory_mib: int = 128
+    memory_mib: int = DEFAULT_MEMORY_MIB
     disks: tuple[DiskConfig, ...] = ()
     write: bool = False
     name: str = "guest"

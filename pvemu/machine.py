@@ -66,6 +66,7 @@ _EXTENT = 512
 _XEN_HEAP_FRAMES = 256
 _STORE_GRANT, _CONSOLE_GRANT = 1, 0  # GNTTAB_RESERVED_XENSTORE, GNTTAB_RESERVED_CONSOLE
 
+_VECTOR_PF = 14
 _HYPERCALL_NS = 1_000
 _FIRST_FILL_NS = 100
 _RECENT_HYPERCALLS = 16
@@ -106,6 +107,7 @@ class Machine:
         self.outcome: Outcome | None = None
         self.crash_lines: list[str] = []
         self.xen_log: list[str] = []
+        self.fault_address: int | None = None  #: of the page fault that crashed the guest
         self.recent: deque[HypercallRecord] = deque(maxlen=_RECENT_HYPERCALLS)
         self.on_console_output: Callable[[bytes], None] = lambda data: None
         self.on_console_poll: Callable[[], None] = lambda: None
@@ -314,6 +316,7 @@ class Machine:
             self.outcome = Outcome("wedged", f"no exit from guest code at rip {self.engine.read('rip'):#x}")
 
     def _on_exception(self, vector: int, error_code: int, address: int) -> None:
+        self.fault_address = address if vector == _VECTOR_PF else None
         self.traps.inject_exception(vector, error_code, address)
 
     def stop(self, kind: str, detail: str = "") -> None:
@@ -321,6 +324,27 @@ class Machine:
         if self.outcome is None:
             self.outcome = Outcome(kind, detail)
         self.engine.stop()
+
+    def disk_statistics(self) -> dict[str, dict[str, int]]:
+        """By vdev: read and write requests, and 512-byte sectors moved."""
+        return {
+            vdev: {
+                "reads": backend.statistics.reads,
+                "writes": backend.statistics.writes,
+                "sectors": backend.statistics.sectors,
+            }
+            for vdev, backend in self.backends.items()
+        }
+
+    def hypercall_nargs(self, op: int) -> int:
+        """How many arguments hypercall ``op`` has; all of them for an unknown one."""
+        row = TABLE.get(op)
+        return row.nargs_of(self.abi.bits) if row is not None else len(self.abi.arg_registers)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the run is about to end."""
+        return self._is_stopping()
 
     def _is_stopping(self) -> bool:
         return self.outcome is not None or self.domain.shutdown_reason is not None

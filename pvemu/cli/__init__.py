@@ -1,1 +1,69 @@
-"""TODO"""
+"""The command ``pvemu``: one module for each verb, imported only when it is used."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from pvemu.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["main"]
+
+_VERBS = {"boot": "boot a kernel and watch its console", "image": "make guest images from recipes"}
+_BAD_INPUT, _OUR_ERROR, _INTERRUPTED = 2, 4, 130
+
+
+def _parser(verb: str | None) -> argparse.ArgumentParser:
+    """The command line; only the module of the verb in use is imported."""
+    parser = argparse.ArgumentParser(
+        prog="pvemu", description="Boots Xen x86 PV guests with no hypervisor, to test boot loaders."
+    )
+    subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, text in _VERBS.items():
+        if name == verb:
+            importlib.import_module(f"pvemu.cli.{name}").add_parser(subparsers)
+        else:
+            subparsers.add_parser(name, help=text, description=text)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 2 for bad usage or input, 4 for an error of pvemu."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    verb = next((word for word in words if word in _VERBS), None)
+    arguments = _parser(verb).parse_args(words)
+    try:
+        return int(importlib.import_module(f"pvemu.cli.{arguments.verb}").run(arguments))
+    except InputError as error:
+        print(f"pvemu: {error}", file=sys.stderr)
+        return _BAD_INPUT
+    except KeyboardInterrupt:
+        print("pvemu: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away, as `| head` does: no message, and none from Python's exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _INTERRUPTED - 2 + 13  # 128 + SIGPIPE
+    except Exception:  # noqa: BLE001 - whatever is left is our bug: say so, with everything needed to file it
+        _report_bug(words)
+        return _OUR_ERROR
+
+
+def _report_bug(words: list[str]) -> None:
+    """A crash report of pvemu itself."""
+    import platform
+    import traceback
+    from importlib.metadata import version
+
+    print("pvemu: an error of pvemu itself. Please file it with this report:", file=sys.stderr)
+    packages = ", ".join(f"{name} {version(name)}" for name in ("pvemu", "unicorn"))
+    print(f"  command: pvemu {' '.join(words)}", file=sys.stderr)
+    print(f"  versions: {packages}, Python {platform.python_version()}, {platform.platform()}", file=sys.stderr)
+    for line in traceback.format_exc().rstrip().splitlines():
+        print(f"  {line}", file=sys.stderr)

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Driving a machine to a verdict: what to type and when, what to wait for, why it ended."""

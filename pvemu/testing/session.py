@@ -1,0 +1,182 @@
+"""One run of a machine with something typed and something expected: the engine of ``pvemu boot`` and of tests.
+
+No threads and no sleeping decide anything: input is typed when the guest waits for it, time limits count guest time. A
+watchdog thread only ends a guest that spins without a single exit, which nothing in guest time ever would.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from hypercalls.public import sched
+from pvemu.debug.crash_report import execution_state, page_walk, recent_hypercalls
+from pvemu.debug.screen import render
+from pvemu.hypervisor.domain import SHUTDOWN_NAMES
+from pvemu.testing.verdict import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pvemu.machine import Machine, Outcome
+
+__all__ = ["HANG_SECONDS", "Session"]
+
+#: Wall seconds without any exit from guest code after which a guest counts as hung.
+HANG_SECONDS = 20.0
+_NS_PER_S = 1_000_000_000
+#: A guest that sleeps this long (guest time) with an empty input ring waits for input; one that polls is seen at once.
+_IDLE_NS = _NS_PER_S
+_IDLE_CHECK_NS = _NS_PER_S // 4
+#: How far back a match may begin: output is searched as it comes.
+_SEARCH_WINDOW = 1 << 16
+_ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[78=>]|\r")
+
+
+class Session:
+    """``until`` is matched against the console's bytes and against its text without escape sequences; ``timeout`` is in
+    guest seconds; ``send`` is typed piece by piece; ``sink`` gets the console's bytes as they come.
+    """
+
+    def __init__(
+        self, machine: Machine, *, until: re.Pattern[bytes] | None = None, timeout: float | None = None,
+        send: Sequence[bytes] = (), sink: Callable[[bytes], None] = lambda data: None,
+    ) -> None:  # fmt: skip
+        self.machine = machine
+        self.console = bytearray()
+        self.matched: bytes | None = None
+        self._until = until
+        self._timeout = timeout
+        self._to_send = list(send)
+        self._sink = sink
+        self._last_output = machine.clock.now()
+        self._hang_seconds = HANG_SECONDS
+        machine.on_console_output = self._on_output
+        machine.on_console_poll = self._on_poll
+
+    def run(self) -> Verdict:
+        """Start the guest and run it to its verdict."""
+        machine = self.machine
+        if self._timeout is not None:
+            limit = machine.clock.start + round(self._timeout * _NS_PER_S)
+            machine.clock.call_at(limit, lambda: machine.stop("timeout"))
+        if self._to_send:
+            machine.clock.call_at(machine.clock.now() + _IDLE_CHECK_NS, self._check_idle)
+        began = time.perf_counter()
+        watchdog = _Watchdog(machine, self._hang_seconds)
+        try:
+            machine.start()
+            outcome = machine.run()
+        finally:
+            watchdog.stop()
+        return self._judge(outcome, time.perf_counter() - began)
+
+    # -- what the guest does -------------------------------------------------------------------------------------------
+    def _on_output(self, data: bytes) -> None:
+        self.console += data
+        self._last_output = self.machine.clock.now()
+        self._sink(data)
+        if self._until is not None and self.matched is None:
+            self._search(len(data))
+
+    def _search(self, fresh: int) -> None:
+        assert self._until is not None
+        window = bytes(self.console[-(_SEARCH_WINDOW + fresh) :])
+        found = self._until.search(window) or self._until.search(_ESCAPES.sub(b"", window))
+        if found is not None:
+            self.matched = found.group()
+            self.machine.stop("matched")
+
+    def _on_poll(self) -> None:
+        if self._to_send and self.machine.console.is_waiting:
+            self.machine.console.send(self._to_send.pop(0))
+
+    def _check_idle(self) -> None:
+        """A guest that sleeps instead of polling: type when nothing has come from it for a while."""
+        machine = self.machine
+        now = machine.clock.now()
+        if machine.sched.is_idle and machine.console.is_input_taken and now - self._last_output >= _IDLE_NS:
+            self._last_output = now
+            machine.console.send(self._to_send.pop(0))
+        if self._to_send:
+            machine.clock.call_at(now + _IDLE_CHECK_NS, self._check_idle)
+
+    # -- the verdict ---------------------------------------------------------------------------------------------------
+    def _judge(self, outcome: Outcome, wall_seconds: float) -> Verdict:
+        machine = self.machine
+        reason_code = machine.domain.shutdown_reason
+        shutdown = SHUTDOWN_NAMES.get(reason_code, str(reason_code)) if reason_code is not None else None
+        verdict, reason = self._words(outcome, reason_code, shutdown)
+        report = Verdict(
+            verdict=verdict, reason=reason, shutdown=shutdown, stages=machine.stages.stages,
+            guest_seconds=(machine.clock.now() - machine.clock.start) / _NS_PER_S, wall_seconds=wall_seconds,
+            hypercalls=machine.hypercalls.counts, disks=machine.disk_statistics(),
+            unknown_hypercalls=machine.hypercalls.unknown,
+        )  # fmt: skip
+        if verdict == "crash":
+            report.crash_report = self._crash_report()
+        return report
+
+    def _words(self, outcome: Outcome, reason_code: int | None, shutdown: str | None) -> tuple[str, str]:
+        if self.matched is not None:
+            return "success", f"the console matched {_shown(self.matched)}"
+        if reason_code in (sched.SHUTDOWN_crash, sched.SHUTDOWN_watchdog):
+            lines = self.machine.crash_lines
+            return "crash", lines[0] if lines else f"the guest shut down with reason {shutdown}"
+        if reason_code is not None:
+            if self._until is None and reason_code == sched.SHUTDOWN_poweroff:
+                return "success", "the guest powered itself off"
+            unmet = "" if self._until is None else f" before the console matched {_shown(self._until.pattern)}"
+            return "failure", f"the guest shut down ({shutdown}){unmet}"
+        if outcome.kind == "timeout":
+            waiting = "; the guest waits for input" if self.machine.console.is_waiting else ""
+            expected = "" if self._until is None else f", no match for {_shown(self._until.pattern)}"
+            return "failure", f"timed out after {self._timeout:g} guest seconds{expected}{waiting}"
+        if outcome.kind == "wedged":
+            return "failure", f"the guest hangs: {self._hang_seconds:g} s of computing without any exit"
+        if outcome.kind == "stuck":
+            return "failure", outcome.detail
+        return "failure", outcome.detail or outcome.kind
+
+    def _crash_report(self) -> list[str]:
+        """Xen's crash text, then the last hypercalls and the screen."""
+        machine = self.machine
+        lines = list(machine.crash_lines)
+        if machine.fault_address is not None:
+            lines += page_walk(machine.walker, machine.m2p, machine.fault_address)
+        lines += execution_state(machine.config.domid, machine.vcpu, machine.engine, machine.walker, machine.guest)
+        report = [f"(XEN) {line}" for line in lines]
+        report += ["", "last hypercalls (guest seconds, return address, call, result):"]
+        report += recent_hypercalls(machine.recent, machine.clock.start, machine.hypercall_nargs)
+        report += ["", "screen:", *(f"| {line}" for line in render(bytes(self.console)))]
+        return report
+
+
+def _shown(text: bytes) -> str:
+    return repr(text.decode("utf-8", "replace"))
+
+
+class _Watchdog:
+    """Ends a guest that makes no exit at all for ``seconds`` of wall time."""
+
+    def __init__(self, machine: Machine, seconds: float) -> None:
+        self._machine = machine
+        self._seconds = seconds
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        engine = self._machine.engine
+        seen = (-1, -1)
+        while not self._done.wait(self._seconds):
+            now = (engine.exits, engine.tlb_fills)
+            if now == seen:
+                engine.interrupt()
+            seen = now
+
+    def stop(self) -> None:
+        """The run is over."""
+        self._done.set()

@@ -1,0 +1,61 @@
+"""What came of a run, for people, for scripts and as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pvemu.debug.stages import Stage
+
+__all__ = ["EXIT_CODES", "Verdict"]
+
+#: Exit codes as XTF's runner uses them; 1 and 2 are left to Python and to usage errors.
+EXIT_CODES = {"success": 0, "error": 4, "failure": 5, "crash": 6}
+
+
+@dataclass(slots=True)
+class Verdict:
+    """``verdict`` is a key of EXIT_CODES, ``reason`` one sentence; times in seconds; ``disks`` by vdev."""
+
+    verdict: str
+    reason: str
+    shutdown: str | None
+    stages: list[Stage]
+    guest_seconds: float
+    wall_seconds: float
+    hypercalls: dict[str, int]
+    disks: dict[str, dict[str, int]]
+    unknown_hypercalls: dict[str, int] = field(default_factory=dict)
+    crash_report: list[str] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """The process's exit code."""
+        return EXIT_CODES[self.verdict]
+
+    def as_json(self) -> dict[str, object]:
+        """The object of ``--json``. ``entry`` is hexadecimal text: it may pass 2**53."""
+        return {
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "shutdown": self.shutdown,
+            "stages": [_stage(stage) for stage in self.stages],
+            "guest_seconds": self.guest_seconds,
+            "wall_seconds": self.wall_seconds,
+            "hypercalls": dict(sorted(self.hypercalls.items())),
+            "disks": self.disks,
+        }
+
+
+def _stage(stage: Stage) -> dict[str, object]:
+    ramdisk = stage.ramdisk
+    return {
+        "guest_os": stage.guest_os,
+        "loader": stage.loader,
+        "guest_version": stage.guest_version,
+        "entry": f"{stage.entry:#x}",
+        "cmdline": stage.cmdline,
+        "ramdisk": {"size": ramdisk.size, "sha256": ramdisk.sha256} if ramdisk is not None else None,
+        "start": stage.start_ns / 1e9,
+    }
