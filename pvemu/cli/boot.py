@@ -201,7 +201,7 @@ def _print_verdict(verdict: Verdict) -> None:
             f"pvemu: stage {number}: {what}, entry {stage.entry:#x}, at {stage.start_ns / 1e9:.3f} s{cmdline}{ramdisk}"
         )
     for name, count in sorted(verdict.unknown_hypercalls.items()):
-        lines.append(f"pvemu: {name} was answered -ENOSYS {count} times: it is not there")
+        lines.append(f"pvemu: {name} is not there: answered -ENOSYS, called {count} times")
     lines.append(
         f"pvemu: {verdict.verdict}: {verdict.reason} "
         f"({verdict.guest_seconds:.3f} guest seconds in {verdict.wall_seconds:.2f} s)"

@@ -97,7 +97,8 @@ class HypercallDispatcher:
         except XenError as refusal:
             return -refusal.errno
         if result == -e.ENOSYS:
-            self.unknown[row.name] = self.unknown.get(row.name, 0) + 1
+            name = f"{row.name}({args[0]:#x})" if args else row.name
+            self.unknown[name] = self.unknown.get(name, 0) + 1
         return result
 
     def monitor(

@@ -25,6 +25,8 @@ TSC_SHIFT = 1
 
 _POLL_NS = 50
 _POLL_MAX_NS = 1_000_000
+#: One look never takes more than this fraction (2**-n) of the time that the guest has been polling already.
+_POLL_SHIFT = 7
 _PATIENT_POLLS = 16
 
 
@@ -51,6 +53,7 @@ class VirtualClock:
         self._queue: list[tuple[int, int, TimerHandle]] = []
         self._sequence = 0
         self._polls = 0
+        self._polling_since = start
         #: Called with the time that an idle guest is about to skip to (None: nothing is due, ever). An interactive
         #: session sleeps here; it returns True when something may have changed meanwhile.
         self.on_idle: Callable[[int | None], bool] | None = None
@@ -73,10 +76,17 @@ class VirtualClock:
         one look takes.
         """
         polls = self._polls
+        if not polls:
+            self._polling_since = self.time
         self._polls = polls + 1
-        step = _POLL_NS if polls < _PATIENT_POLLS else min(_POLL_NS << (polls - _PATIENT_POLLS), _POLL_MAX_NS)
+        step = _POLL_NS
+        if polls >= _PATIENT_POLLS:
+            longest = max(_POLL_MAX_NS, (self.time - self._polling_since) >> _POLL_SHIFT)
+            step = min(_POLL_NS << min(polls - _PATIENT_POLLS, 63), longest)
         target = self.time + step
-        if step == _POLL_MAX_NS and self.on_idle is not None:
+        if self._queue and self._queue[0][0] < target:
+            target = max(self._queue[0][0], self.time)
+        if step >= _POLL_MAX_NS and self.on_idle is not None:
             self.on_idle(target)
         self.time = target
         return target
