@@ -86,8 +86,8 @@ class PageWalker:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was handed to the TLB since the last flush."""
-        return not self._cached_entries
+        """Whether nothing was handed to the TLB, and nothing of the upper tables remembered, since the last flush."""
+        return not self._cached_entries and not self._l1_tables
 
     # -- walking -----------------------------------------------------------------------------------------------------
     def translate(self, vaddr: int, access: int) -> tuple[int, int] | None:

@@ -10,8 +10,10 @@ import struct
 from typing import TYPE_CHECKING
 
 from hypercalls.errors import XenError
+from hypercalls.public import arch_x86
 from hypercalls.public import errno as e
 from pvemu.cpu.exits import Access
+from pvemu.cpu.paging import PTE_ADDR, PTE_P
 from pvemu.frames import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Mfn
 from pvemu.memory.frame_table import FrameTable, PageType
 
@@ -63,8 +65,8 @@ def check_descriptor(desc: int) -> int | None:
     if kind != _CALL_GATE:
         return None
     selector = a >> 16
-    if selector & 3 != 3 and selector & ~3:  # guest_gate_selector_okay: a guest code segment
-        return None
+    if selector >> 3 >= FIRST_RESERVED_GDT_ENTRY and selector != arch_x86.FLAT_KERNEL_CS64 and not selector & 4:
+        return None  # guest_gate_selector_okay: in the guest's part of the GDT, in the LDT, or Xen's own flat one
     b &= ~_SEGMENT_DPL
     if b & 0xFF:
         return None
@@ -87,6 +89,10 @@ class DescriptorTables:
         self.gdt_entries = 0
         self.ldt_vaddr = 0
         self.ldt_entries = 0
+        self._ldt_frames: dict[int, int] = {}  # mfn by page of the LDT
+        types.validate_segdesc = self._validate_page
+        mm.on_set_ldt = self.set_ldt
+        mm.on_destroy_ldt = self.destroy_ldt
         page = bytearray(PAGE_SIZE)
         for offset, descriptor in _FLAT.items():
             struct.pack_into("<Q", page, offset, descriptor)
@@ -101,43 +107,44 @@ class DescriptorTables:
             return self.gdt_frames[page] << PAGE_SHIFT
         offset = vaddr - LDT_VADDR
         if 0 <= offset < self.ldt_entries * 8 and access != Access.FETCH:
-            return self._ldt_page(self.ldt_vaddr + offset)
+            return self._ldt_page(offset)
         return None
 
-    def _ldt_page(self, vaddr: int) -> int | None:
-        """pv_map_ldt_shadow_page: the LDT's pages become descriptor pages when the CPU first looks at them."""
-        at = self._mm.l1_entry_address(vaddr)
-        if at is None:
-            return None
-        entry = self._ram.read_u64(at)
-        mfn = (entry & 0x000F_FFFF_FFFF_F000) >> PAGE_SHIFT
-        if not entry & 1 or not self._frames.is_guest(mfn):
-            return None
-        try:
-            self._get_descriptor_page(mfn)
-        except XenError:
-            return None
-        self._types.put_page_and_type(mfn)
+    def _ldt_page(self, offset: int) -> int | None:
+        """pv_map_ldt_shadow_page: the LDT's pages become descriptor pages when the CPU first looks at them, and stay so
+        until ``destroy_ldt``.
+        """
+        page = offset >> PAGE_SHIFT
+        mfn = self._ldt_frames.get(page)
+        if mfn is None:
+            at = self._mm.l1_entry_address(self.ldt_vaddr + offset)
+            entry = 0 if at is None else self._ram.read_u64(at)
+            if not entry & PTE_P:
+                return None
+            mfn = (entry & PTE_ADDR) >> PAGE_SHIFT
+            try:
+                self._types.get_page_and_type(mfn, PageType.SEG_DESC)
+            except XenError:
+                return None
+            self._ldt_frames[page] = mfn
         return mfn << PAGE_SHIFT
 
-    def _get_descriptor_page(self, mfn: int) -> None:
-        """promote_segdesc_page: check (and adjust) all descriptors of a frame before it gets the type."""
-        self._types.get_page(mfn)
-        try:
-            if self._frames.type_of(mfn) != PageType.SEG_DESC:
-                quads = self._ram.frame(Mfn(mfn)).cast("Q")
-                checked = [check_descriptor(quad) for quad in quads]
-                if None in checked:
-                    raise XenError(e.EINVAL, f"bad descriptor in frame {mfn:x}")
-                self._types.get_type(mfn, PageType.SEG_DESC)
-                for i, quad in enumerate(checked):
-                    if quad is not None and quads[i] != quad:
-                        quads[i] = quad
-            else:
-                self._types.get_type(mfn, PageType.SEG_DESC)
-        except XenError:
-            self._types.put_page(mfn)
-            raise
+    def destroy_ldt(self) -> None:
+        """pv_destroy_ldt: let go of the LDT's pages; they are looked up again when the CPU needs them."""
+        if self._ldt_frames:
+            for mfn in self._ldt_frames.values():
+                self._types.put_page_and_type(mfn)
+            self._ldt_frames.clear()
+            self._refresh()
+
+    def _validate_page(self, mfn: int) -> None:
+        """validate_segdesc_page."""
+        quads = self._ram.frame(Mfn(mfn)).cast("Q")
+        for i, quad in enumerate(quads.tolist()):
+            checked = check_descriptor(quad)
+            if checked is None:
+                raise XenError(e.EINVAL, f"bad descriptor {quad:#x} in frame {mfn:x}")
+            quads[i] = checked
 
     def set_gdt(self, frames: list[int], entries: int) -> None:
         """HYPERVISOR_set_gdt (pv_set_gdt)."""
@@ -146,7 +153,7 @@ class DescriptorTables:
         taken: list[Mfn] = []
         try:
             for mfn in frames[: -(-entries // _ENTRIES_PER_PAGE)]:
-                self._get_descriptor_page(mfn)
+                self._types.get_page_and_type(mfn, PageType.SEG_DESC)
                 taken.append(Mfn(mfn))
         except XenError:
             for mfn in taken:
@@ -172,5 +179,7 @@ class DescriptorTables:
         """MMUEXT_SET_LDT."""
         if vaddr & PAGE_MASK or entries > _MAX_LDT_ENTRIES:
             raise XenError(e.EINVAL, f"LDT of {entries} entries at {vaddr:#x}")
-        self.ldt_vaddr, self.ldt_entries = vaddr, entries
-        self._refresh()
+        if (vaddr, entries) != (self.ldt_vaddr, self.ldt_entries):
+            self.destroy_ldt()
+            self.ldt_vaddr, self.ldt_entries = vaddr, entries
+            self._refresh()  # a CPU that found no page there may remember that

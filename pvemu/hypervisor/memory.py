@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Reservation"]
 
-_E820_RAM = 1
 #: Largest extent an unprivileged domain may ask for (xen/include/asm-x86/config.h domu_max_order: 2 MiB).
 _DOMU_MAX_ORDER = 9
-_E820MAX = 128
+_E820MAX = 1024
 
 
 class Reservation:
@@ -36,6 +35,8 @@ class Reservation:
         self._m2p = m2p
         self._alloc_extent = alloc_extent
         self.max_pages = max_pages
+        #: shared_info's arch.max_pfn, which the guest fills in
+        self.guest_max_pfn: Callable[[], int] = lambda: 0
         self._memory_map: list[E820Entry] | None = None
 
     def _require_order(self, order: int) -> None:
@@ -49,9 +50,12 @@ class Reservation:
         mfn = self._alloc_extent(order)
         if mfn is None:
             raise XenError(e.ENOMEM, "the machine has no free frames")
+        self._hand_out(mfn, order)
+        return mfn
+
+    def _hand_out(self, mfn: Mfn, order: int) -> None:
         self._frames.assign(mfn, 1 << order, Owner.GUEST)
         self._ram.write(mfn << PAGE_SHIFT, bytes(PAGE_SIZE << order))
-        return mfn
 
     def populate_physmap(self, gpfn: int, order: int) -> int:
         """XENMEM_populate_physmap for one extent: its first mfn."""
@@ -61,39 +65,36 @@ class Reservation:
 
     def increase_reservation(self, order: int) -> int:
         """XENMEM_increase_reservation for one extent: its first mfn, not yet anywhere in the physical map."""
-        mfn = self._take(order)
-        for i in range(1 << order):
-            self._m2p.set(mfn + i, INVALID_M2P_ENTRY)
-        return mfn
+        return self._take(order)
+
+    def frame_freed(self, mfn: Mfn) -> None:
+        """A frame went back to the machine: it has no pfn any more (mark_page_free)."""
+        self._m2p.set(mfn, INVALID_M2P_ENTRY)
 
     def decrease_reservation(self, gmfn: int, order: int) -> None:
-        """XENMEM_decrease_reservation for one extent. A frame that is still mapped stays the guest's until unmapped."""
+        """XENMEM_decrease_reservation for one extent (guest_remove_page). A frame that is still mapped, granted or a
+        page table stays the guest's until that ends; given up twice, it is given up once.
+        """
         self._require_order(order)
         for mfn in range(gmfn, gmfn + (1 << order)):
-            self._give_back(mfn)
-
-    def _give_back(self, mfn: int) -> None:
-        if not self._frames.is_guest(mfn):
-            raise XenError(e.EINVAL, f"frame {mfn:x} is not the domain's")
-        i = mfn - self._frames.first_mfn
-        self._m2p.set(mfn, INVALID_M2P_ENTRY)
-        self._frames.refs[i] -= 1
-        if not self._frames.refs[i]:
-            self._frames.release(Mfn(mfn))
+            if not self._ram.contains(mfn):
+                raise XenError(e.EINVAL, f"frame {mfn:x} is not the machine's")
+            if not self._frames.put_alloc_ref(mfn):
+                raise XenError(e.ENXIO, f"frame {mfn:x} is not the domain's")
 
     def exchange_frames(self, in_mfns: Sequence[int], out_order: int, out_gpfn: int) -> int:
-        """XENMEM_exchange, one output extent: give ``in_mfns`` back, take an extent and place it at ``out_gpfn``."""
+        """XENMEM_exchange, one output extent: give ``in_mfns`` back, take an extent and place it at ``out_gpfn``. Only
+        frames that nothing refers to can be exchanged (steal_page).
+        """
         self._require_order(out_order)
-        for mfn in in_mfns:
-            if not self._frames.is_guest(mfn):
-                raise XenError(e.EINVAL, f"frame {mfn:x} is not the domain's")
+        if len(set(in_mfns)) != len(in_mfns) or not all(map(self._frames.can_steal, in_mfns)):
+            raise XenError(e.EINVAL, "a frame is not the domain's or in use")
         out = self._alloc_extent(out_order)
         if out is None:
             raise XenError(e.ENOMEM, "the machine has no free extent")
         for mfn in in_mfns:
-            self._give_back(mfn)
-        self._frames.assign(out, 1 << out_order, Owner.GUEST)
-        self._ram.write(out << PAGE_SHIFT, bytes(PAGE_SIZE << out_order))
+            self._frames.put_alloc_ref(mfn)
+        self._hand_out(out, out_order)
         self._m2p.set_range(out, out_gpfn, 1 << out_order)
         return out
 
@@ -110,8 +111,8 @@ class Reservation:
         return self.max_pages
 
     def maximum_gpfn(self) -> int:
-        """XENMEM_maximum_gpfn: shared_info's max_pfn is the guest's affair, so the reservation bounds it."""
-        return self.max_pages - 1
+        """XENMEM_maximum_gpfn: a PV guest says itself how many pfns it has (domain_get_maximum_gpfn)."""
+        return (self.guest_max_pfn() or 1) - 1
 
     def memory_map(self) -> list[E820Entry]:
         """XENMEM_memory_map; ENOSYS until the toolstack has set one."""

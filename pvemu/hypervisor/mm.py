@@ -59,6 +59,8 @@ class Mm:
         self.needs_flush = False
         self.on_new_baseptr: Callable[[], None] = lambda: None
         self.on_set_ldt: Callable[[int, int], None] = lambda vaddr, ents: None
+        #: pv_destroy_ldt: the CPU must forget the LDT's pages, a new root may map others there.
+        self.on_destroy_ldt: Callable[[], None] = lambda: None
 
     def set_ldt(self, vaddr: int, ents: int) -> None:
         """MMUEXT_SET_LDT: the descriptor tables' affair."""
@@ -94,18 +96,24 @@ class Mm:
         try:
             kind = self._frames.type[i] if self._frames.type_count[i] else PageType.NONE
             if kind == PageType.L1:
-                old = self._types.mod_l1_entry(ptr, val, preserve_ad)
-                self._changed(ptr, old)
+                self._changed(ptr, self._types.mod_l1_entry(ptr, val, preserve_ad))
             elif PageType.L2 <= kind <= PageType.L4:
                 old = self._types.mod_table_entry(ptr, val, PageType(kind), preserve_ad)
-                if old & PTE_P and not self._walker.is_empty:
-                    self.needs_flush = True
+                if old & PTE_P:
+                    self.tlb_flush()
             elif kind in (PageType.NONE, PageType.WRITABLE):
                 self._ram.write_u64(ptr, val)
             else:
                 raise XenError(e.EINVAL, f"mfn {mfn:x} is a {PageType(kind).name} page")
         finally:
             self._types.put_page(mfn)
+
+    def replace_l1_entry(self, at: int, new: int) -> None:
+        """Put an entry whose references are taken already in place of another (create_grant_pv_mapping)."""
+        old = self._types.replace_entry(at, new)
+        if old & PTE_P:
+            self._types.put_from_l1e(old)
+        self._changed(at, old)
 
     def update_va_mapping(self, vaddr: int, val: int, flags: int) -> None:
         """Replace the level-1 entry that maps ``vaddr``; ``flags`` are UVMF_*."""
@@ -126,13 +134,17 @@ class Mm:
             return None
         table = self.guest_root << PAGE_SHIFT
         for level in (4, 3, 2):
-            entry = self._ram.read_u64(table + 8 * table_slot(vaddr, level))
-            table = entry & PTE_ADDR
-            if not entry & PTE_P or not self._ram.contains(table >> PAGE_SHIFT):
+            if not self._ram.contains(table >> PAGE_SHIFT):
                 return None
-        if self._frames.type_of(table >> PAGE_SHIFT) != PageType.L1:
-            return None
-        return table + 8 * table_slot(vaddr, 1)
+            entry = self._ram.read_u64(table + 8 * table_slot(vaddr, level))
+            if not entry & PTE_P:
+                return None
+            table = entry & PTE_ADDR
+        return table + 8 * table_slot(vaddr, 1) if self.is_l1_table(table >> PAGE_SHIFT) else None
+
+    def is_l1_table(self, mfn: int) -> bool:
+        """Whether a frame is the domain's and a validated level-1 table."""
+        return self._frames.is_guest(mfn) and self._frames.type_of(mfn) == PageType.L1
 
     # -- mmuext_op ---------------------------------------------------------------------------------------------------
     def pin_table(self, level: int, mfn: int) -> None:
@@ -142,7 +154,7 @@ class Mm:
             self._types.put_page_and_type(mfn)
             raise XenError(e.EINVAL, f"mfn {mfn:x} already pinned")
         self._frames.pinned.add(mfn)
-        self.needs_flush |= not self._walker.is_empty  # mappings of it that were writable may linger in the TLB
+        self.tlb_flush()  # its type may have changed
 
     def unpin_table(self, mfn: int) -> None:
         """MMUEXT_UNPIN_TABLE."""
@@ -159,6 +171,7 @@ class Mm:
         """MMUEXT_NEW_BASEPTR: new_guest_cr3."""
         if mfn != self.guest_root:
             self._types.get_page_and_type(mfn, PageType.L4)
+            self.on_destroy_ldt()
             old, self.guest_root = self.guest_root, Mfn(mfn)
             if old:
                 self._types.put_page_and_type(old)
@@ -213,7 +226,8 @@ class Mm:
         found: list[int] = []
         for i in range(count):
             page = self._m2p.page_at(i << 21)
-            found.append((page >> PAGE_SHIFT) if page is not None else (found[-1] if found else self._m2p.table_mfn))
+            hole = found[-1] if found else 0  # where the machine has no memory, the one before stands again
+            found.append(hole if page is None else page >> PAGE_SHIFT)
         return found
 
 

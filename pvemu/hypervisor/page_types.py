@@ -11,24 +11,26 @@ from typing import TYPE_CHECKING
 
 from hypercalls.errors import XenError
 from hypercalls.public import errno as e
-from pvemu.cpu.paging import PTE_A, PTE_ADDR, PTE_NX, PTE_P, PTE_RW, PTE_US
+from pvemu.cpu.paging import PTE_A, PTE_ADDR, PTE_D, PTE_P, PTE_RW, PTE_US
 from pvemu.frames import PAGE_SHIFT, Mfn
 from pvemu.memory.frame_table import FrameTable, Owner, PageType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pvemu.memory.ram import Ram
 
 __all__ = ["PTE_G", "PTE_GUEST_KERNEL", "XEN_L4_SLOTS", "PageTypes", "adjust_l1e"]
 
 PTE_G = 1 << 8
-_PTE_D = 1 << 6
 PTE_GUEST_KERNEL = 1 << 52  #: Xen's mark on a kernel mapping of a 64-bit guest, which has no supervisor bit
 _PTE_CACHE_ATTRS = (1 << 3) | (1 << 4) | (1 << 7)
 #: base_disallow_mask: everything but P RW US A D, the available bits and NX (and the address).
 _DISALLOW = _PTE_CACHE_ATTRS | PTE_G
 _L1_DISALLOW = _PTE_CACHE_ATTRS
+#: What FASTPATH_FLAG_WHITELIST leaves out: a change of these needs references of its own.
+_REVALIDATE = PTE_ADDR | PTE_P | PTE_RW | _PTE_CACHE_ATTRS
+_AD = PTE_A | PTE_D
 _INVALID_MFN = PTE_ADDR >> PAGE_SHIFT
 
 #: L4 slots that belong to Xen in every 64-bit guest (ROOT_PAGETABLE_FIRST/LAST_XEN_SLOT).
@@ -54,6 +56,8 @@ class PageTypes:
         self._ram = ram
         self._frames = frames
         self._xen_l4_entries = xen_l4_entries
+        #: validate_segdesc_page: checks and adjusts a frame of descriptors; XenError(EINVAL) if it cannot be one.
+        self.validate_segdesc: Callable[[int], None] = lambda mfn: None
 
     # -- references --------------------------------------------------------------------------------------------------
     def get_page(self, mfn: int) -> int:
@@ -84,14 +88,10 @@ class PageTypes:
                 )
             frames.type_count[i] += 1
             return
-        if wanted == PageType.WRITABLE:
-            frames.type[i] = wanted
-            frames.type_count[i] = 1
-            return
-        if frames.owner[i] != Owner.GUEST:
-            raise XenError(e.EINVAL, f"mfn {mfn:x} is a Xen heap page")
         frames.type[i] = wanted
         frames.type_count[i] = 1
+        if wanted == PageType.WRITABLE:
+            return
         try:
             self._promote(mfn, wanted)
         except XenError:
@@ -99,13 +99,18 @@ class PageTypes:
             frames.type[i] = PageType.NONE
             raise
 
-    def put_type(self, mfn: int) -> None:
-        """put_page_type: one use less; the last one of a page table drops what its entries hold."""
+    def put_type(self, mfn: int, table_mfn: int | None = None) -> None:
+        """put_page_type: one use less; the last one of a page table drops what its entries hold. ``table_mfn`` is the
+        table whose entry gives the use up.
+        """
         frames = self._frames
         i = mfn - frames.first_mfn
-        if frames.type_count[i] == 1 and PageType.L1 <= frames.type[i] <= PageType.L4:
-            self._demote(mfn, PageType(frames.type[i]))
+        kind = frames.type[i]
+        if frames.type_count[i] == 1 and PageType.L1 <= kind <= PageType.L4:
+            self._demote(mfn, PageType(kind))
         frames.type_count[i] -= 1
+        if table_mfn is not None and frames.type[table_mfn - frames.first_mfn] == kind:
+            self._count_linear(table_mfn - frames.first_mfn, i, -1)
 
     def get_page_and_type(self, mfn: int, wanted: PageType) -> None:
         """A general and a typed reference together."""
@@ -116,10 +121,20 @@ class PageTypes:
             self.put_page(mfn)
             raise
 
-    def put_page_and_type(self, mfn: int) -> None:
+    def put_page_and_type(self, mfn: int, table_mfn: int | None = None) -> None:
         """Drop both."""
-        self.put_type(mfn)
+        self.put_type(mfn, table_mfn)
         self.put_page(mfn)
+
+    def _count_linear(self, table: int, target: int, step: int) -> None:
+        """One linear entry more (or less): counted up on the table that has it, down on the one it points at."""
+        linear = self._frames.linear
+        for index, change in ((table, step), (target, -step)):
+            left = linear.get(index, 0) + change
+            if left:
+                linear[index] = left
+            else:
+                linear.pop(index, None)
 
     # -- entries -----------------------------------------------------------------------------------------------------
     def get_from_l1e(self, entry: int) -> None:
@@ -164,29 +179,35 @@ class PageTypes:
         mfn = (entry & PTE_ADDR) >> PAGE_SHIFT
         try:
             self.get_page_and_type(mfn, PageType(level - 1))
-        except XenError:
-            if not self._get_linear(entry, mfn, level, table_mfn):
+        except XenError as error:
+            if error.errno != e.EINVAL or not self._get_linear(entry, mfn, level, table_mfn):
                 raise
 
     def _get_linear(self, entry: int, mfn: int, level: PageType, table_mfn: int) -> bool:
+        """get_lN_linear_pagetable: an entry for the table itself takes no reference; one for another table of the level
+        needs that table validated, without linear entries of its own, and this table not so used by others.
+        """
+        if entry & PTE_RW:
+            return False
+        if mfn == table_mfn:
+            return True
         frames = self._frames
         i = mfn - frames.first_mfn
-        if not 0 <= i < frames.nr_frames or entry & PTE_RW or not frames.type_count[i] or frames.type[i] != level:
+        table = table_mfn - frames.first_mfn
+        if not frames.is_guest(mfn) or not frames.type_count[i] or frames.type[i] != level:
+            return False
+        if frames.linear.get(table, 0) < 0 or frames.linear.get(i, 0) > 0:
             return False
         frames.refs[i] += 1
-        if mfn != table_mfn:
-            frames.type_count[i] += 1
+        frames.type_count[i] += 1
+        self._count_linear(table, i, 1)
         return True
 
-    def put_from_table_entry(self, entry: int, level: PageType, table_mfn: int) -> None:
-        """Drop what ``get_from_table_entry`` took."""
-        if not entry & PTE_P:
-            return
+    def put_from_table_entry(self, entry: int, table_mfn: int) -> None:
+        """put_page_from_l2e .. l4e: drop what ``get_from_table_entry`` took."""
         mfn = (entry & PTE_ADDR) >> PAGE_SHIFT
-        if mfn == table_mfn:
-            self.put_page(mfn)
-        else:
-            self.put_page_and_type(mfn)
+        if entry & PTE_P and mfn != table_mfn:
+            self.put_page_and_type(mfn, table_mfn)
 
     # -- whole tables ------------------------------------------------------------------------------------------------
     def _table(self, mfn: int) -> int:
@@ -194,7 +215,8 @@ class PageTypes:
 
     def _promote(self, mfn: int, level: PageType) -> None:
         if level == PageType.SEG_DESC:
-            return  # descriptors are checked by pvemu.hypervisor.descriptor_tables before this is asked for
+            self.validate_segdesc(mfn)
+            return
         quads, start = self._ram.quads, self._table(mfn)
         entries = quads[start : start + 512].tolist()
         taken = 0
@@ -213,7 +235,9 @@ class PageTypes:
         except XenError as error:
             for slot in range(taken):
                 self._put_entry(quads[start + slot], slot, level, mfn)
-            raise XenError(error.errno, f"{error.reason}: slot {taken:#x} of L{level.value} table {mfn:x}") from error
+            raise XenError(
+                error.errno, f"{error.reason}; failure in promote_l{level.value}_table {mfn:x}: slot {taken:#x}"
+            ) from error
         if level == PageType.L4:
             for slot in XEN_L4_SLOTS:
                 quads[start + slot] = self._xen_l4_entries.get(slot, 0)
@@ -264,51 +288,47 @@ class PageTypes:
         if level == PageType.L1:
             self.put_from_l1e(entry)
         else:
-            self.put_from_table_entry(entry, level, table_mfn)
+            self.put_from_table_entry(entry, table_mfn)
 
     # -- changing one entry ------------------------------------------------------------------------------------------
+    def replace_entry(self, maddr: int, new: int) -> int:
+        """Store an entry whose references are taken already; returns the old one, whose references the caller drops."""
+        old = self._ram.read_u64(maddr)
+        self._ram.write_u64(maddr, new)
+        return old
+
     def mod_l1_entry(self, maddr: int, new: int, preserve_ad: bool = False) -> int:
         """mod_l1_entry: replace the level-1 entry at ``maddr``; returns the old one."""
         ram = self._ram
-        index = (maddr - ram.base) >> 3
-        old = ram.quads[index]
+        old = ram.quads[(maddr - ram.base) >> 3]
         if new & PTE_P:
             if new & _L1_DISALLOW:
                 raise XenError(e.EINVAL, f"Bad L1 flags {new & _L1_DISALLOW:x}")
             new = adjust_l1e(new)
-            if (old ^ new) & (PTE_ADDR | PTE_P | PTE_RW):
-                self.get_from_l1e(new)
-                ram.quads[index] = new | (old & (PTE_A | _PTE_D) if preserve_ad else 0)
-                self.put_from_l1e(old)
+            if not (old ^ new) & _REVALIDATE:
+                ram.write_u64(maddr, new | (old & _AD) if preserve_ad else new)
                 return old
-        else:
+            self.get_from_l1e(new)
+        ram.write_u64(maddr, new | (old & _AD) if preserve_ad else new)
+        if old & PTE_P:
             self.put_from_l1e(old)
-        ram.quads[index] = new | (old & (PTE_A | _PTE_D) if preserve_ad else 0)
         return old
 
     def mod_table_entry(self, maddr: int, new: int, level: PageType, preserve_ad: bool = False) -> int:
         """mod_l2_entry .. mod_l4_entry: replace an entry of a level 2..4 table; returns the old one."""
         ram = self._ram
         table_mfn = maddr >> PAGE_SHIFT
-        index = (maddr - ram.base) >> 3
         if level == PageType.L4 and (maddr >> 3) & 511 in XEN_L4_SLOTS:
             raise XenError(e.EINVAL, f"L4 update in Xen-private area, slot {(maddr >> 3) & 511:#x}")
-        old = ram.quads[index]
+        old = ram.quads[(maddr - ram.base) >> 3]
         if new & PTE_P:
             if new & _DISALLOW:
                 raise XenError(e.EINVAL, f"Bad L{level.value} flags {new & _DISALLOW:x}")
             new |= PTE_US | (PTE_A if level == PageType.L4 else 0)
-            if (old ^ new) & (PTE_ADDR | PTE_P | PTE_RW | PTE_NX):
-                self.get_from_table_entry(new, level, table_mfn)
-                ram.quads[index] = new | (old & (PTE_A | _PTE_D) if preserve_ad else 0)
-                self.put_from_table_entry(old, level, table_mfn)
+            if not (old ^ new) & _REVALIDATE:
+                ram.write_u64(maddr, new | (old & _AD) if preserve_ad else new)
                 return old
-        else:
-            ram.quads[index] = new
-            self.put_from_table_entry(old, level, table_mfn)
-            return old
-        ram.quads[index] = new | (old & (PTE_A | _PTE_D) if preserve_ad else 0)
+            self.get_from_table_entry(new, level, table_mfn)
+        ram.write_u64(maddr, new | (old & _AD) if preserve_ad else new)
+        self.put_from_table_entry(old, table_mfn)
         return old
-
-
-

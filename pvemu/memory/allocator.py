@@ -18,8 +18,8 @@ class FrameAllocator:
         self._heap_next = int(first_mfn)
         self._heap_end = first_mfn + heap_frames
         self._low = self._heap_end
-        self._high = self._heap_end + domain_frames
-        self._free: list[Mfn] = []
+        self._end = self._high = self._heap_end + domain_frames
+        self._free: dict[Mfn, None] = {}  # in the order of being freed: the last is used first
 
     def alloc_xen(self, count: int = 1) -> Mfn:
         """``count`` consecutive frames of the Xen heap. MemoryError when it is used up (it is sized by the machine)."""
@@ -32,14 +32,27 @@ class FrameAllocator:
     def alloc_extent(self, order: int) -> Mfn | None:
         """1 << order consecutive frames, aligned to their size; None when there are none."""
         if order == 0 and self._free:
-            return self._free.pop()
+            mfn, _ = self._free.popitem()
+            return mfn
         base = (self._high >> order) - 1 << order
         if base < self._low:
-            return None
-        self._free.extend(Mfn(mfn) for mfn in range(base + (1 << order), self._high))
+            return self._take_run(1 << order)
+        self._free.update((Mfn(mfn), None) for mfn in range(base + (1 << order), self._high))
         self._high = base
         return Mfn(base)
 
+    def _take_run(self, count: int) -> Mfn | None:
+        """An aligned run of frames that were given back one by one, the highest one."""
+        free = self._free
+        for base in sorted((mfn for mfn in free if not mfn % count), reverse=True):
+            if all(mfn in free for mfn in range(base, base + count)):
+                for mfn in range(base, base + count):
+                    del free[Mfn(mfn)]
+                return base
+        return None
+
     def free(self, mfn: Mfn) -> None:
         """Give one domain frame back."""
-        self._free.append(mfn)
+        assert self._high <= mfn < self._end, f"frame {mfn:#x} was never handed out"
+        assert mfn not in self._free, f"frame {mfn:#x} is free already"
+        self._free[mfn] = None

@@ -1,4 +1,5 @@
-"""The frame table: who owns each machine frame, its type, and how often it is used that way (xen/include/asm-x86/mm.h).
+"""The frame table: who owns each machine frame, its type, and how often it is used that way
+(struct page_info of xen/arch/x86/include/asm/mm.h).
 
 A frame has one type at a time while its type count is not zero: a page table is never also writable. This module only
 counts; what makes a frame valid as a page table is ``pvemu.hypervisor.page_types``.
@@ -10,10 +11,10 @@ from array import array
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from pvemu.frames import Mfn
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from pvemu.frames import Mfn
 
 __all__ = ["FrameTable", "Owner", "PageType"]
 
@@ -25,7 +26,6 @@ class Owner(IntEnum):
     GUEST = 1
     XEN = 2  #: Xen heap, not shared with the guest
     SHARED = 3  #: Xen heap page that the guest may map writable (shared_info, grant table)
-    SHARED_RO = 4  #: Xen heap page that the guest may map read-only (the M2P)
 
 
 class PageType(IntEnum):
@@ -53,7 +53,11 @@ class FrameTable:
         self.type = bytearray(nr_frames)
         self.type_count = array("I", bytes(4 * nr_frames))
         self.refs = array("I", bytes(4 * nr_frames))
-        self.pinned: set[int] = set()
+        self.allocated = bytearray(nr_frames)  #: PGC_allocated: whether the owner still holds its own reference
+        #: linear_pt_count by frame-table index: entries of a table that point at its own level count up, such uses of
+        #: it by others count down; a table has one or the other.
+        self.linear: dict[int, int] = {}
+        self.pinned: set[int] = set()  #: mfns with PGT_pinned
         self.tot_pages = 0  #: frames the guest owns
         self.on_free: Callable[[Mfn], None] = lambda mfn: None  #: told of each guest frame that has no user left
 
@@ -74,19 +78,40 @@ class FrameTable:
         self.type[i : i + count] = bytes(count)
         self.type_count[i : i + count] = array("I", bytes(4 * count))
         self.refs[i : i + count] = array("I", [1]) * count
+        self.allocated[i : i + count] = b"\1" * count
         if owner == Owner.GUEST:
             self.tot_pages += count
 
     def release(self, mfn: Mfn) -> None:
-        """The last reference is gone: take the frame back from the guest."""
+        """The last reference is gone: the frame goes back to the machine; one that Xen shares is Xen's alone again."""
         i = mfn - self.first_mfn
-        if self.owner[i] != Owner.GUEST:
+        self.type[i] = self.type_count[i] = 0
+        self.linear.pop(i, None)
+        if self.owner[i] == Owner.SHARED:
+            self.owner[i] = Owner.XEN
             return
         self.tot_pages -= 1
         self.owner[i] = Owner.FREE
-        self.refs[i] = 0
-        self.pinned.discard(mfn)
         self.on_free(mfn)
+
+    def put_alloc_ref(self, mfn: int) -> bool:
+        """put_page_alloc_ref: the owner gives the frame up; it goes back when nothing else refers to it any more.
+        False when it is not the guest's.
+        """
+        i = mfn - self.first_mfn
+        if not 0 <= i < self.nr_frames or self.owner[i] not in (Owner.GUEST, Owner.SHARED):
+            return False
+        if self.allocated[i]:
+            self.allocated[i] = 0
+            self.refs[i] -= 1
+            if not self.refs[i]:
+                self.release(Mfn(mfn))
+        return True
+
+    def can_steal(self, mfn: int) -> bool:
+        """Whether ``steal_page`` would succeed: the guest's own frame, with nothing referring to it."""
+        i = mfn - self.first_mfn
+        return self.is_guest(mfn) and self.allocated[i] == 1 and self.refs[i] == 1
 
     def type_of(self, mfn: int) -> PageType:
         """Type in force (NONE while unused)."""

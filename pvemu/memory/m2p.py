@@ -43,7 +43,7 @@ class MachineToPhys:
         return self._ram.quads[self._origin + mfn] if self._ram.contains(mfn) else INVALID_M2P_ENTRY
 
     def set(self, mfn: int, pfn: int) -> None:
-        """set_gpfn_from_mfn."""
+        """set_gpfn_from_mfn: any u64."""
         if self._ram.contains(mfn):
             self._ram.quads[self._origin + mfn] = pfn
 
@@ -51,7 +51,7 @@ class MachineToPhys:
         """``count`` consecutive frames at once."""
         start = self._origin + mfn
         for i in range(count):
-            self._ram.quads[start + i] = pfn + i
+            self._ram.quads[start + i] = (pfn + i) & INVALID_M2P_ENTRY
 
     def page_at(self, offset: int) -> int | None:
         """Machine address of the table's page at byte ``offset`` from its start; None where it has no backing."""
