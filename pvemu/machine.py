@@ -70,6 +70,7 @@ _VECTOR_PF = 14
 _HYPERCALL_NS = 1_000
 _FIRST_FILL_NS = 100
 _RECENT_HYPERCALLS = 16
+_EPOCH_NS = 1_000_000_000
 
 _FEATURES = {
     0: 1 << feat.XENFEAT_memory_op_vnode_supported
@@ -113,6 +114,7 @@ class Machine:
         self.on_console_poll: Callable[[], None] = lambda: None
         self.clock = VirtualClock(SYSTEM_TIME_AT_START)
         self._fills_charged = 0
+        self._calibration_due = SYSTEM_TIME_AT_START + _EPOCH_NS
         self._make_memory()
         self._make_hypervisor()
         self._build_domain()
@@ -397,10 +399,18 @@ class Machine:
             self._fills_charged = fills
 
     def _after_exit(self) -> None:
-        self.clock.run_due()
+        clock = self.clock
+        clock.run_due()
+        if clock.time >= self._calibration_due:
+            self._calibrate()
         info = self.vcpu.info
         if info.upcall_pending and not info.upcall_mask:
             self.engine.stop()
+
+    def _calibrate(self) -> None:
+        """local_time_calibration of xen/arch/x86/time.c: vcpu_time_info is as old as an EPOCH, not older."""
+        self._calibration_due = self.clock.time - self.clock.time % _EPOCH_NS + _EPOCH_NS
+        self.vcpu.update_time()
 
     def on_rdtsc(self) -> int:
         """RDTSC: the virtual clock."""

@@ -37,7 +37,6 @@ CALLBACK_KINDS = frozenset((cb.CALLBACKTYPE_event, cb.CALLBACKTYPE_failsafe, cb.
 _UNSET = TrapEntry(0, 0, 0, 0)
 _IF, _IOPL, _VM = 1 << 9, 3 << 12, 1 << 17
 _MIN_PERIOD_NS = 1_000_000
-_TIME_VERSION = 2
 
 
 def _is_canonical(address: int) -> bool:
@@ -87,6 +86,7 @@ class Vcpu:
         self._periodic: TimerHandle | None = None
         self._runstate_area = 0
         self._time_area = 0
+        self._time_version = 0
 
     @property
     def vcpu_id(self) -> int:
@@ -218,7 +218,8 @@ class Vcpu:
     def update_time(self) -> None:
         """update_vcpu_system_time: publish the clock in vcpu_info and the registered time area."""
         now = self._clock.now()
-        self.info.set_time(_TIME_VERSION, now, now, TSC_TO_SYSTEM_MUL, TSC_SHIFT)
+        self._time_version = (self._time_version + 2) & 0xFFFF_FFFF
+        self.info.set_time(self._time_version, now, now, TSC_TO_SYSTEM_MUL, TSC_SHIFT)
         if self._time_area:
             at = self._abi.offsetof(xen.vcpu_info, "time")
             size = self._abi.sizeof(xen.vcpu_time_info)
