@@ -90,7 +90,7 @@ class HypercallRecord(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Why a run ended: ``reason`` is one of shutdown, crash, stopped (a caller's ``stop``), stuck, wedged."""
+    """Why a run ended: ``reason`` is one of shutdown, stuck, hang, or what a caller of ``stop`` said."""
 
     kind: str
     detail: str
@@ -155,7 +155,6 @@ class Machine:
         self.frames = FrameTable(_FIRST_MFN, heap + domain_frames)
         self.allocator = FrameAllocator(_FIRST_MFN, heap, domain_frames)
         self.frames.assign(_FIRST_MFN, heap, Owner.XEN)
-        self.frames.on_free = self.allocator.free
         m2p_frames = MachineToPhys.frames_needed(_FIRST_MFN, self.ram.nr_frames)
         self.m2p = MachineToPhys(self.ram, self.allocator.alloc_xen(m2p_frames))
 
@@ -174,6 +173,10 @@ class Machine:
         self.frames.assign(mfn, 1 << order, Owner.GUEST)
         return mfn
 
+    def _frame_freed(self, mfn: Mfn) -> None:
+        self.reservation.frame_freed(mfn)
+        self.allocator.free(mfn)
+
     def _make_hypervisor(self) -> None:
         domid = self.config.domid
         self.engine = Engine(self.ram, self, self.allocator.alloc_xen(), GDT_VADDR)
@@ -185,6 +188,7 @@ class Machine:
         self.reservation = Reservation(
             self.ram, self.frames, self.m2p, self.nr_pages, self.allocator.alloc_extent
         )
+        self.frames.on_free = self._frame_freed
         self.reservation.set_memory_map([E820Entry(0, self.nr_pages << PAGE_SHIFT, 1)])
         self.mm = Mm(self.ram, self.frames, self.types, self.m2p, self.walker, self.reservation)
         self.shared_info_mfn = self._alloc_shared()
@@ -196,11 +200,12 @@ class Machine:
             self.abi, 0, self.engine, infos[0], self.clock, self.guest, self.ram, self.types, self.event_channels,
             infos, self.engine.stop, self.engine.enter, self._toggle_guest_mode,
         )  # fmt: skip
-        self.grants = GrantTable(domid, self.ram, self.frames, self.types, self._alloc_shared)
+        self.grants = GrantTable(
+            domid, self.ram, self.types, self.mm, self.reservation, self._alloc_shared
+        )
         self.descriptor_tables = DescriptorTables(
             self.ram, self.frames, self.types, self.mm, self.allocator.alloc_xen(), self.walker.flush
         )
-        self.mm.on_set_ldt = self.descriptor_tables.set_ldt
         self.sched = Sched(self.clock, self.vcpu, self.event_channels, self._is_stopping, self._stuck)
         self.traps = Traps(self.domain, self.vcpu, self.guest)
         context = HypercallContext(
@@ -315,7 +320,24 @@ class Machine:
             self.clock.charge(_HYPERCALL_NS)
             self._on_exception(leaving.vector, leaving.error_code, leaving.address)
         elif leaving.kind == ExitKind.WEDGED:
-            self.outcome = Outcome("wedged", f"no exit from guest code at rip {self.engine.read('rip'):#x}")
+            self._on_wedged()
+
+    def _on_wedged(self) -> None:
+        """The watchdog saw no exit for long. A loop that nothing inside it can end waits for an event: the next one
+        comes at once, always at the loop's lowest address, so that runs repeat. Without one it is a hang.
+        """
+        loop = self.engine.find_loop()
+        if not loop:
+            return  # it computes: let it
+        info = self.vcpu.info
+        if not info.upcall_mask and self.clock.next_due is not None:
+            self.engine.step_to(min(loop), len(loop))
+            self.clock.skip_to_next()
+            return
+        where = f"{min(loop):#x}" if len(loop) == 1 else f"{min(loop):#x}..{max(loop):#x}"
+        self.outcome = Outcome(
+            "hang", f"the guest hangs: it repeats {len(loop)} instruction{'s'[: len(loop) > 1]} at {where} for ever"
+        )
 
     def _on_exception(self, vector: int, error_code: int, address: int) -> None:
         self.fault_address = address if vector == _VECTOR_PF else None

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from unicorn import UC_ARCH_X86, UC_MODE_64, Uc, UcError, unicorn_const, x86_const
 from unicorn.unicorn_py3.unicorn import uclib
 
-from pvemu.cpu.exits import Exit, ExitHandler, ExitKind
+from pvemu.cpu.exits import Access, Exit, ExitHandler, ExitKind
+from pvemu.cpu.paging import is_canonical
 from pvemu.cpu.registers import GENERAL_64
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
 
@@ -52,10 +53,13 @@ _UC_STRUCT_PAGE_SIZES = struct.pack("<IIQQ", PAGE_SIZE, PAGE_SIZE - 1, PAGE_SIZE
 _UC_STRUCT_FLAGS_AT = 48
 _UC_STRUCT_HEAD = 4096
 
+_FETCH = int(Access.FETCH)
 _VECTOR_UD = 6
 _VECTOR_PF = 14
-#: Vectors whose repetition QEMU turns into a double fault (contributory exceptions).
-_CONTRIBUTORY = frozenset((0, 10, 11, 12, 13))
+_VECTOR_DB = 1
+_VECTOR_GP = 13
+_HAS_ERROR_CODE = frozenset((8, 10, 11, 12, 13, 14, 17))
+_EFLAGS_TF = 1 << 8
 #: Linear address of the page that holds the one ring-0 instruction we need (inside Xen's text, never the guest's).
 _ENTRY_VADDR = 0xFFFF_82D0_4000_0000
 
@@ -79,12 +83,14 @@ class Engine:
         self._entering = False
         self._stopped = False
         self._wedged = False
+        self._no_exit_request = (ctypes.c_ubyte * 1)(0)
         self._fault: int | None = None
         self._vector: int | None = None
         self._error: BaseException | None = None
         self._keep: list[Any] = []
         self._context: Any = None
         self._exception_fields = (-1, -1)
+        self._fault_address: ctypes.c_uint64 | None = None
         self.exits = 0  #: exits seen so far: a watchdog tells a busy guest from a wedged one by it
         self.tlb_fills = 0
         self._cells = (_U64 * 8)()
@@ -152,34 +158,44 @@ class Engine:
         anchor = bytes(head).find(_UC_STRUCT_PAGE_SIZES)
         flags = head[anchor + _UC_STRUCT_FLAGS_AT : anchor + _UC_STRUCT_FLAGS_AT + 4]
         if anchor >= 0 and flags == [0, 0, 0, 1]:  # hook_insert, first_tb, no_exit_request, init_done
-            head[anchor + _UC_STRUCT_FLAGS_AT + 2] = 1
+            self._no_exit_request = (ctypes.c_ubyte * 1).from_address(self._handle + anchor + _UC_STRUCT_FLAGS_AT + 2)
+            self._no_exit_request[0] = 1
 
     # -- running -----------------------------------------------------------------------------------------------------
-    def enter(self, rip: int, rsp: int, cs: int, ss: int, rflags: int = 0x202) -> None:
+    def enter(self, rip: int, rsp: int, cs: int, ss: int, rflags: int = 0x202) -> Exit | None:
         """Load ``cs``/``ss`` with their privilege level by an IRETQ from ring 0 (a register write sets no CPL), then
-        stand at ``rip``. All other registers keep their values.
+        stand at ``rip``. All other registers keep their values. The exception, where the CPU refuses the selectors: it
+        stays in ring 0 then, and has to be entered with better ones.
         """
-        frame = struct.pack("<5Q", rip, cs, rflags, rsp, ss)
+        frame = struct.pack("<5Q", rip, cs, rflags & ~_EFLAGS_TF, rsp, ss)
         self._ram.write(self._entry_maddr, b"\x48\xcf".ljust(16, b"\xcc") + frame)
         self._uc.reg_write(x86_const.UC_X86_REG_RSP, _ENTRY_VADDR + 16)
         self._entering = True
         self.flush_tlb()
-        self._start(_ENTRY_VADDR, count=1)
+        self._start(_ENTRY_VADDR)  # ends when the guest's first instruction is fetched
         self._entering = False
         self.flush_tlb()
-
-    def run(self) -> Exit:
-        """Run guest code until a handler stops it or it raises an exception."""
-        self._stopped = False
-        self._start(self.read("rip"))
-        if self._stopped:
-            return Exit(ExitKind.STOPPED)
         if self._vector is not None:
             vector, self._vector = self._vector, None
             return self._exception(vector)
         if self._fault is not None:
-            address, self._fault = self._fault, None
-            return Exit(ExitKind.EXCEPTION, _VECTOR_PF, self._handler.fault_error_code(), address)
+            return self._memory_fault()
+        if rflags & _EFLAGS_TF:
+            self.write("rflags", rflags)
+        return None
+
+    def run(self) -> Exit:
+        """Run guest code until a handler stops it or it raises an exception."""
+        self._stopped = False
+        if not self._wedged:
+            self._start(self.read("rip"))
+            if self._stopped:
+                return Exit(ExitKind.STOPPED)
+            if self._vector is not None:
+                vector, self._vector = self._vector, None
+                return self._exception(vector)
+            if self._fault is not None:
+                return self._memory_fault()
         if self._wedged:
             self._wedged = False
             return Exit(ExitKind.WEDGED)
@@ -190,20 +206,39 @@ class Engine:
         try:
             self._uc.emu_start(rip, 0, 0, count)
         except UcError as error:
-            if self._error is None and self._fault is None and self._vector is None:
+            if self._error is None and self._fault is None and self._vector is None and not self._entering:
                 raise EngineError(f"{error} at rip {self.read('rip'):#x}") from error
         if self._error is not None:
             kept, self._error = self._error, None
             raise kept
 
+    def _step(self, rip: int) -> None:
+        """Run the one instruction at ``rip``: with exit checks, or the whole block would run."""
+        self._no_exit_request[0], kept = 0, self._no_exit_request[0]
+        try:
+            self._start(rip, count=1)
+        finally:
+            self._no_exit_request[0] = kept
+
+    def _memory_fault(self) -> Exit:
+        page, self._fault = self._fault, None
+        if self._fault_address is None:
+            self._fault_address = _U64.from_address(self._handle + _find_fault_address())
+        address = self._fault_address.value
+        if page is None or address >> PAGE_SHIFT != page >> PAGE_SHIFT:
+            raise EngineError(f"a fault at {address:#x} was refused at {page}: this Unicorn keeps it elsewhere")
+        if not is_canonical(address):
+            return Exit(ExitKind.EXCEPTION, _VECTOR_GP, 0)
+        return Exit(ExitKind.EXCEPTION, _VECTOR_PF, self._handler.fault_error_code(), address)
+
     def _exception(self, vector: int) -> Exit:
-        error_code = -1
-        if vector in _CONTRIBUTORY:
-            error_code = self._take_error_code()
-            if vector == 0:
-                error_code = -1
-        elif vector == 17:
-            error_code = 0
+        if vector in (_VECTOR_DB, _VECTOR_UD):
+            return Exit(ExitKind.EXCEPTION, vector)
+        error_code, is_software = self._take_error_code()
+        if is_software:
+            return Exit(ExitKind.EXCEPTION, vector, is_software=True)
+        if vector not in _HAS_ERROR_CODE:
+            error_code = -1
         return Exit(ExitKind.EXCEPTION, vector, error_code)
 
     def stop(self) -> None:
@@ -216,9 +251,50 @@ class Engine:
         self._wedged = True
         self._uc.emu_stop()
 
-    def _take_error_code(self) -> int:
-        """The error code of a contributory exception. Also forgets QEMU's pending exception: it is delivered by us, so
-        the engine never clears it, and the next one would arrive as a double fault.
+    def find_loop(self, max_steps: int = 4096) -> list[int]:
+        """Instruction addresses of the loop that the guest provably repeats for ever, empty when it is none: the same
+        registers come back and nothing was stored or left guest code meanwhile. Steps through the guest for real.
+        """
+        stores = 0
+
+        def on_store(*_args: object) -> None:
+            nonlocal stores
+            stores += 1
+
+        hook = self._uc.hook_add(unicorn_const.UC_HOOK_MEM_WRITE, on_store)
+        self.drop_all_code()  # hooks are seen by code that is translated after them only
+        seen: dict[tuple[int, ...], int] = {}
+        path: list[int] = []
+        try:
+            exits = self.exits
+            for step in range(max_steps):
+                state = (self.read("rip"), self.read("rflags"), *map(self.read, GENERAL_64), *self._vector_registers())
+                if state in seen:
+                    return path[seen[state] :]
+                seen[state] = step
+                path.append(state[0])
+                self._step(state[0])
+                if stores or self.exits != exits or self._fault is not None or self._vector is not None:
+                    return []
+            return []
+        finally:
+            self._uc.hook_del(hook)
+            self.drop_all_code()
+
+    def step_to(self, rip: int, max_steps: int) -> None:
+        """Run single instructions until ``rip`` is next."""
+        for _ in range(max_steps):
+            here = self.read("rip")
+            if here == rip:
+                return
+            self._step(here)
+
+    def _vector_registers(self) -> list[int]:
+        return [int(self._uc.reg_read(x86_const.UC_X86_REG_XMM0 + i)) for i in range(16)]
+
+    def _take_error_code(self) -> tuple[int, bool]:
+        """The error code of an exception, and whether it is an ``int n``. Also forgets QEMU's pending exception: it is
+        delivered by us, so the engine never clears it, and the next one would arrive as a double fault.
         """
         if self._context is None:
             self._context = self._uc.context_save()
@@ -226,10 +302,10 @@ class Engine:
         error_at, pending_at = self._exception_fields
         self._uc.context_update(self._context)
         raw = _context_bytes(self._context)
-        error_code = int(raw[error_at])
+        error_code, is_software = int(raw[error_at]), bool(raw[error_at + 1])  # error_code, exception_is_int
         raw[pending_at] = -1
         self._uc.context_restore(self._context)
-        return error_code
+        return error_code, is_software
 
     # -- TLB ---------------------------------------------------------------------------------------------------------
     def flush_tlb(self) -> None:
@@ -309,8 +385,11 @@ class Engine:
         def fill(_uc: int, vaddr: int, access: int, entry: Any, _data: int) -> bool:
             self.tlb_fills += 1
             try:
-                if self._entering and vaddr == entry_page:
+                if self._entering and access == _FETCH:
                     entry[0], entry[1] = self._entry_maddr, 7
+                    return vaddr == entry_page
+                if self._entering and vaddr == entry_page:
+                    entry[0], entry[1] = self._entry_maddr, 3
                     return True
                 found = miss(vaddr, access)
                 if found is None:
@@ -383,6 +462,25 @@ class Engine:
         self.exits += 1
         self._vector = _VECTOR_UD
         return False
+
+
+def _find_fault_address() -> int:
+    """Where uc_struct keeps the exact address of a refused access (``invalid_addr``; hooks are told the page only):
+    found by provoking one on a scratch CPU.
+    """
+    uc = Uc(UC_ARCH_X86, UC_MODE_64)
+    code, address = 0x1000, 0x5A5A_1234_5678
+    uc.mem_map(code, PAGE_SIZE)
+    uc.mem_write(code, b"\x48\xa1" + address.to_bytes(8, "little"))  # movabs address, %rax
+    try:
+        uc.emu_start(code, 0)
+    except UcError:
+        pass  # the very point
+    head = bytes((ctypes.c_ubyte * _UC_STRUCT_HEAD).from_address(int(uc._uch.value or 0)))  # noqa: SLF001 - as above
+    offset = head.find(address.to_bytes(8, "little"))
+    if offset < 0 or head.count(address.to_bytes(8, "little")) != 1:
+        raise EngineError("this Unicorn keeps the address of a fault elsewhere: use 2.1.4")
+    return offset
 
 
 def _context_bytes(context: Any) -> Any:

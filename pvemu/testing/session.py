@@ -1,7 +1,7 @@
 """One run of a machine with something typed and something expected: the engine of ``pvemu boot`` and of tests.
 
 No threads and no sleeping decide anything: input is typed when the guest waits for it, time limits count guest time. A
-watchdog thread only ends a guest that spins without a single exit, which nothing in guest time ever would.
+watchdog thread only has the machine look at a guest that spins without a single exit: nothing in guest time ever would.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HANG_SECONDS", "Session"]
 
-#: Wall seconds without any exit from guest code after which a guest counts as hung.
-HANG_SECONDS = 20.0
+#: Wall seconds without any exit from guest code after which the machine looks whether the guest hangs.
+HANG_SECONDS = 2.0
 _NS_PER_S = 1_000_000_000
 #: A guest that sleeps this long (guest time) with an empty input ring waits for input; one that polls is seen at once.
 _IDLE_NS = _NS_PER_S
@@ -134,10 +134,6 @@ class Session:
             waiting = "; the guest waits for input" if self.machine.console.is_waiting else ""
             expected = "" if self._until is None else f", no match for {_shown(self._until.pattern)}"
             return "failure", f"timed out after {self._timeout:g} guest seconds{expected}{waiting}"
-        if outcome.kind == "wedged":
-            return "failure", f"the guest hangs: {self._hang_seconds:g} s of computing without any exit"
-        if outcome.kind == "stuck":
-            return "failure", outcome.detail
         return "failure", outcome.detail or outcome.kind
 
     def _crash_report(self) -> list[str]:
@@ -159,7 +155,7 @@ def _shown(text: bytes) -> str:
 
 
 class _Watchdog:
-    """Ends a guest that makes no exit at all for ``seconds`` of wall time."""
+    """Interrupts a guest that made no exit at all for ``seconds`` of wall time."""
 
     def __init__(self, machine: Machine, seconds: float) -> None:
         self._machine = machine
@@ -173,7 +169,7 @@ class _Watchdog:
         seen = (-1, -1)
         while not self._done.wait(self._seconds):
             now = (engine.exits, engine.tlb_fills)
-            if now == seen:
+            if now == seen and not self._machine.sched.is_idle:
                 engine.interrupt()
             seen = now
 
