@@ -98,6 +98,27 @@ class Reservation:
         self._m2p.set_range(out, out_gpfn, 1 << out_order)
         return out
 
+    # -- frames on their way to another owner (GNTTABOP_transfer) ------------------------------------------------------
+    def steal(self, mfn: int) -> bool:
+        """steal_page: take a frame that nothing refers to from the domain; False where that cannot be."""
+        if not self._frames.can_steal(mfn):
+            return False
+        i = mfn - self._frames.first_mfn
+        self._frames.tot_pages -= 1
+        self._frames.owner[i] = Owner.FREE
+        self._frames.refs[i] = self._frames.allocated[i] = 0
+        return True
+
+    def free_stolen(self, mfn: int) -> None:
+        """Nobody takes the frame: it goes back to the machine."""
+        self._frames.on_free(Mfn(mfn))
+
+    def take_back(self, mfn: int, pfn: int) -> None:
+        """The domain itself takes it, as ``pfn``, with its contents."""
+        self._frames.assign(Mfn(mfn), 1, Owner.GUEST)
+        self._m2p.set(mfn, pfn)
+
+    # -- numbers -----------------------------------------------------------------------------------------------------
     def maximum_ram_page(self) -> int:
         """XENMEM_maximum_ram_page: the machine's highest frame number plus one."""
         return self._m2p.max_mfn

@@ -108,12 +108,16 @@ class Mm:
         finally:
             self._types.put_page(mfn)
 
-    def replace_l1_entry(self, at: int, new: int) -> None:
-        """Put an entry whose references are taken already in place of another (create_grant_pv_mapping)."""
+    def swap_l1_entry(self, at: int, new: int) -> int:
+        """Store a level-1 entry whose references are taken already; returns the old one, which keeps its own."""
         old = self._types.replace_entry(at, new)
+        self._changed(at, old)
+        return old
+
+    def put_old_l1_entry(self, old: int) -> None:
+        """put_page_from_l1e for an entry that was swapped out."""
         if old & PTE_P:
             self._types.put_from_l1e(old)
-        self._changed(at, old)
 
     def update_va_mapping(self, vaddr: int, val: int, flags: int) -> None:
         """Replace the level-1 entry that maps ``vaddr``; ``flags`` are UVMF_*."""
