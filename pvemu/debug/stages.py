@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from hypercalls.errors import XenError
 from hypercalls.public import xen
 from pvemu.builder.elfnotes import ElfDomParms, find_notes
+from pvemu.cpu.paging import PTE_ADDR, PTE_P
 from pvemu.frames import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ __all__ = ["Ramdisk", "Stage", "StageWatch"]
 
 _MAGIC = b"xen-3.0-"
 _MAX_CMDLINE = 1024
+_IMAGE_REACH = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,8 @@ class StageWatch:
         self._elapsed = elapsed
         self.stages: list[Stage] = []
         self.is_armed = False
+        self._l1_for = -1
+        self._l1_entries: list[int] = []
         self._observers: list[Callable[[Stage], None]] = []
 
     def observe(self, callback: Callable[[Stage], None]) -> None:
@@ -114,6 +118,7 @@ class StageWatch:
     # -- what a kernel found by a loader says of itself ----------------------------------------------------------------
     def _describe(self, entry: int, info: xen.start_info) -> Stage:
         guest_os = loader = version = None
+        self._l1_for = -1
         parms = self._find_notes(entry)
         if parms is not None:
             guest_os, loader, version = parms.guest_os or None, parms.loader or None, parms.guest_ver or None
@@ -135,18 +140,42 @@ class StageWatch:
 
     def _loaded_image(self, entry: int) -> bytes:
         """The pages around the entry that are mapped in a row (at most 32 MiB each way): where a kernel was put."""
-        pages = []
-        for step in (-PAGE_SIZE, PAGE_SIZE):
-            vaddr = (entry & ~PAGE_MASK) + (min(step, 0))
-            run: list[bytes] = []
-            while vaddr >= 0 and len(run) < (32 << 20 >> PAGE_SHIFT):
-                maddr = self._walker.lookup(vaddr)
-                if maddr is None or not self._ram.contains(maddr >> PAGE_SHIFT):
-                    break
-                run.append(self._ram.read(maddr, PAGE_SIZE))
-                vaddr += step
-            pages.append(run)
-        return b"".join(reversed(pages[0])) + b"".join(pages[1])
+        first = last = entry & ~PAGE_MASK
+        while first > 0 and entry - first < _IMAGE_REACH and self._maddr(first - PAGE_SIZE) is not None:
+            first -= PAGE_SIZE
+        while last - entry < _IMAGE_REACH and self._maddr(last) is not None:
+            last += PAGE_SIZE
+        parts: list[bytes] = []
+        start, size = None, 0
+        for vaddr in range(first, last, PAGE_SIZE):  # neighbours in machine memory are read at once
+            maddr = self._maddr(vaddr)
+            if start is not None and maddr == start + size:
+                size += PAGE_SIZE
+                continue
+            if start is not None:
+                parts.append(self._ram.read(start, size))
+            start, size = maddr, PAGE_SIZE
+        if start is not None:
+            parts.append(self._ram.read(start, size))
+        return b"".join(parts)
+
+    def _maddr(self, vaddr: int) -> int | None:
+        """Machine address of a page of the guest's, from the L1 table found last where possible."""
+        if vaddr >> 21 != self._l1_for:
+            self._l1_for, self._l1_entries = vaddr >> 21, self._l1_table(vaddr)
+        if not self._l1_entries:
+            return None
+        entry = self._l1_entries[vaddr >> PAGE_SHIFT & 511]
+        maddr = entry & PTE_ADDR
+        return maddr if entry & PTE_P and self._ram.contains(maddr >> PAGE_SHIFT) else None
+
+    def _l1_table(self, vaddr: int) -> list[int]:
+        """The 512 entries of the L1 table that maps ``vaddr``; none where no table leads there."""
+        walk = self._walker.entries(vaddr)
+        if len(walk) < 4:
+            return []
+        start = ((walk[2][2] & PTE_ADDR) - self._ram.base) >> 3
+        return self._ram.quads[start : start + 512].tolist()
 
     def _ramdisk(self, info: xen.start_info) -> Ramdisk | None:
         if not info.mod_len:
