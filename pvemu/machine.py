@@ -15,10 +15,11 @@ from hypercalls.public import features as feat
 from hypercalls.public import sched as sched_abi
 from hypercalls.table import TABLE
 from pvemu.builder.build import boot_image, build_image, mem_init, parse_image
+from pvemu.builder.hypercall_page import hypercall_page
 from pvemu.builder.read_file import read_file
 from pvemu.cpu.cpuid import cpuid
 from pvemu.cpu.engine import Engine
-from pvemu.cpu.exits import Access, ExitKind
+from pvemu.cpu.exits import Access, Exit, ExitKind
 from pvemu.cpu.paging import PageWalker
 from pvemu.debug.stages import StageWatch
 from pvemu.devices.blkback import Blkback
@@ -33,13 +34,17 @@ from pvemu.frames import PAGE_SHIFT, Mfn
 from pvemu.hypervisor.console_io import ConsoleIo
 from pvemu.hypervisor.descriptor_tables import GDT_VADDR, DescriptorTables
 from pvemu.hypervisor.domain import Domain, DomainCrashError
+from pvemu.hypervisor.emul_priv_op import PrivilegedOps
 from pvemu.hypervisor.event_channel import EventChannels
+from pvemu.hypervisor.exception_entry import ExceptionEntry
 from pvemu.hypervisor.grant_table import GrantTable
 from pvemu.hypervisor.hypercall import HypercallContext, HypercallDispatcher
 from pvemu.hypervisor.memory import Reservation
 from pvemu.hypervisor.mm import Mm
+from pvemu.hypervisor.msr import Msrs
 from pvemu.hypervisor.page_types import PageTypes
 from pvemu.hypervisor.physdev import Physdev
+from pvemu.hypervisor.ro_page_fault import RoPageFault
 from pvemu.hypervisor.sched import Sched
 from pvemu.hypervisor.shared_info import SharedInfo
 from pvemu.hypervisor.time import SYSTEM_TIME_AT_START, VirtualClock
@@ -208,10 +213,12 @@ class Machine:
         )
         self.sched = Sched(self.clock, self.vcpu, self.event_channels, self._is_stopping, self._stuck)
         self.traps = Traps(self.domain, self.vcpu, self.guest)
+        physdev = Physdev(self.vcpu)
+        self._make_exceptions(physdev)
         context = HypercallContext(
             abi=self.abi, guest=self.guest, domain=self.domain, vcpu=self.vcpu, event_channels=self.event_channels,
             grant_table=self.grants, mm=self.mm, descriptor_tables=self.descriptor_tables, sched=self.sched,
-            console=ConsoleIo(self._log_console_io), physdev=Physdev(self.vcpu), features=_FEATURES,
+            console=ConsoleIo(self._log_console_io), physdev=physdev, features=_FEATURES,
         )  # fmt: skip
         self.hypercalls = HypercallDispatcher(TABLE, context)
         self.stages = StageWatch(
@@ -222,6 +229,29 @@ class Machine:
         self._write_rax = self.engine.writer("rax")
         self._write_rcx = self.engine.writer("rcx")
         self._write_r11 = self.engine.writer("r11")
+
+    def _make_exceptions(self, physdev: Physdev) -> None:
+        msrs = Msrs(self.vcpu, self.clock, self.ram, self.types, hypercall_page(self.abi.bits))
+        privileged = PrivilegedOps(
+            self.domain, self.vcpu, self.guest, self.mm, self.m2p, self.clock, physdev, msrs
+        )  # fmt: skip
+        self._copied_page: tuple[int, int] | None = None
+        ro_page_fault = RoPageFault(
+            self.vcpu, self.ram, self.frames, self.mm, self.allocator.alloc_xen(), self._run_on_copy
+        )  # fmt: skip
+        self.exceptions = ExceptionEntry(
+            self.domain, self.vcpu, self.guest, self.traps, privileged, ro_page_fault,
+            lambda: self.descriptor_tables.ldt_vaddr, self.on_cpuid,
+        )  # fmt: skip
+
+    def _run_on_copy(self, page: int, maddr: int) -> Exit:
+        self._copied_page = page, maddr
+        self.engine.flush_tlb()
+        try:
+            return self.engine.run()
+        finally:
+            self._copied_page = None
+            self.engine.flush_tlb()
 
     def _build_domain(self) -> None:
         p2m = mem_init(self._alloc_domain_extent, self.nr_pages)
@@ -314,11 +344,14 @@ class Machine:
             action, vcpu.resume = vcpu.resume, None
             action()
             self.mm.finish()
+            if vcpu.refused_frame is not None:
+                (refusal, cs, ss), vcpu.refused_frame = vcpu.refused_frame, None
+                self.traps.inject_exception(refusal.vector, refusal.error_code, refusal.address, (cs, ss))
         self.traps.deliver_events()
         leaving = self.engine.run()
         if leaving.kind == ExitKind.EXCEPTION:
             self.clock.charge(_HYPERCALL_NS)
-            self._on_exception(leaving.vector, leaving.error_code, leaving.address)
+            self._on_exception(leaving)
         elif leaving.kind == ExitKind.WEDGED:
             self._on_wedged()
 
@@ -339,9 +372,9 @@ class Machine:
             "hang", f"the guest hangs: it repeats {len(loop)} instruction{'s'[: len(loop) > 1]} at {where} for ever"
         )
 
-    def _on_exception(self, vector: int, error_code: int, address: int) -> None:
-        self.fault_address = address if vector == _VECTOR_PF else None
-        self.traps.inject_exception(vector, error_code, address)
+    def _on_exception(self, leaving: Exit) -> None:
+        self.fault_address = leaving.address if leaving.vector == _VECTOR_PF else None
+        self.exceptions.handle(leaving)
 
     def stop(self, kind: str, detail: str = "") -> None:
         """End the run from a callback; the domain lives on."""
@@ -449,6 +482,8 @@ class Machine:
         """One page of the guest's address space, or of the part that Xen shows it."""
         if 0xFFFF_8000_0000_0000 <= vaddr < 0xFFFF_8800_0000_0000:
             return self._xen_area(vaddr, access)
+        if self._copied_page is not None and vaddr == self._copied_page[0]:
+            return self._copied_page[1], 3
         found = self.walker.translate(vaddr, access)
         if found is not None and found[0] == self._console_maddr:
             return self._console_window, found[1] & 3

@@ -8,6 +8,7 @@ escape into C: it is kept and raised from :meth:`Engine.run`.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import struct
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,7 @@ class Engine:
         self._ram = ram
         self._handler = handler
         self._entry_maddr = entry_mfn << PAGE_SHIFT
-        self._entering = False
+        self._entering = self._entry_fetched = False
         self._stopped = False
         self._wedged = False
         self._no_exit_request = (ctypes.c_ubyte * 1)(0)
@@ -170,7 +171,7 @@ class Engine:
         frame = struct.pack("<5Q", rip, cs, rflags & ~_EFLAGS_TF, rsp, ss)
         self._ram.write(self._entry_maddr, b"\x48\xcf".ljust(16, b"\xcc") + frame)
         self._uc.reg_write(x86_const.UC_X86_REG_RSP, _ENTRY_VADDR + 16)
-        self._entering = True
+        self._entering, self._entry_fetched = True, False
         self.flush_tlb()
         self._start(_ENTRY_VADDR)  # ends when the guest's first instruction is fetched
         self._entering = False
@@ -387,7 +388,8 @@ class Engine:
             try:
                 if self._entering and access == _FETCH:
                     entry[0], entry[1] = self._entry_maddr, 7
-                    return vaddr == entry_page
+                    is_first, self._entry_fetched = not self._entry_fetched, True
+                    return is_first
                 if self._entering and vaddr == entry_page:
                     entry[0], entry[1] = self._entry_maddr, 3
                     return True
@@ -472,10 +474,8 @@ def _find_fault_address() -> int:
     code, address = 0x1000, 0x5A5A_1234_5678
     uc.mem_map(code, PAGE_SIZE)
     uc.mem_write(code, b"\x48\xa1" + address.to_bytes(8, "little"))  # movabs address, %rax
-    try:
+    with contextlib.suppress(UcError):  # the very point
         uc.emu_start(code, 0)
-    except UcError:
-        pass  # the very point
     head = bytes((ctypes.c_ubyte * _UC_STRUCT_HEAD).from_address(int(uc._uch.value or 0)))  # noqa: SLF001 - as above
     offset = head.find(address.to_bytes(8, "little"))
     if offset < 0 or head.count(address.to_bytes(8, "little")) != 1:

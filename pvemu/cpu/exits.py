@@ -43,6 +43,7 @@ class Exit(NamedTuple):
     vector: int = -1
     error_code: int = -1
     address: int = 0  #: faulting linear address of a page fault
+    is_software: bool = False  #: an ``int n``: rip is behind it
 
 
 class ExitHandler(Protocol):

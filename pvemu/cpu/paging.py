@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from pvemu.memory.ram import Ram
 
-__all__ = ["PTE_A", "PTE_ADDR", "PTE_D", "PTE_NX", "PTE_P", "PTE_PSE", "PTE_RW", "PTE_US", "PageWalker", "table_slot"]
+__all__ = ["PTE_A", "PTE_ADDR", "PTE_D", "PTE_NX", "PTE_P", "PTE_PSE", "PTE_RW", "PTE_US", "PageWalker",
+           "is_canonical", "table_slot"]  # fmt: skip
 
 PTE_P = 1 << 0
 PTE_RW = 1 << 1
@@ -32,6 +33,11 @@ _READ, _WRITE, _FETCH = int(Access.READ), int(Access.WRITE), int(Access.FETCH)
 _PROT_R, _PROT_W, _PROT_X = 1, 2, 4
 #: Translations lost to others (the engine's TLB is direct mapped and starts with 256 entries) that show it too small.
 _EVICTIONS_PER_FLUSH = 512
+
+
+def is_canonical(vaddr: int) -> bool:
+    """Whether the upper bits of a linear address repeat bit 47."""
+    return vaddr >> 47 in (0, 0x1FFFF)
 
 
 def table_slot(vaddr: int, level: int) -> int:
@@ -169,6 +175,9 @@ class PageWalker:
         quads, base = ram.quads, ram.base
         table = self.root_maddr
         rights, nx = PTE_RW | PTE_US, 0
+        if not is_canonical(vaddr):
+            self._refuse(access, 0)
+            return None
         for level in (4, 3, 2):
             index = ((table - base) >> 3) + table_slot(vaddr, level)
             entry = quads[index]

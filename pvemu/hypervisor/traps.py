@@ -17,7 +17,7 @@ from pvemu.memory.guest_access import GuestMemory, access_ok
 if TYPE_CHECKING:
     from pvemu.hypervisor.vcpu import Vcpu
 
-__all__ = ["HAS_ERROR_CODE", "VECTOR_NAMES", "Traps"]
+__all__ = ["HAS_ERROR_CODE", "VECTOR_NAMES", "GuestException", "Traps"]
 
 #: Exceptions that push an error code (TRAP_HAVE_EC).
 HAS_ERROR_CODE = frozenset((8, 10, 11, 12, 13, 14, 17, 21, 29, 30))
@@ -30,6 +30,16 @@ _CALLBACKF_MASK_EVENTS = 1
 _TF, _IF, _IOPL, _NT, _RF, _VM, _AC = 1 << 8, 1 << 9, 3 << 12, 1 << 14, 1 << 16, 1 << 17, 1 << 18
 
 
+class GuestException(Exception):  # noqa: N818 - an exception of the guest's CPU, not an error of ours
+    """What an emulated instruction raises in the guest; ``address`` is CR2 of a page fault."""
+
+    def __init__(self, vector: int, error_code: int = -1, address: int = 0) -> None:
+        super().__init__(vector, error_code, address)
+        self.vector = vector
+        self.error_code = error_code
+        self.address = address
+
+
 class Traps:
     """Builds frames on the guest's kernel stack for one vcpu."""
 
@@ -38,8 +48,11 @@ class Traps:
         self._vcpu = vcpu
         self._guest = guest
 
-    def inject_exception(self, vector: int, error_code: int, address: int = 0) -> None:
-        """pv_inject_event for a hardware exception; ``address`` is CR2 of a page fault.
+    def inject_exception(
+        self, vector: int, error_code: int, address: int = 0, selectors: tuple[int, int] | None = None
+    ) -> None:
+        """pv_inject_event for a hardware exception; ``address`` is CR2 of a page fault, ``selectors`` the cs and ss to
+        show where they are not those in force.
 
         DomainCrashError when the guest has no handler for it.
         """
@@ -56,8 +69,9 @@ class Traps:
                 [f"d{self._domain.domid}v{vcpu.vcpu_id} Unhandled: vec {vector}, {name}[{shown:04x}]"]
             )
         self._bounce(
-            entry.address, error_code if vector in HAS_ERROR_CODE else None, masks_events=bool(entry.flags & _TI_IF)
-        )
+            entry.address, error_code if vector in HAS_ERROR_CODE else None,
+            masks_events=bool(entry.flags & _TI_IF), selectors=selectors,
+        )  # fmt: skip
 
     def inject_software_interrupt(self, vector: int) -> None:
         """An ``int n`` of the guest, with n a gate that the guest filled in."""
@@ -87,10 +101,14 @@ class Traps:
             masks_events=bool(flags & _CALLBACKF_MASK_EVENTS),
         )  # fmt: skip
 
-    def _bounce(self, handler: int, error_code: int | None, masks_events: bool) -> None:
+    def _bounce(
+        self, handler: int, error_code: int | None, masks_events: bool, selectors: tuple[int, int] | None = None
+    ) -> None:
         vcpu = self._vcpu
         regs = vcpu.regs
         cs, ss, rsp, rflags = regs.read("cs"), regs.read("ss"), regs.read("rsp"), regs.read("rflags")
+        if selectors is not None:
+            cs, ss = selectors
         if vcpu.kernel_mode:
             cs &= ~3
             stack = rsp

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hypercalls.abi import Abi
+    from pvemu.cpu.exits import Exit
     from pvemu.cpu.registers import Registers
     from pvemu.hypervisor.event_channel import EventChannels
     from pvemu.hypervisor.page_types import PageTypes
@@ -52,7 +53,7 @@ class Vcpu:
     def __init__(
         self, abi: Abi, vcpu_id: int, regs: Registers, info: VcpuInfo, clock: VirtualClock, guest: GuestMemory,
         ram: Ram, types: PageTypes, event_channels: EventChannels, infos: list[VcpuInfo], leave: Callable[[], None],
-        enter: Callable[[int, int, int, int, int], None], toggle_guest_mode: Callable[[], bool],
+        enter: Callable[[int, int, int, int, int], Exit | None], toggle_guest_mode: Callable[[], bool],
     ) -> None:  # fmt: skip
         self._abi = abi
         self._id = vcpu_id
@@ -81,6 +82,8 @@ class Vcpu:
         self.debug_registers = [0, 0, 0, 0, 0, 0, 0xFFFF_0FF0, 0x400]
         self.cr2 = 0
         self.resume: Callable[[], None] | None = None
+        #: An IRET to selectors that the CPU refuses: the exception, and the selectors that its frame shows.
+        self.refused_frame: tuple[Exit, int, int] | None = None
         self.is_info_moved = False
         self._timer: TimerHandle | None = None
         self._periodic: TimerHandle | None = None
@@ -323,8 +326,11 @@ class Vcpu:
             regs.write("rip", rip)
             regs.write("rsp", rsp)
             regs.write("rflags", rflags | 2)
-        else:
-            self._enter(rip, rsp, cs, ss, rflags | 2)
+            return
+        refusal = self._enter(rip, rsp, cs, ss, rflags | 2)
+        if refusal is not None:
+            self._enter(rip, rsp, arch_x86.FLAT_KERNEL_CS64, arch_x86.FLAT_KERNEL_SS64, rflags | 2)
+            self.refused_frame = refusal, cs, ss
 
     def send_nmi(self, vcpuid: int) -> None:
         """VCPUOP_send_nmi: delivered when an NMI callback is registered."""

@@ -1,0 +1,327 @@
+"""Privileged instructions of the guest kernel, which runs in ring 3: emulated after the #GP(0) they raise.
+
+Mirrors xen/arch/x86/pv/emul-priv-op.c. As there, only the listed instructions are emulated (HLT, INVLPG, LMSW and the
+loads of descriptor-table registers are not), CLI and STI change nothing, and no I/O port leads to a device.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from hypercalls.errors import XenError
+from hypercalls.public import errno as e
+from hypercalls.public import xen
+from pvemu.cpu.exits import PF_WRITE
+from pvemu.cpu.registers import GENERAL_64
+from pvemu.frames import PAGE_SHIFT
+from pvemu.hypervisor.traps import GuestException
+
+if TYPE_CHECKING:
+    from pvemu.hypervisor.domain import Domain
+    from pvemu.hypervisor.mm import Mm
+    from pvemu.hypervisor.msr import Msrs
+    from pvemu.hypervisor.physdev import Physdev
+    from pvemu.hypervisor.time import VirtualClock
+    from pvemu.hypervisor.vcpu import Vcpu
+    from pvemu.memory.guest_access import GuestMemory
+    from pvemu.memory.m2p import MachineToPhys
+
+__all__ = ["MODRM_ORDER", "Instruction", "PrivilegedOps", "read_instruction"]
+
+#: General registers by their number in instructions.
+MODRM_ORDER = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *GENERAL_64[8:])
+_U64 = 0xFFFF_FFFF_FFFF_FFFF
+_VECTOR_UD, _VECTOR_GP, _VECTOR_PF = 6, 13, 14
+_MAX_LENGTH = 15
+_PAGE_SIZE = 1 << PAGE_SHIFT
+#: CR0 as Xen runs: PG AM WP NE ET MP PE.
+_CR0 = 0x8005_0033
+_CR0_TS = 8
+_CR4_TSD_DE = 0xC  #: what of CR4 a guest of this CPU may change
+_CR4_VISIBLE = 0x660  #: PAE MCE OSFXSR OSXMMEXCPT
+_EFLAGS_DF = 1 << 10
+_REPS_PER_EXIT = 4096
+_PCI_CONFIG_ADDRESS = 0xCF8
+_RTC_INDEX = 0x70
+_ALL_ONES = 0xFFFF_FFFF
+
+
+class Instruction(NamedTuple):
+    """Prefixes and opcode at the front of an instruction; ``rest`` are the bytes behind, ``length`` its start."""
+
+    opcode: int  #: 0x0f00 and more for two-byte opcodes
+    rest: bytes
+    length: int
+    rex: int
+    operand16: bool
+    rep: bool
+    lock: bool
+    segment: str
+
+
+def read_instruction(guest: GuestMemory, rip: int) -> Instruction | None:
+    """Decode what stands at ``rip`` as far as its opcode; None where it cannot be read."""
+    code = b""
+    size = min(_MAX_LENGTH, _PAGE_SIZE - rip % _PAGE_SIZE)
+    try:
+        code = guest.copy_from_guest(rip, size)
+        code += guest.copy_from_guest(rip + size, _MAX_LENGTH - size)
+    except XenError:
+        pass  # it may well end before the page that is not there
+    at, rex, operand16, rep, lock, segment = 0, 0, False, False, False, ""
+    while at < len(code):
+        byte = code[at]
+        at += 1
+        if byte == 0x66:
+            operand16 = True
+        elif byte in (0xF2, 0xF3):
+            rep = True
+        elif byte == 0xF0:
+            lock = True
+        elif byte in (0x64, 0x65):
+            segment = "fs" if byte == 0x64 else "gs"
+        elif byte & 0xF0 == 0x40:
+            rex = byte
+            continue
+        elif byte not in (0x2E, 0x36, 0x3E, 0x26, 0x67):
+            if byte != 0x0F:
+                return Instruction(byte, code[at:], at, rex, operand16, rep, lock, segment)
+            if at < len(code):
+                return Instruction(0x0F00 | code[at], code[at + 1 :], at + 1, rex, operand16, rep, lock, segment)
+            return None
+        rex = 0  # REX counts only right before the opcode
+    return None
+
+
+class PrivilegedOps:
+    """Emulates for one vcpu. ``emulate`` says whether it did; GuestException is what the instruction raises instead."""
+
+    def __init__(
+        self, domain: Domain, vcpu: Vcpu, guest: GuestMemory, mm: Mm, m2p: MachineToPhys, clock: VirtualClock,
+        physdev: Physdev, msrs: Msrs,
+    ) -> None:  # fmt: skip
+        self._domain = domain
+        self._vcpu = vcpu
+        self._regs = vcpu.regs
+        self._guest = guest
+        self._mm = mm
+        self._m2p = m2p
+        self._clock = clock
+        self._physdev = physdev
+        self._msrs = msrs
+        self.cr4 = _CR4_VISIBLE
+        self._pci_config_address = 0
+        self._rtc_index = 0
+
+    def emulate(self) -> bool:
+        """pv_emulate_privileged_op for the instruction at rip. False: the #GP is the guest's."""
+        rip = self._regs.read("rip")
+        instruction = read_instruction(self._guest, rip)
+        if instruction is None or instruction.lock:
+            return False
+        opcode = instruction.opcode
+        if 0x6C <= opcode <= 0x6F:
+            return self._string_io(instruction, rip)
+        if 0xE4 <= opcode <= 0xE7 or 0xEC <= opcode <= 0xEF:
+            length = self._port_io(instruction)
+        elif opcode in (0xFA, 0xFB):
+            length = instruction.length if self._iopl_ok() else 0
+        elif opcode >= 0x0F00 and self._vcpu.kernel_mode:
+            length = self._two_byte(instruction)
+        else:
+            return False
+        if not length:
+            return False
+        self._regs.write("rip", rip + length)
+        return True
+
+    # -- 0f xx: only kernel mode may ---------------------------------------------------------------------------------
+    def _two_byte(self, instruction: Instruction) -> int:
+        """Length of the instruction, 0 where it is not emulated."""
+        regs, length = self._regs, instruction.length
+        match instruction.opcode & 0xFF:
+            case 0x06:
+                self._vcpu.fpu_taskswitch(False)
+            case 0x09:  # WBINVD of a domain without devices is ignored
+                pass
+            case 0x20 | 0x21 | 0x22 | 0x23:
+                return length + 1 if instruction.rest and self._move(instruction) else 0
+            case 0x30:
+                value = (regs.read("rdx") & _ALL_ONES) << 32 | regs.read("rax") & _ALL_ONES
+                if not self._msrs.write(regs.read("rcx") & _ALL_ONES, value):
+                    return 0
+            case 0x31:
+                self._set_edx_eax(self._clock.poll())
+            case 0x32:
+                number = regs.read("rcx") & _ALL_ONES
+                found = self._msrs.read(number)
+                if found is None:
+                    return 0
+                self._set_edx_eax(found)
+            case _:
+                return 0
+        return length
+
+    def _set_edx_eax(self, value: int) -> None:
+        self._regs.write("rax", value & _ALL_ONES)
+        self._regs.write("rdx", value >> 32)
+
+    def _move(self, instruction: Instruction) -> bool:
+        """MOV to and from control (20, 22) and debug (21, 23) registers; the mode bits of ModRM are ignored."""
+        modrm = instruction.rest[0]
+        number = modrm >> 3 & 7 | (instruction.rex & 4) << 1
+        name = MODRM_ORDER[modrm & 7 | (instruction.rex & 1) << 3]
+        kind = instruction.opcode & 0xFF
+        if kind in (0x20, 0x21):
+            value = self._read_cr(number) if kind == 0x20 else self._read_dr(number)
+            if value is None:
+                return False
+            self._regs.write(name, value)
+            return True
+        value = self._regs.read(name)
+        return self._write_cr(number, value) if kind == 0x22 else self._write_dr(number, value)
+
+    def _read_cr(self, number: int) -> int | None:
+        match number:
+            case 0:
+                return _CR0 | (_CR0_TS if self._vcpu.task_switched else 0)
+            case 2:
+                return self._vcpu.cr2
+            case 3:
+                return self._m2p.get(self._mm.guest_root) << PAGE_SHIFT & _U64
+            case 4:
+                return self.cr4
+        return None
+
+    def _write_cr(self, number: int, value: int) -> bool:
+        match number:
+            case 0:
+                if (value ^ _CR0) & ~_CR0_TS:
+                    return False
+                self._vcpu.fpu_taskswitch(bool(value & _CR0_TS))
+            case 2:
+                self._vcpu.cr2 = value
+                self._vcpu.info.set_cr2(value)
+            case 3:
+                try:
+                    self._mm.new_baseptr(value >> PAGE_SHIFT)
+                except XenError:
+                    return False
+                self._mm.finish()
+            case 4:
+                self.cr4 = value & _CR4_TSD_DE | _CR4_VISIBLE
+            case _:
+                return False
+        return True
+
+    def _read_dr(self, number: int) -> int:
+        if number > 7 or (number in (4, 5) and self.cr4 & 8):
+            raise GuestException(_VECTOR_UD)
+        return self._vcpu.get_debugreg(number)
+
+    def _write_dr(self, number: int, value: int) -> bool:
+        if number > 7 or (number in (4, 5) and self.cr4 & 8):
+            raise GuestException(_VECTOR_UD)
+        try:
+            self._vcpu.set_debugreg(number, value)
+        except XenError as refusal:
+            raise GuestException(_VECTOR_UD if refusal.errno == e.ENODEV else _VECTOR_GP, 0) from refusal
+        return True
+
+    # -- ports -------------------------------------------------------------------------------------------------------
+    def _iopl_ok(self) -> bool:
+        cpl = 3
+        if self._vcpu.kernel_mode:
+            cpl = 0 if xen.VMASST_TYPE_architectural_iopl in self._domain.assists else 1
+        return cpl << 12 <= self._vcpu.iopl
+
+    def _guest_io_okay(self, port: int, size: int) -> bool:
+        if self._iopl_ok():
+            return True
+        bitmap, nr_ports = self._physdev.iobitmap
+        if port + size > nr_ports:
+            return False
+        toggles = not self._vcpu.kernel_mode  # the bitmap lies in the kernel's address space
+        if toggles:
+            self._vcpu.toggle_guest_mode()
+        mask = b""
+        try:
+            for i in range(2):
+                mask += self._guest.copy_from_guest(bitmap + (port >> 3) + i, 1)
+        except XenError:
+            mask = mask.ljust(2, b"\xff")  # what cannot be read allows nothing
+        finally:
+            if toggles:
+                self._vcpu.toggle_guest_mode()
+        return not int.from_bytes(mask, "little") & ((1 << size) - 1) << (port & 7)
+
+    def _guest_io_read(self, port: int, size: int) -> int:
+        """guest_io_read: latched addresses are the domain's own, everything else floats."""
+        if port == _PCI_CONFIG_ADDRESS and size == 4:
+            return self._pci_config_address
+        data = bytearray(b"\xff" * size)
+        if port <= _RTC_INDEX < port + size:
+            data[_RTC_INDEX - port] = self._rtc_index
+        return int.from_bytes(data, "little")
+
+    def _guest_io_write(self, port: int, size: int, value: int) -> None:
+        if port == _PCI_CONFIG_ADDRESS and size == 4:
+            self._pci_config_address = value
+        elif port <= _RTC_INDEX < port + size:
+            self._rtc_index = value >> 8 * (_RTC_INDEX - port) & 0xFF
+
+    def _port_io(self, instruction: Instruction) -> int:
+        opcode, length = instruction.opcode, instruction.length
+        if opcode & 8:
+            port = self._regs.read("rdx") & 0xFFFF
+        elif instruction.rest:
+            port = instruction.rest[0]
+            length += 1
+        else:
+            return 0
+        size = self._io_size(instruction)
+        if not self._guest_io_okay(port, size):
+            return 0
+        rax = self._regs.read("rax")
+        mask = (1 << 8 * size) - 1
+        if opcode & 2:
+            self._guest_io_write(port, size, rax & mask)
+        else:
+            self._regs.write("rax", self._guest_io_read(port, size) | (rax & ~mask if size < 4 else 0))
+        return length
+
+    @staticmethod
+    def _io_size(instruction: Instruction) -> int:
+        if not instruction.opcode & 1:
+            return 1
+        return 2 if instruction.operand16 else 4
+
+    def _string_io(self, instruction: Instruction, rip: int) -> bool:
+        """INS and OUTS: some of the repetitions at a time, so that a guest cannot hold the hypervisor."""
+        regs, size = self._regs, self._io_size(instruction)
+        port = regs.read("rdx") & 0xFFFF
+        reps = regs.read("rcx") if instruction.rep else 1
+        is_out = bool(instruction.opcode & 2)
+        if reps and not self._guest_io_okay(port, size):
+            return False
+        step = -size if regs.read("rflags") & _EFLAGS_DF else size
+        name = "rsi" if is_out else "rdi"
+        base = regs.read(f"{instruction.segment}_base") if is_out and instruction.segment else 0
+        for _ in range(min(reps, _REPS_PER_EXIT)):
+            offset = regs.read(name)
+            address = (base + offset) & _U64
+            try:
+                if is_out:
+                    value = int.from_bytes(self._guest.copy_from_guest(address, size), "little")
+                    self._guest_io_write(port, size, value)
+                else:
+                    self._guest.copy_to_guest(address, self._guest_io_read(port, size).to_bytes(size, "little"))
+            except XenError as refusal:
+                raise GuestException(_VECTOR_PF, 0 if is_out else PF_WRITE, address) from refusal
+            regs.write(name, (offset + step) & _U64)
+            reps -= 1
+            if instruction.rep:
+                regs.write("rcx", reps)
+        if not reps or not instruction.rep:
+            regs.write("rip", rip + instruction.length)
+        return True

@@ -1,0 +1,152 @@
+"""What Xen does with an exception of the guest before the guest sees it: emulate, redirect, or pass on.
+
+Mirrors ``do_general_protection``, ``do_page_fault``, ``do_invalid_op``, ``do_debug`` and ``do_device_not_available`` of
+xen/arch/x86/traps.c and xen/arch/x86/pv/emul-inv-op.c.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hypercalls.errors import XenError
+from hypercalls.public import xen
+from pvemu.cpu.exits import PF_INSTR, PF_PRESENT, PF_WRITE, Exit
+from pvemu.hypervisor.descriptor_tables import GDT_VADDR
+from pvemu.hypervisor.traps import GuestException
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pvemu.hypervisor.domain import Domain
+    from pvemu.hypervisor.emul_priv_op import PrivilegedOps
+    from pvemu.hypervisor.ro_page_fault import RoPageFault
+    from pvemu.hypervisor.traps import Traps
+    from pvemu.hypervisor.vcpu import Vcpu
+    from pvemu.memory.guest_access import GuestMemory
+
+__all__ = ["ExceptionEntry"]
+
+_DB, _BP, _UD, _NM, _GP, _PF = 1, 3, 6, 7, 13, 14
+_X86_XEC_IDT = 2
+_EFLAGS_TF = 1 << 8
+_DR_STEP = 1 << 14
+_FORCED_EMULATION = b"\x0f\x0bxen"
+_CPUID = b"\x0f\xa2"
+_ICEBP = 0xF1
+_INT = 0xCD
+_GDT_LDT_END = GDT_VADDR + 0x20000
+
+
+class ExceptionEntry:
+    """Handles the exceptions of one vcpu. ``cpuid(leaf, subleaf)`` is the guest's CPUID."""
+
+    def __init__(
+        self, domain: Domain, vcpu: Vcpu, guest: GuestMemory, traps: Traps, privileged: PrivilegedOps,
+        ro_page_fault: RoPageFault, ldt_base: Callable[[], int],
+        cpuid: Callable[[int, int], tuple[int, int, int, int]],
+    ) -> None:  # fmt: skip
+        self._domain = domain
+        self._vcpu = vcpu
+        self._guest = guest
+        self._traps = traps
+        self._privileged = privileged
+        self._ro_page_fault = ro_page_fault
+        self._ldt_base = ldt_base
+        self._cpuid = cpuid
+
+    def handle(self, leaving: Exit) -> None:
+        """One exception, or ``int n``, with the registers as the CPU left them. DomainCrashError as in ``Traps``."""
+        vector = leaving.vector
+        try:
+            if leaving.is_software and vector != _BP:
+                self._software_interrupt(vector)
+            elif vector == _GP:
+                self._general_protection(leaving.error_code)
+            elif vector == _PF:
+                self._page_fault(leaving.error_code, leaving.address)
+            elif vector == _UD:
+                self._invalid_op()
+            else:
+                self._pass_on(vector, leaving.error_code)
+        except GuestException as raised:
+            self._traps.inject_exception(raised.vector, raised.error_code, raised.address)
+
+    def _pass_on(self, vector: int, error_code: int) -> None:
+        if vector == _DB and self._vcpu.regs.read("rflags") & _EFLAGS_TF:
+            self._vcpu.debug_registers[6] |= _DR_STEP
+        if vector == _NM:
+            self._vcpu.fpu_taskswitch(False)
+        self._traps.inject_exception(vector, error_code)
+
+    def _software_interrupt(self, vector: int) -> None:
+        """The gates have privilege level 0, so ``int n`` raises a #GP that names the gate; rip is behind it here."""
+        entry = self._vcpu.trap_table[vector]
+        if entry.flags & 3 >= (1 if self._vcpu.kernel_mode else 3):
+            self._traps.inject_software_interrupt(vector)
+            return
+        regs = self._vcpu.regs
+        regs.write("rip", regs.read("rip") - 2)
+        self._traps.inject_exception(_GP, vector << 3 | _X86_XEC_IDT)
+
+    def _general_protection(self, error_code: int) -> None:
+        if error_code == 0 and self._privileged.emulate():
+            self._instruction_done()
+            return
+        self._traps.inject_exception(_GP, error_code)
+
+    def _instruction_done(self) -> None:
+        """pv_emul_instruction_done: a single step over an emulated instruction traps as well."""
+        if self._vcpu.regs.read("rflags") & _EFLAGS_TF:
+            self._pass_on(_DB, -1)
+
+    def _page_fault(self, error_code: int, address: int) -> None:
+        if GDT_VADDR <= address < _GDT_LDT_END:
+            self._descriptor_fault(error_code, address - GDT_VADDR)
+            return
+        if (
+            error_code & (PF_PRESENT | PF_WRITE | PF_INSTR) == PF_PRESENT | PF_WRITE
+            and self._vcpu.kernel_mode
+            and xen.VMASST_TYPE_writable_pagetables in self._domain.assists
+            and self._ro_page_fault.handle(address)
+        ):
+            return
+        self._traps.inject_exception(_PF, error_code, address)
+
+    def _descriptor_fault(self, error_code: int, offset: int) -> None:
+        """handle_gdt_ldt_mapping_fault: a descriptor where the guest's tables have none."""
+        if offset < 0x10000:
+            self._traps.inject_exception(_GP, offset & 0xFFF8)
+            return
+        address = self._ldt_base() + offset - 0x10000
+        if address >> 47 not in (0, 0x1FFFF):
+            self._traps.inject_exception(_GP, (offset & 0xFFF8) | 4)
+        else:
+            self._traps.inject_exception(_PF, error_code, address)
+
+    def _invalid_op(self) -> None:
+        regs = self._vcpu.regs
+        rip = regs.read("rip")
+        code = self._fetch(rip, len(_FORCED_EMULATION + _CPUID))
+        if code == _FORCED_EMULATION + _CPUID:
+            leaf, subleaf = regs.read("rax") & 0xFFFF_FFFF, regs.read("rcx") & 0xFFFF_FFFF
+            for name, value in zip(("rax", "rbx", "rcx", "rdx"), self._cpuid(leaf, subleaf), strict=True):
+                regs.write(name, value)
+            regs.write("rip", rip + len(code))
+            self._instruction_done()
+        elif code[:1] == bytes((_ICEBP,)):  # the engine does not know INT1
+            regs.write("rip", rip + 1)
+            self._traps.inject_exception(_DB, -1)
+        elif code[:2] == bytes((_INT, _UD)):  # which it reports as the fault itself
+            regs.write("rip", rip + 2)
+            self._software_interrupt(_UD)
+        else:
+            self._traps.inject_exception(_UD, -1)
+
+    def _fetch(self, rip: int, size: int) -> bytes:
+        code = b""
+        try:
+            for i in range(size):
+                code += self._guest.copy_from_guest(rip + i, 1)
+        except XenError:
+            pass  # an instruction may end where its page does
+        return code

@@ -1,0 +1,99 @@
+"""Writable page tables: a store of the guest kernel to one of its own level-1 tables, done through the checks of a
+page-table update (xen/arch/x86/pv/ro-page-fault.c).
+
+Xen emulates the instruction. Here the CPU executes it, one step, on a copy of the table; what it changed is then
+carried over, so that every storing instruction works, flags included.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hypercalls.errors import XenError
+from hypercalls.public import xen
+from pvemu.cpu.exits import Exit, ExitKind
+from pvemu.cpu.paging import PTE_ADDR, PTE_P, PTE_RW
+from pvemu.cpu.registers import GENERAL_64
+from pvemu.frames import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Mfn
+from pvemu.hypervisor.traps import GuestException
+from pvemu.memory.frame_table import FrameTable, PageType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pvemu.hypervisor.mm import Mm
+    from pvemu.hypervisor.vcpu import Vcpu
+    from pvemu.memory.ram import Ram
+
+__all__ = ["RoPageFault"]
+
+_VECTOR_DB, _VECTOR_PF = 1, 14
+_EFLAGS_TF = 1 << 8
+_SAVED = (*GENERAL_64, "rip", "rflags")
+
+
+class RoPageFault:
+    """Does the stores of one vcpu. ``scratch`` is a frame of Xen's own for the copy; ``run_on_copy(page, maddr)`` runs
+    the CPU with the page at linear address ``page`` writable at ``maddr`` instead of where it is mapped.
+    """
+
+    def __init__(
+        self, vcpu: Vcpu, ram: Ram, frames: FrameTable, mm: Mm, scratch: Mfn, run_on_copy: Callable[[int, int], Exit]
+    ) -> None:
+        self._vcpu = vcpu
+        self._ram = ram
+        self._frames = frames
+        self._mm = mm
+        self._scratch = scratch
+        self._run_on_copy = run_on_copy
+
+    def handle(self, address: int) -> bool:
+        """pv_ro_page_fault for a refused write at ``address``. False: the #PF is the guest's. GuestException is what
+        the instruction raises instead.
+        """
+        at = self._mm.l1_entry_address(address)
+        if at is None:
+            return False
+        entry = self._ram.read_u64(at)
+        mfn = (entry & PTE_ADDR) >> PAGE_SHIFT
+        if entry & (PTE_P | PTE_RW) != PTE_P or not self._frames.is_guest(mfn):
+            return False
+        if self._frames.type_of(mfn) != PageType.L1:
+            return False
+        return self._store(address, Mfn(mfn))
+
+    def _store(self, address: int, mfn: Mfn) -> bool:
+        regs, ram = self._vcpu.regs, self._ram
+        saved = [regs.read(name) for name in _SAVED]
+        rflags = saved[-1]
+        ram.write(self._scratch << PAGE_SHIFT, ram.frame(mfn))
+        regs.write("rflags", rflags | _EFLAGS_TF)
+        leaving = self._run_on_copy(address & ~PAGE_MASK, self._scratch << PAGE_SHIFT)
+        regs.write("rflags", regs.read("rflags") & ~_EFLAGS_TF | rflags & _EFLAGS_TF)
+        if leaving.kind != ExitKind.EXCEPTION:
+            return False
+        if leaving.vector != _VECTOR_DB:
+            raise GuestException(leaving.vector, leaving.error_code, leaving.address)
+        if not self._carry_over(address, mfn):
+            for name, value in zip(_SAVED, saved, strict=True):
+                regs.write(name, value)
+            return False
+        if rflags & _EFLAGS_TF:
+            raise GuestException(_VECTOR_DB)
+        return True
+
+    def _carry_over(self, address: int, mfn: Mfn) -> bool:
+        """Make the changes of the copy; only the one entry that the fault was about may have any."""
+        before = self._ram.frame(mfn).cast("Q")
+        after = self._ram.frame(self._scratch).cast("Q")
+        changed = [i for i in range(PAGE_SIZE // 8) if before[i] != after[i]] if before != after else []
+        if not changed:
+            return True
+        if changed != [(address & PAGE_MASK) >> 3]:
+            return False
+        try:
+            self._mm.mmu_update((mfn << PAGE_SHIFT) + 8 * changed[0] | xen.MMU_NORMAL_PT_UPDATE, after[changed[0]])
+        except XenError:
+            return False
+        self._mm.finish()
+        return True
