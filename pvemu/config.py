@@ -10,7 +10,7 @@ from pvemu.errors import ConfigError
 if TYPE_CHECKING:
     from pvemu.disk.spec import DiskConfig
 
-__all__ = ["DEFAULT_EPOCH", "DEFAULT_MEMORY_MIB", "MAX_MEMORY_MIB", "MIN_MEMORY_MIB", "DomainConfig"]
+__all__ = ["DEFAULT_EPOCH", "DEFAULT_MEMORY_MIB", "MAX_CMDLINE", "MAX_MEMORY_MIB", "MIN_MEMORY_MIB", "DomainConfig"]
 
 #: Wall clock when a guest starts: 2026-01-01 00:00:00 UTC. A host's date would make runs differ.
 DEFAULT_EPOCH = 1_767_225_600
@@ -19,6 +19,8 @@ MIN_MEMORY_MIB = 4
 #: Past this the host mapping alone (sparse as it is) is refused by common kernels.
 MAX_MEMORY_MIB = 256 * 1024
 DEFAULT_MEMORY_MIB = 128
+#: MAX_GUEST_CMDLINE without its NUL: the toolstack cuts off what is longer, which nobody ever wants.
+MAX_CMDLINE = 1023
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +47,6 @@ class DomainConfig:
             )
         if "\0" in self.cmdline:
             raise ConfigError("--cmdline: a command line cannot contain a NUL byte; leave it out")
+        size = len(self.cmdline.encode("utf-8", "surrogateescape"))
+        if size > MAX_CMDLINE:
+            raise ConfigError(f"--cmdline: {size} bytes, and start_info has room for {MAX_CMDLINE}; make it shorter")

@@ -21,7 +21,7 @@ __all__ = ["Client", "Nodes"]
 
 
 def _bytes(text: str | bytes) -> bytes:
-    return text.encode() if isinstance(text, str) else text
+    return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
 
 
 def _strings(*texts: str | bytes) -> bytes:
