@@ -59,10 +59,16 @@ def _report_bug(words: list[str]) -> None:
     """A crash report of pvemu itself."""
     import platform
     import traceback
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
+
+    def known(name: str) -> str:
+        try:
+            return f"{name} {version(name)}"
+        except PackageNotFoundError:  # run from a source tree
+            return f"{name} (not installed)"
 
     print("pvemu: an error of pvemu itself. Please file it with this report:", file=sys.stderr)
-    packages = ", ".join(f"{name} {version(name)}" for name in ("pvemu", "unicorn"))
+    packages = ", ".join(map(known, ("pvemu", "unicorn")))
     print(f"  command: pvemu {' '.join(words)}", file=sys.stderr)
     print(f"  versions: {packages}, Python {platform.python_version()}, {platform.platform()}", file=sys.stderr)
     for line in traceback.format_exc().rstrip().splitlines():

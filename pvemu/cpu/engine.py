@@ -63,6 +63,8 @@ _HAS_ERROR_CODE = frozenset((8, 10, 11, 12, 13, 14, 17))
 _EFLAGS_TF = 1 << 8
 #: Linear address of the page that holds the one ring-0 instruction we need (inside Xen's text, never the guest's).
 _ENTRY_VADDR = 0xFFFF_82D0_4000_0000
+#: Where frames appear, one at a time, while their translations are dropped (Xen's direct map).
+_CODE_WINDOW = 0xFFFF_8300_0000_0000
 
 
 class EngineError(Exception):
@@ -82,6 +84,7 @@ class Engine:
         self._handler = handler
         self._entry_maddr = entry_mfn << PAGE_SHIFT
         self._entering = self._entry_fetched = False
+        self._window = -1
         self._stopped = False
         self._wedged = False
         self._no_exit_request = (ctypes.c_ubyte * 1)(0)
@@ -320,7 +323,13 @@ class Engine:
         self.flush_tlb()
 
     def _drop_translations(self, mfn: Mfn) -> None:
-        self._uc.ctl_remove_cache(mfn << PAGE_SHIFT, (mfn + 1) << PAGE_SHIFT)
+        """Forget code translated from one frame. The engine wants a linear address, which it translates by a fetch: it
+        gets one of the hypervisor's own for the occasion.
+        """
+        self._window = _CODE_WINDOW + (mfn << PAGE_SHIFT)
+        self._uc.ctl_remove_cache(self._window, self._window + PAGE_SIZE)
+        self._window = -1
+        self.flush_tlb()
 
     def trap_frame(
         self, window_maddr: int, read: Callable[[int, int], int], write: Callable[[int, int, int], None]
@@ -386,6 +395,9 @@ class Engine:
         def fill(_uc: int, vaddr: int, access: int, entry: Any, _data: int) -> bool:
             self.tlb_fills += 1
             try:
+                if vaddr == self._window:
+                    entry[0], entry[1] = vaddr - _CODE_WINDOW, 4
+                    return True
                 if self._entering and access == _FETCH:
                     entry[0], entry[1] = self._entry_maddr, 7
                     is_first, self._entry_fetched = not self._entry_fetched, True

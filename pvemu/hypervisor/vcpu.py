@@ -143,7 +143,10 @@ class Vcpu:
     def set_segment_base(self, which: int, base: int) -> None:
         """HYPERVISOR_set_segment_base."""
         if which == arch_x86.SEGBASE_GS_USER_SEL:
+            kernel_base = self.regs.read("gs_base")  # Xen loads the selector between two SWAPGS
             self.regs.write("gs", base & 0xFFFF)
+            self.gs_base_user = self.regs.read("gs_base")
+            self.regs.write("gs_base", kernel_base)
             return
         if not _is_canonical(base):
             raise XenError(e.EINVAL, f"segment base {base:#x} is not canonical")
