@@ -19,7 +19,7 @@ from pvemu.builder.hypercall_page import hypercall_page
 from pvemu.builder.read_file import read_file
 from pvemu.cpu.cpuid import cpuid
 from pvemu.cpu.engine import Engine
-from pvemu.cpu.exits import Access, Exit, ExitKind
+from pvemu.cpu.exits import PF_INSTR, PF_PRESENT, PF_USER, PF_WRITE, Access, Exit, ExitKind
 from pvemu.cpu.paging import PageWalker
 from pvemu.debug.stages import StageWatch
 from pvemu.devices.blkback import Blkback
@@ -495,14 +495,15 @@ class Machine:
 
     def _xen_area(self, vaddr: int, access: int) -> tuple[int, int] | None:
         maddr = None
-        if vaddr < 0xFFFF_8080_0000_0000 and access == Access.READ:
-            maddr, prot = self.m2p.page_at(vaddr - 0xFFFF_8000_0000_0000), 1
-        elif vaddr >= GDT_VADDR:
-            maddr, prot = self.descriptor_tables.page_at(vaddr, access), 3
-        if maddr is None:
-            self.walker.error_code = {Access.WRITE: 6, Access.FETCH: 20}.get(Access(access), 4)
+        if vaddr < 0xFFFF_8080_0000_0000:
+            maddr = self.m2p.page_at(vaddr - 0xFFFF_8000_0000_0000)
+        elif vaddr >= GDT_VADDR and access == Access.READ:
+            maddr = self.descriptor_tables.page_at(vaddr, access)
+        if maddr is None or access != Access.READ:
+            code = {Access.WRITE: PF_USER | PF_WRITE, Access.FETCH: PF_USER | PF_INSTR}.get(Access(access), PF_USER)
+            self.walker.error_code = code if maddr is None else code | PF_PRESENT
             return None
-        return maddr, prot
+        return maddr, 1
 
     def fault_error_code(self) -> int:
         """Error code of the refused access."""

@@ -100,7 +100,7 @@ class ExceptionEntry:
             self._pass_on(_DB, -1)
 
     def _page_fault(self, error_code: int, address: int) -> None:
-        if GDT_VADDR <= address < _GDT_LDT_END:
+        if GDT_VADDR <= address < _GDT_LDT_END and not error_code & (PF_WRITE | PF_INSTR):
             self._descriptor_fault(error_code, address - GDT_VADDR)
             return
         if (
