@@ -232,7 +232,7 @@ class Machine:
 
     def _make_exceptions(self, physdev: Physdev) -> None:
         msrs = Msrs(self.vcpu, self.clock, self.ram, self.types, hypercall_page(self.abi.bits))
-        privileged = PrivilegedOps(
+        self.privileged = PrivilegedOps(
             self.domain, self.vcpu, self.guest, self.mm, self.m2p, self.clock, physdev, msrs
         )  # fmt: skip
         self._copied_page: tuple[int, int] | None = None
@@ -240,7 +240,7 @@ class Machine:
             self.vcpu, self.ram, self.frames, self.mm, self.allocator.alloc_xen(), self._run_on_copy
         )  # fmt: skip
         self.exceptions = ExceptionEntry(
-            self.domain, self.vcpu, self.guest, self.traps, privileged, ro_page_fault,
+            self.domain, self.vcpu, self.guest, self.traps, self.privileged, ro_page_fault,
             lambda: self.descriptor_tables.ldt_vaddr, self.on_cpuid,
         )  # fmt: skip
 
@@ -477,6 +477,14 @@ class Machine:
     def on_cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
         """CPUID, as with CPUID faulting."""
         return cpuid(leaf, subleaf, self.config.domid)
+
+    def on_port_read(self, port: int, size: int) -> int | None:
+        """IN and INS, as IOPL and the I/O bitmap allow."""
+        return self.privileged.port_read(port, size)
+
+    def on_port_write(self, port: int, size: int, value: int) -> bool:
+        """OUT and OUTS."""
+        return self.privileged.port_write(port, size, value)
 
     def on_tlb_miss(self, vaddr: int, access: int) -> tuple[int, int] | None:
         """One page of the guest's address space, or of the part that Xen shows it."""

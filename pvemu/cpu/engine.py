@@ -32,6 +32,8 @@ _U64 = ctypes.c_uint64
 _VOID = ctypes.c_void_p
 _FILL = ctypes.CFUNCTYPE(ctypes.c_bool, _VOID, _U64, ctypes.c_int, ctypes.POINTER(_U64), _VOID)
 _INSN = ctypes.CFUNCTYPE(ctypes.c_uint32, _VOID, _VOID)
+_IN = ctypes.CFUNCTYPE(ctypes.c_uint32, _VOID, ctypes.c_uint32, ctypes.c_int, _VOID)
+_OUT = ctypes.CFUNCTYPE(None, _VOID, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint32, _VOID)
 _INTR = ctypes.CFUNCTYPE(None, _VOID, ctypes.c_uint32, _VOID)
 _INVALID = ctypes.CFUNCTYPE(ctypes.c_bool, _VOID, _VOID)
 _MMIO_READ = ctypes.CFUNCTYPE(_U64, _VOID, _U64, ctypes.c_uint, _VOID)
@@ -42,7 +44,7 @@ _REG_BATCH = ctypes.CFUNCTYPE(ctypes.c_int, _VOID, _VOID, _VOID, ctypes.c_int)
 #: Engine register numbers by the names of pvemu.cpu.registers.
 _REGISTERS: dict[str, int] = {
     name: getattr(x86_const, f"UC_X86_REG_{name.upper()}")
-    for name in (*GENERAL_64, "rip", "rflags", "cs", "ss", "ds", "es", "fs", "gs", "fs_base", "gs_base")
+    for name in (*GENERAL_64, "rip", "rflags", "cs", "ss", "ds", "es", "fs", "gs", "fs_base", "gs_base", "cr0")
 }
 
 #: UC_CTL_WRITE(UC_CTL_TLB_FLUSH, 0): the binding has no name for it.
@@ -94,6 +96,8 @@ class Engine:
         self._keep: list[Any] = []
         self._context: Any = None
         self._exception_fields = (-1, -1)
+        self._is_io_refused = False
+        self._io_context: Any = None
         self._fault_address: ctypes.c_uint64 | None = None
         self.exits = 0  #: exits seen so far: a watchdog tells a busy guest from a wedged one by it
         self.tlb_fills = 0
@@ -193,6 +197,11 @@ class Engine:
         self._stopped = False
         if not self._wedged:
             self._start(self.read("rip"))
+            if self._is_io_refused:
+                self._is_io_refused = False
+                self._uc.context_restore(self._io_context)
+                self.flush_tlb()
+                return Exit(ExitKind.EXCEPTION, _VECTOR_GP, 0)
             if self._stopped:
                 return Exit(ExitKind.STOPPED)
             if self._vector is not None:
@@ -210,7 +219,8 @@ class Engine:
         try:
             self._uc.emu_start(rip, 0, 0, count)
         except UcError as error:
-            if self._error is None and self._fault is None and self._vector is None and not self._entering:
+            is_known = self._fault is not None or self._vector is not None or self._is_io_refused or self._entering
+            if self._error is None and not is_known:
                 raise EngineError(f"{error} at rip {self.read('rip'):#x}") from error
         if self._error is not None:
             kept, self._error = self._error, None
@@ -386,6 +396,8 @@ class Engine:
             (x86_const.UC_X86_INS_CPUID, self._make_cpuid()),
         ):
             self._hook(unicorn_const.UC_HOOK_INSN, _INSN(hook), ctypes.c_int(number))
+        self._hook(unicorn_const.UC_HOOK_INSN, _IN(self._on_in), ctypes.c_int(x86_const.UC_X86_INS_IN))
+        self._hook(unicorn_const.UC_HOOK_INSN, _OUT(self._on_out), ctypes.c_int(x86_const.UC_X86_INS_OUT))
         self._hook(unicorn_const.UC_HOOK_INTR, _INTR(self._on_interrupt))
         self._hook(unicorn_const.UC_HOOK_INSN_INVALID, _INVALID(self._on_invalid))
 
@@ -394,6 +406,8 @@ class Engine:
 
         def fill(_uc: int, vaddr: int, access: int, entry: Any, _data: int) -> bool:
             self.tlb_fills += 1
+            if self._is_io_refused:
+                return False
             try:
                 if vaddr == self._window:
                     entry[0], entry[1] = vaddr - _CODE_WINDOW, 4
@@ -423,7 +437,8 @@ class Engine:
         def syscall(_uc: int, _data: int) -> int:
             self.exits += 1
             try:
-                on_syscall()
+                if not self._is_io_refused:
+                    on_syscall()
             except BaseException as error:  # noqa: BLE001 - must not cross C; raised again by run()
                 self._keep_error(error)
             return 1
@@ -466,6 +481,39 @@ class Engine:
             return 1
 
         return cpuid
+
+    def _on_in(self, _uc: int, port: int, size: int, _data: int) -> int:
+        self.exits += 1
+        try:
+            value = None if self._is_io_refused else self._handler.on_port_read(port, size)
+            if value is not None:
+                return value
+            self._refuse_io()
+        except BaseException as error:  # noqa: BLE001 - must not cross C; raised again by run()
+            self._keep_error(error)
+        return 0
+
+    def _on_out(self, _uc: int, port: int, size: int, value: int, _data: int) -> None:
+        self.exits += 1
+        try:
+            if self._is_io_refused or not self._handler.on_port_write(port, size, value):
+                self._refuse_io()
+        except BaseException as error:  # noqa: BLE001 - must not cross C; raised again by run()
+            self._keep_error(error)
+
+    def _refuse_io(self) -> None:
+        """Make an I/O instruction a #GP, which the engine never does: what runs of its block behind it is undone, and
+        stopped by the first access to memory.
+        """
+        if self._is_io_refused:
+            return
+        if self._io_context is None:
+            self._io_context = self._uc.context_save()
+        else:
+            self._uc.context_update(self._io_context)
+        self._is_io_refused = True
+        self.flush_tlb()
+        self._uc.emu_stop()
 
     def _on_interrupt(self, _uc: int, vector: int, _data: int) -> None:
         self.exits += 1

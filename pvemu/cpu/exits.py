@@ -58,6 +58,12 @@ class ExitHandler(Protocol):
     def on_cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
         """CPUID: eax, ebx, ecx, edx."""
 
+    def on_port_read(self, port: int, size: int) -> int | None:
+        """IN (or one step of INS): the value, None for #GP."""
+
+    def on_port_write(self, port: int, size: int, value: int) -> bool:
+        """OUT (or one step of OUTS); False for #GP."""
+
     def on_tlb_miss(self, vaddr: int, access: int) -> tuple[int, int] | None:
         """Walk the page tables for one page: its machine address and permissions (1 read, 2 write, 4 execute); None
         raises the page fault (see ``fault_error_code``).

@@ -1,7 +1,8 @@
 """Privileged instructions of the guest kernel, which runs in ring 3: emulated after the #GP(0) they raise.
 
 Mirrors xen/arch/x86/pv/emul-priv-op.c. As there, only the listed instructions are emulated (HLT, INVLPG, LMSW and the
-loads of descriptor-table registers are not), CLI and STI change nothing, and no I/O port leads to a device.
+loads of descriptor-table registers are not), CLI and STI change nothing, and no I/O port leads to a device. About IN and
+OUT the engine asks by itself.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from hypercalls.errors import XenError
 from hypercalls.public import errno as e
 from hypercalls.public import xen
-from pvemu.cpu.exits import PF_WRITE
 from pvemu.cpu.registers import GENERAL_64
 from pvemu.frames import PAGE_SHIFT
 from pvemu.hypervisor.traps import GuestException
@@ -31,16 +31,15 @@ __all__ = ["MODRM_ORDER", "Instruction", "PrivilegedOps", "read_instruction"]
 #: General registers by their number in instructions.
 MODRM_ORDER = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *GENERAL_64[8:])
 _U64 = 0xFFFF_FFFF_FFFF_FFFF
-_VECTOR_UD, _VECTOR_GP, _VECTOR_PF = 6, 13, 14
+_VECTOR_UD, _VECTOR_GP = 6, 13
 _MAX_LENGTH = 15
+_PREFIXES = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF2, 0xF3))
 _PAGE_SIZE = 1 << PAGE_SHIFT
 #: CR0 as Xen runs: PG AM WP NE ET MP PE.
 _CR0 = 0x8005_0033
 _CR0_TS = 8
 _CR4_TSD_DE = 0xC  #: what of CR4 a guest of this CPU may change
 _CR4_VISIBLE = 0x660  #: PAE MCE OSFXSR OSXMMEXCPT
-_EFLAGS_DF = 1 << 10
-_REPS_PER_EXIT = 4096
 _PCI_CONFIG_ADDRESS = 0xCF8
 _RTC_INDEX = 0x70
 _ALL_ONES = 0xFFFF_FFFF
@@ -53,10 +52,7 @@ class Instruction(NamedTuple):
     rest: bytes
     length: int
     rex: int
-    operand16: bool
-    rep: bool
-    lock: bool
-    segment: str
+    is_locked: bool
 
 
 def read_instruction(guest: GuestMemory, rip: int) -> Instruction | None:
@@ -68,26 +64,20 @@ def read_instruction(guest: GuestMemory, rip: int) -> Instruction | None:
         code += guest.copy_from_guest(rip + size, _MAX_LENGTH - size)
     except XenError:
         pass  # it may well end before the page that is not there
-    at, rex, operand16, rep, lock, segment = 0, 0, False, False, False, ""
+    at, rex, is_locked = 0, 0, False
     while at < len(code):
         byte = code[at]
         at += 1
-        if byte == 0x66:
-            operand16 = True
-        elif byte in (0xF2, 0xF3):
-            rep = True
-        elif byte == 0xF0:
-            lock = True
-        elif byte in (0x64, 0x65):
-            segment = "fs" if byte == 0x64 else "gs"
+        if byte == 0xF0:
+            is_locked = True
         elif byte & 0xF0 == 0x40:
             rex = byte
             continue
-        elif byte not in (0x2E, 0x36, 0x3E, 0x26, 0x67):
+        elif byte not in _PREFIXES:
             if byte != 0x0F:
-                return Instruction(byte, code[at:], at, rex, operand16, rep, lock, segment)
+                return Instruction(byte, code[at:], at, rex, is_locked)
             if at < len(code):
-                return Instruction(0x0F00 | code[at], code[at + 1 :], at + 1, rex, operand16, rep, lock, segment)
+                return Instruction(0x0F00 | code[at], code[at + 1 :], at + 1, rex, is_locked)
             return None
         rex = 0  # REX counts only right before the opcode
     return None
@@ -117,14 +107,10 @@ class PrivilegedOps:
         """pv_emulate_privileged_op for the instruction at rip. False: the #GP is the guest's."""
         rip = self._regs.read("rip")
         instruction = read_instruction(self._guest, rip)
-        if instruction is None or instruction.lock:
+        if instruction is None or instruction.is_locked:
             return False
         opcode = instruction.opcode
-        if 0x6C <= opcode <= 0x6F:
-            return self._string_io(instruction, rip)
-        if 0xE4 <= opcode <= 0xE7 or 0xEC <= opcode <= 0xEF:
-            length = self._port_io(instruction)
-        elif opcode in (0xFA, 0xFB):
+        if opcode in (0xFA, 0xFB):
             length = instruction.length if self._iopl_ok() else 0
         elif opcode >= 0x0F00 and self._vcpu.kernel_mode:
             length = self._two_byte(instruction)
@@ -235,6 +221,17 @@ class PrivilegedOps:
             cpl = 0 if xen.VMASST_TYPE_architectural_iopl in self._domain.assists else 1
         return cpl << 12 <= self._vcpu.iopl
 
+    def port_read(self, port: int, size: int) -> int | None:
+        """read_io for IN and INS of ``size`` bytes: the value, None for #GP."""
+        return self._guest_io_read(port, size) if self._guest_io_okay(port, size) else None
+
+    def port_write(self, port: int, size: int, value: int) -> bool:
+        """write_io for OUT and OUTS; False for #GP."""
+        is_okay = self._guest_io_okay(port, size)
+        if is_okay:
+            self._guest_io_write(port, size, value)
+        return is_okay
+
     def _guest_io_okay(self, port: int, size: int) -> bool:
         if self._iopl_ok():
             return True
@@ -269,59 +266,3 @@ class PrivilegedOps:
             self._pci_config_address = value
         elif port <= _RTC_INDEX < port + size:
             self._rtc_index = value >> 8 * (_RTC_INDEX - port) & 0xFF
-
-    def _port_io(self, instruction: Instruction) -> int:
-        opcode, length = instruction.opcode, instruction.length
-        if opcode & 8:
-            port = self._regs.read("rdx") & 0xFFFF
-        elif instruction.rest:
-            port = instruction.rest[0]
-            length += 1
-        else:
-            return 0
-        size = self._io_size(instruction)
-        if not self._guest_io_okay(port, size):
-            return 0
-        rax = self._regs.read("rax")
-        mask = (1 << 8 * size) - 1
-        if opcode & 2:
-            self._guest_io_write(port, size, rax & mask)
-        else:
-            self._regs.write("rax", self._guest_io_read(port, size) | (rax & ~mask if size < 4 else 0))
-        return length
-
-    @staticmethod
-    def _io_size(instruction: Instruction) -> int:
-        if not instruction.opcode & 1:
-            return 1
-        return 2 if instruction.operand16 else 4
-
-    def _string_io(self, instruction: Instruction, rip: int) -> bool:
-        """INS and OUTS: some of the repetitions at a time, so that a guest cannot hold the hypervisor."""
-        regs, size = self._regs, self._io_size(instruction)
-        port = regs.read("rdx") & 0xFFFF
-        reps = regs.read("rcx") if instruction.rep else 1
-        is_out = bool(instruction.opcode & 2)
-        if reps and not self._guest_io_okay(port, size):
-            return False
-        step = -size if regs.read("rflags") & _EFLAGS_DF else size
-        name = "rsi" if is_out else "rdi"
-        base = regs.read(f"{instruction.segment}_base") if is_out and instruction.segment else 0
-        for _ in range(min(reps, _REPS_PER_EXIT)):
-            offset = regs.read(name)
-            address = (base + offset) & _U64
-            try:
-                if is_out:
-                    value = int.from_bytes(self._guest.copy_from_guest(address, size), "little")
-                    self._guest_io_write(port, size, value)
-                else:
-                    self._guest.copy_to_guest(address, self._guest_io_read(port, size).to_bytes(size, "little"))
-            except XenError as refusal:
-                raise GuestException(_VECTOR_PF, 0 if is_out else PF_WRITE, address) from refusal
-            regs.write(name, (offset + step) & _U64)
-            reps -= 1
-            if instruction.rep:
-                regs.write("rcx", reps)
-        if not reps or not instruction.rep:
-            regs.write("rip", rip + instruction.length)
-        return True

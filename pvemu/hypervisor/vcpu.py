@@ -36,6 +36,7 @@ __all__ = ["CALLBACK_KINDS", "Vcpu"]
 CALLBACK_KINDS = frozenset((cb.CALLBACKTYPE_event, cb.CALLBACKTYPE_failsafe, cb.CALLBACKTYPE_syscall,
                             cb.CALLBACKTYPE_sysenter, cb.CALLBACKTYPE_syscall32, cb.CALLBACKTYPE_nmi))  # fmt: skip
 _UNSET = TrapEntry(0, 0, 0, 0)
+_CR0_TS = 8
 _IF, _IOPL, _VM = 1 << 9, 3 << 12, 1 << 17
 _MIN_PERIOD_NS = 1_000_000
 
@@ -139,6 +140,8 @@ class Vcpu:
     def fpu_taskswitch(self, set: bool) -> None:
         """HYPERVISOR_fpu_taskswitch: CR0.TS."""
         self.task_switched = set
+        cr0 = self.regs.read("cr0")
+        self.regs.write("cr0", cr0 | _CR0_TS if set else cr0 & ~_CR0_TS)
 
     def set_segment_base(self, which: int, base: int) -> None:
         """HYPERVISOR_set_segment_base."""

@@ -384,11 +384,9 @@ event_upcall:
         pop     %rdx
         pop     %rbx
         pop     %rax
-        sub     $16, %rsp                       # frame: rcx r11 rip cs rflags rsp ss
-        push    %rax
-        mov     8+16(%rsp), %rax                # rcx
-        mov     %rax, 8+8(%rsp)                 # ends at iret_context.rcx
-        mov     16+16(%rsp), %rax               # r11
+        sub     $16, %rsp                       # rcx r11 rip .. becomes rax r11 rcx flags rip ..
+        mov     %rax, (%rsp)
+        mov     24(%rsp), %rax
         mov     %rax, 8(%rsp)
         movq    $0, 24(%rsp)
         mov     $__HYPERVISOR_iret, %eax
