@@ -25,10 +25,14 @@ __all__ = ["BackendChannel", "EventChannels"]
 
 _FREE, _UNBOUND, _INTERDOMAIN, _VIRQ, _IPI = range(5)
 _NR_VIRQS = 24
-#: virq_is_global: delivered to vcpu 0 only.
-_GLOBAL_VIRQS = frozenset((xen.VIRQ_CONSOLE, xen.VIRQ_DOM_EXC, xen.VIRQ_TBUF, xen.VIRQ_DEBUGGER,
-                           xen.VIRQ_CON_RING, xen.VIRQ_PCPU_STATE, xen.VIRQ_MEM_EVENT, xen.VIRQ_ARGO,
-                           xen.VIRQ_ENOMEM))  # fmt: skip
+#: Interrupts of a domain without devices: one I/O APIC's 24 and 32 more (extra_guest_irqs).
+_NR_PIRQS = 24 + 32
+#: Those of which each vcpu has its own (virq_is_global is false).
+_VCPU_VIRQS = frozenset((xen.VIRQ_TIMER, xen.VIRQ_DEBUG, xen.VIRQ_XENOPROF, xen.VIRQ_XENPMU))
+#: max_evtchn_port that xl gives a domain: b_info.event_channels.
+_MAX_EVTCHN_PORT = 1023
+#: Ports come into being in groups of so many (EVTCHNS_PER_BUCKET); one of a group without an owner is closed, not bad.
+_BUCKET = 64
 
 
 @dataclass(slots=True)
@@ -38,27 +42,27 @@ class _Channel:
     remote_dom: int = 0
     remote_port: int = 0
     number: int = 0  #: the VIRQ of a _VIRQ channel
-    notify: Callable[[], None] | None = None  #: dom0's end
+    backend: BackendChannel | None = None  #: dom0's end
     local_peer: int = 0  #: this domain's own other end (loopback)
 
 
-@dataclass(slots=True)
 class BackendChannel:
-    """dom0's end of a channel to the guest."""
+    """dom0's end of a channel to the guest; of no effect once either side has closed."""
 
-    _channels: EventChannels
-    _port: int
-    _channel: _Channel
+    def __init__(self, channels: EventChannels, port: int, on_send: Callable[[], None]) -> None:
+        self._channels = channels
+        self._port = port
+        self.on_send = on_send
 
     def notify(self) -> None:
-        """Raise the guest's end; nothing when either side has closed."""
-        if self._channels.is_bound(self._port, self._channel):
+        """Raise the guest's end."""
+        if self._channels.backend_of(self._port) is self:
             self._channels.raise_port(self._port)
 
     def close(self) -> None:
         """Close dom0's end: the guest's becomes unbound again."""
-        if self._channels.is_bound(self._port, self._channel):
-            self._channel.state, self._channel.remote_port, self._channel.notify = _UNBOUND, 0, None
+        if self._channels.backend_of(self._port) is self:
+            self._channels.unbind_backend(self._port)
 
 
 class EventChannels:
@@ -72,23 +76,30 @@ class EventChannels:
         self.max_ports = shared_info.words_per_map * shared_info.bits_per_word
         self._channels: dict[int, _Channel] = {}
         self._virqs: dict[tuple[int, int], int] = {}
+        self._valid_ports = _BUCKET
         self.on_pending: Callable[[int], None] = lambda vcpu: None
 
     # -- allocation --------------------------------------------------------------------------------------------------
     def _free_port(self) -> int:
-        for port in range(1, self.max_ports):
+        """get_free_port."""
+        for port in range(1, _MAX_EVTCHN_PORT + 1):
             if port not in self._channels:
                 return port
         raise XenError(e.ENOSPC, "no free event channel")
 
+    def _require_valid(self, port: int) -> None:
+        if not 0 <= port < self._valid_ports:
+            raise XenError(e.EINVAL, f"event channel {port} was never open")
+
     def _get(self, port: int) -> _Channel:
-        if not 0 < port < self.max_ports or port not in self._channels:
+        if port not in self._channels:
             raise XenError(e.EINVAL, f"event channel {port} is not open")
         return self._channels[port]
 
     def _open_port(self, channel: _Channel) -> int:
         port = self._free_port()
         self._channels[port] = channel
+        self._valid_ports = max(self._valid_ports, (port // _BUCKET + 1) * _BUCKET)
         return port
 
     def _require_vcpu(self, vcpu: int) -> None:
@@ -106,21 +117,22 @@ class EventChannels:
 
     def bind_interdomain(self, remote_dom: int, remote_port: int) -> int:
         """EVTCHNOP_bind_interdomain: only this domain's own ports can be bound (dom0 offers none)."""
-        if not self._is_self(remote_dom):
-            raise XenError(e.EINVAL if remote_dom == 0 else e.ESRCH, f"domain {remote_dom} offers no such port")
-        remote = self._channels.get(remote_port)
+        if not self._is_self(remote_dom) and remote_dom != 0:
+            raise XenError(e.ESRCH, f"no domain {remote_dom}")
+        self._free_port()
+        remote = self._channels.get(remote_port) if remote_dom else None
         if remote is None or remote.state != _UNBOUND or remote.remote_dom != self._domid:
             raise XenError(e.EINVAL, f"port {remote_port} is not free for this domain")
         port = self._open_port(
             _Channel(_INTERDOMAIN, remote_dom=self._domid, remote_port=remote_port, local_peer=remote_port)
         )
         remote.state, remote.remote_port, remote.local_peer = _INTERDOMAIN, port, port
-        self.raise_port(port)
+        self.raise_port(port)  # a notification of the unbound port may have been lost
         return port
 
     def bind_virq(self, virq: int, vcpu: int) -> int:
         """EVTCHNOP_bind_virq."""
-        if not 0 <= virq < _NR_VIRQS or (virq in _GLOBAL_VIRQS and vcpu):
+        if not 0 <= virq < _NR_VIRQS or (virq not in _VCPU_VIRQS and vcpu):
             raise XenError(e.EINVAL, f"VIRQ {virq} on vcpu {vcpu}")
         self._require_vcpu(vcpu)
         if (vcpu, virq) in self._virqs:
@@ -136,15 +148,15 @@ class EventChannels:
 
     def bind_pirq(self, pirq: int, flags: int) -> int:
         """EVTCHNOP_bind_pirq: the domain has no device, so no pirq may be bound."""
-        raise XenError(e.EINVAL if pirq >= 16 else e.EPERM, f"pirq {pirq} with flags {flags:#x}")
+        raise XenError(e.EINVAL if pirq >= _NR_PIRQS else e.EPERM, f"pirq {pirq} with flags {flags:#x}")
 
     # -- use ---------------------------------------------------------------------------------------------------------
     def close(self, port: int) -> None:
         """EVTCHNOP_close; the other end, if any, becomes unbound."""
         channel = self._get(port)
         if channel.state == _VIRQ:
-            del self._virqs[channel.vcpu, channel.number]
-        if channel.local_peer and channel.local_peer != port:
+            del self._virqs[channel.vcpu if channel.number in _VCPU_VIRQS else 0, channel.number]
+        if channel.local_peer:
             peer = self._channels[channel.local_peer]
             peer.state, peer.remote_port, peer.local_peer = _UNBOUND, 0, 0
         del self._channels[port]
@@ -157,8 +169,8 @@ class EventChannels:
         if channel.state == _INTERDOMAIN:
             if channel.local_peer:
                 self.raise_port(channel.local_peer)
-            elif channel.notify is not None:
-                channel.notify()
+            elif channel.backend is not None:
+                channel.backend.on_send()
         elif channel.state == _IPI:
             self.raise_port(port)
         elif channel.state != _UNBOUND:
@@ -168,8 +180,7 @@ class EventChannels:
         """EVTCHNOP_status."""
         if not self._is_self(dom):
             raise XenError(e.EPERM if dom == 0 else e.ESRCH, f"domain {dom} is not the caller")
-        if not 0 <= port < self.max_ports:
-            raise XenError(e.EINVAL, f"port {port} is out of range")
+        self._require_valid(port)
         channel = self._channels.get(port)
         if channel is None:
             return EvtchnStatus(ec.EVTCHNSTAT_closed, 0, ())
@@ -186,18 +197,19 @@ class EventChannels:
         """EVTCHNOP_bind_vcpu: not for IPIs and per-vcpu VIRQs."""
         self._require_vcpu(vcpu)
         channel = self._get(port)
-        if channel.state == _IPI or (channel.state == _VIRQ and channel.number not in _GLOBAL_VIRQS):
+        if channel.state == _IPI or (channel.state == _VIRQ and channel.number in _VCPU_VIRQS):
             raise XenError(e.EINVAL, f"port {port} is bound to its vcpu")
         channel.vcpu = vcpu
 
     def unmask(self, port: int) -> None:
-        """EVTCHNOP_unmask: a pending event is delivered then."""
-        channel = self._get(port)
+        """EVTCHNOP_unmask: a pending event is delivered then. A port that nobody has open may be unmasked as well."""
+        self._require_valid(port)
+        channel = self._channels.get(port)
         word, bit = divmod(port, self._bits)
         if self._shared.mask[word] >> bit & 1:
             self._shared.mask[word] &= ~(1 << bit) & ((1 << self._bits) - 1)
             if self._shared.pending[word] >> bit & 1:
-                self._select(channel.vcpu, word)
+                self._select(channel.vcpu if channel is not None else 0, word)
 
     def reset(self, dom: int) -> None:
         """EVTCHNOP_reset: close every port."""
@@ -217,7 +229,7 @@ class EventChannels:
 
     def set_priority(self, port: int, priority: int) -> None:
         """EVTCHNOP_set_priority: the 2-level ABI has no priorities."""
-        self._get(port)
+        self._require_valid(port)
         raise XenError(e.ENOSYS, f"priority {priority} of port {port}")
 
     # -- raising -----------------------------------------------------------------------------------------------------
@@ -266,9 +278,16 @@ class EventChannels:
         channel = self._channels.get(port)
         if channel is None or channel.state != _UNBOUND or channel.remote_dom != 0:
             raise XenError(e.EINVAL, f"port {port} is not offered to dom0")
-        channel.state, channel.remote_port, channel.notify = _INTERDOMAIN, port, notify
-        return BackendChannel(self, port, channel)
+        channel.state, channel.remote_port = _INTERDOMAIN, port
+        channel.backend = BackendChannel(self, port, notify)
+        return channel.backend
 
-    def is_bound(self, port: int, channel: _Channel) -> bool:
-        """Whether ``channel`` still is what stands at ``port``, with dom0 at its other end."""
-        return channel.notify is not None and self._channels.get(port) is channel
+    def backend_of(self, port: int) -> BackendChannel | None:
+        """dom0's end of what stands at ``port`` now."""
+        channel = self._channels.get(port)
+        return None if channel is None else channel.backend
+
+    def unbind_backend(self, port: int) -> None:
+        """dom0 has closed its end."""
+        channel = self._channels[port]
+        channel.state, channel.remote_port, channel.backend = _UNBOUND, 0, None

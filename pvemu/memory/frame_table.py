@@ -114,6 +114,6 @@ class FrameTable:
         return self.is_guest(mfn) and self.allocated[i] == 1 and self.refs[i] == 1
 
     def type_of(self, mfn: int) -> PageType:
-        """Type in force (NONE while unused)."""
+        """Type in force; NONE while unused and for numbers outside the machine."""
         i = mfn - self.first_mfn
-        return PageType(self.type[i]) if self.type_count[i] else PageType.NONE
+        return PageType(self.type[i]) if 0 <= i < self.nr_frames and self.type_count[i] else PageType.NONE
