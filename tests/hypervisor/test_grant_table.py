@@ -1,0 +1,353 @@
+"""The grant table: entries, pins and flags, dom0's mappings, the guest's mappings of its own grants, copies."""
+
+from __future__ import annotations
+
+import pytest
+
+from hypercalls.public import errno as e
+from hypercalls.public import grant_table as gt
+from hypercalls.public import xen
+from pvemu.cpu.exits import Access
+from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
+from pvemu.hypervisor.grant_table import GrantRefusedError
+from tests.hypervisor.world import DOMID, END, FIRST, RWX, US, P, World, pte, refused
+
+DOM0, NOBODY, SELF = 0, 99, xen.DOMID_SELF
+READING, WRITING = gt.GTF_reading, gt.GTF_writing
+HOST, DEVICE, RO, APP, PTE = (gt.GNTMAP_host_map, gt.GNTMAP_device_map, gt.GNTMAP_readonly,
+                              gt.GNTMAP_application_map, gt.GNTMAP_contains_pte)  # fmt: skip
+REF = 9
+
+
+@pytest.fixture
+def world() -> World:
+    world = World()
+    world.boot({0: pte(world.mfns[20], RWX), 1: pte(world.mfns[21], P | US)})
+    return world
+
+
+def grant(world: World, ref: int, mfn: int, domid: int = DOM0, flags: int = gt.GTF_permit_access) -> None:
+    view = world.grants._entries.view(ref)
+    assert view is not None
+    view[:] = flags.to_bytes(2, "little") + domid.to_bytes(2, "little") + mfn.to_bytes(4, "little")
+
+
+def flags(world: World, ref: int = REF) -> int:
+    view = world.grants._entries.view(ref)
+    assert view is not None
+    return int.from_bytes(view[:2], "little")
+
+
+def denied(world: World, ref: int, readonly: bool) -> int:
+    before = world.counts(), flags(world, ref) if ref < 512 else 0
+    with pytest.raises(GrantRefusedError) as caught:
+        world.grants.map_for_backend(ref, readonly)
+    assert (world.counts(), flags(world, ref) if ref < 512 else 0) == before
+    return caught.value.status
+
+
+# -- dom0's mappings ---------------------------------------------------------------------------------------------------
+def test_a_mapping_marks_the_entry_and_holds_the_frame(world: World) -> None:
+    data = world.mfns[22]
+    grant(world, REF, data)
+    assert world.grants.map_for_backend(REF, readonly=True) == data
+    assert flags(world) == gt.GTF_permit_access | READING
+    assert world.grants.map_for_backend(REF, readonly=False) == data
+    assert flags(world) == gt.GTF_permit_access | READING | WRITING
+    world.audit()
+    world.mm.decrease_reservation(data, 0)
+    grant(world, REF, world.mfns[23], flags=gt.GTF_permit_access | READING | WRITING)  # the pins remember the frame
+    assert world.grants.map_for_backend(REF, readonly=True) == data
+    assert world.frames.is_guest(data)
+    refused(e.EINVAL, world.mm.pin_table, 1, data)
+    for expected in (WRITING | READING, WRITING | READING, 0):  # writable until the last
+        world.grants.unmap_for_backend(REF)
+        assert flags(world) & (READING | WRITING) == expected
+        world.audit()
+    assert not world.frames.is_guest(data)
+
+
+def test_what_dom0_may_not_map(world: World) -> None:
+    data = world.mfns[22]
+    grant(world, REF, data, domid=DOMID)
+    assert denied(world, REF, True) == gt.GNTST_general_error
+    for bad in (gt.GTF_invalid, gt.GTF_accept_transfer, gt.GTF_permit_access | gt.GTF_sub_page, gt.GTF_transitive):
+        grant(world, REF, data, flags=bad)
+        assert denied(world, REF, True) == gt.GNTST_general_error
+    grant(world, REF, data, flags=gt.GTF_permit_access | gt.GTF_readonly)
+    assert denied(world, REF, False) == gt.GNTST_general_error
+    world.grants.map_for_backend(REF, True)
+    assert denied(world, REF, False) == gt.GNTST_general_error
+    for frame in (END, 3, FIRST, world.m2p.table_mfn):
+        grant(world, REF + 1, frame)
+        assert denied(world, REF + 1, True) == gt.GNTST_bad_page
+    grant(world, REF + 1, world.mfns[0])  # a page table: only to read
+    assert denied(world, REF + 1, False) == gt.GNTST_general_error
+    world.grants.map_for_backend(REF + 1, True)
+    assert denied(world, 512, True) == gt.GNTST_bad_gntref
+    assert denied(world, 0xFFFF_FFFF, True) == gt.GNTST_bad_gntref
+    world.audit()
+
+
+def test_a_counter_of_pins_stops_at_its_top_bit(world: World) -> None:
+    grant(world, REF, world.mfns[22])
+    for _ in range(128):
+        world.grants.map_for_backend(REF, True)
+    assert denied(world, REF, True) == gt.GNTST_general_error
+    for _ in range(128):
+        world.grants.unmap_for_backend(REF)
+    assert flags(world) == gt.GTF_permit_access
+    world.audit()
+
+
+# -- the guest's own mappings ------------------------------------------------------------------------------------------
+def test_host_map_at_an_address(world: World) -> None:
+    data = world.mfns[22]
+    l1 = world.mfns[3]
+    grant(world, REF, data, DOMID)
+    before = world.counts()
+    status, handle, bus = world.grants.map_grant_ref(0x5000, HOST, REF, DOMID)
+    world.mm.finish()
+    assert (status, handle, bus) == (gt.GNTST_okay, 0, data << PAGE_SHIFT)
+    assert world.entry(l1, 5) == pte(data, RWX | 0x60) | 1 << 63 | 1 << 52
+    assert flags(world) == gt.GTF_permit_access | READING | WRITING
+    world.audit()
+    assert world.touch(0x5000, Access.WRITE)
+    assert not world.touch(0x5000, Access.FETCH)
+    assert world.grants.unmap_grant_ref(0x5000, 0, handle) == gt.GNTST_okay
+    world.mm.finish()
+    assert (world.entry(l1, 5), flags(world)) == (0, gt.GTF_permit_access)
+    assert world.counts() == before
+    world.audit()
+    assert world.grants.unmap_grant_ref(0x5000, 0, handle) == gt.GNTST_bad_handle
+
+
+def test_host_map_in_place_of_a_mapping_and_by_entry(world: World) -> None:
+    l1 = world.mfns[3]
+    grant(world, REF, world.mfns[22], DOMID)
+    status, handle, _ = world.grants.map_grant_ref(0, HOST | RO | APP | 3 << 16, REF, DOMID)
+    assert status == gt.GNTST_okay
+    assert world.entry(l1, 0) == pte(world.mfns[22], P | US | 0x60 | 3 << 9 | 0x100) | 1 << 63
+    world.audit()
+    at = (l1 << PAGE_SHIFT) + 8 * 7
+    status, second, _ = world.grants.map_grant_ref(at, HOST | PTE, REF, DOMID)
+    assert (status, second) == (gt.GNTST_okay, 1)
+    assert world.entry(l1, 7) & 3 == 3
+    world.audit()
+    assert world.grants.unmap_grant_ref(0x7000, 0, handle) == gt.GNTST_general_error  # that one is writable
+    assert world.grants.unmap_grant_ref(0x1000, 0, handle) == gt.GNTST_general_error  # another frame
+    assert world.grants.unmap_grant_ref(0, 0, handle) == gt.GNTST_okay  # address 0 is no address: nothing is done
+    assert world.entry(l1, 0) & 1
+    assert world.grants.unmap_grant_ref(at, 0, second) == gt.GNTST_okay
+    assert flags(world) & (READING | WRITING) == READING
+    world.audit()
+
+
+@pytest.mark.parametrize("addr", [1 << 21, 1 << 39, 0xFFFF_8000_0000_0000, 1 << 62])
+def test_host_map_where_no_table_leads(world: World, addr: int) -> None:
+    grant(world, REF, world.mfns[22], DOMID)
+    before = world.counts()
+    for extra in (0, RO, DEVICE):
+        assert world.grants.map_grant_ref(addr, HOST | extra, REF, DOMID)[0] == gt.GNTST_general_error
+    assert (world.counts(), flags(world)) == (before, gt.GTF_permit_access)
+
+
+def test_host_map_by_entry_refusals(world: World) -> None:
+    grant(world, REF, world.mfns[22], DOMID)
+    for at in (world.mfns[3] << 12 | 4, world.mfns[2] << 12, world.mfns[30] << 12, END << 12, 1 << 63):
+        assert world.grants.map_grant_ref(at, HOST | PTE, REF, DOMID)[0] == gt.GNTST_general_error
+    world.audit()
+
+
+def test_device_map(world: World) -> None:
+    data = world.mfns[22]
+    grant(world, REF, data, DOMID)
+    before = world.counts()
+    status, handle, bus = world.grants.map_grant_ref(0x5000, DEVICE | HOST, REF, DOMID)
+    assert status == gt.GNTST_okay
+    world.audit()
+    assert world.grants.unmap_grant_ref(0x5000, bus + 4096, handle) == gt.GNTST_bad_dev_addr
+    assert world.grants.unmap_grant_ref(0, bus, handle) == gt.GNTST_okay
+    world.audit()
+    assert flags(world) == gt.GTF_permit_access | READING | WRITING
+    assert world.grants.unmap_grant_ref(0x5000, bus + 4096, handle) == gt.GNTST_okay
+    assert world.counts() == before
+    status, handle, bus = world.grants.map_grant_ref(0, DEVICE | RO, REF, DOMID)
+    assert (status, flags(world)) == (gt.GNTST_okay, gt.GTF_permit_access | READING)
+    world.mm.pin_table(1, data)  # only read: it may become a table
+    world.audit()
+    assert world.grants.map_grant_ref(0, DEVICE, REF, DOMID)[0] == gt.GNTST_general_error
+    assert world.grants.unmap_grant_ref(0, bus, handle) == gt.GNTST_okay
+    world.audit()
+
+
+def test_a_guest_that_overwrites_the_mapping_cannot_unmap_it(world: World) -> None:
+    grant(world, REF, world.mfns[22], DOMID)
+    _, handle, _ = world.grants.map_grant_ref(0x5000, HOST, REF, DOMID)
+    world.update(world.mfns[3], 5, 0)
+    world.audit()
+    assert world.grants.unmap_grant_ref(0x5000, 0, handle) == gt.GNTST_general_error
+    assert flags(world) & WRITING
+    world.mm.decrease_reservation(world.mfns[22], 0)
+    assert world.grants.map_grant_ref(0x5000, HOST, REF, DOMID)[0] == gt.GNTST_general_error
+    world.audit()
+
+
+def test_unmap_and_replace(world: World) -> None:
+    l1 = world.mfns[3]
+    grant(world, REF, world.mfns[22], DOMID)
+    _, handle, _ = world.grants.map_grant_ref(0x5000, HOST, REF, DOMID)
+    was = world.entry(l1, 1)
+    assert world.grants.unmap_and_replace(0x5000, 1 << 21, handle) == gt.GNTST_general_error
+    assert world.grants.unmap_and_replace(0x5000, 0x1000, handle) == gt.GNTST_okay
+    assert (world.entry(l1, 5), world.entry(l1, 1)) == (was, 0)
+    world.audit()
+    at = (l1 << PAGE_SHIFT) + 8 * 7
+    _, handle, _ = world.grants.map_grant_ref(at, HOST | PTE, REF, DOMID)
+    assert world.grants.unmap_and_replace(at, 0x5000, handle) == gt.GNTST_general_error
+    world.audit()
+
+
+def test_map_refusals(world: World) -> None:
+    grant(world, REF, world.mfns[22], DOMID)
+    ask = world.grants.map_grant_ref
+    assert ask(0x5000, RO, REF, DOMID)[0] == gt.GNTST_bad_gntref
+    assert ask(0x5000, HOST, 512, DOMID)[0] == gt.GNTST_bad_gntref
+    assert ask(0x5000, HOST, REF, NOBODY)[0] == gt.GNTST_bad_domain
+    assert ask(0x5000, HOST, REF, SELF)[0] == gt.GNTST_bad_domain
+    assert ask(0x5000, HOST, REF, DOM0)[0] == gt.GNTST_general_error
+    assert ask(0x5000, HOST, REF + 1, DOMID)[0] == gt.GNTST_general_error
+    grant(world, REF + 1, world.mfns[22], DOM0)
+    world.grants.map_for_backend(REF + 1, True)
+    assert ask(0x5000, HOST, REF + 1, DOMID)[0] == gt.GNTST_general_error
+    assert world.grants.unmap_grant_ref(0, 0, 0xFFFF_FFFF) == gt.GNTST_bad_handle
+    assert world.grants.unmap_and_replace(0, 0, 3) == gt.GNTST_bad_handle
+    world.audit()
+
+
+# -- copy, swap, transfer ----------------------------------------------------------------------------------------------
+def test_copy_between_frames_and_grants(world: World) -> None:
+    a, b = world.mfns[22:24]
+    world.ram.frame(Mfn(a))[:] = bytes(range(256)) * 16
+    grant(world, REF, a, DOMID, gt.GTF_permit_access | gt.GTF_readonly)
+    grant(world, REF + 1, b, DOMID)
+    before = world.counts()
+    copy = world.grants.copy
+    assert copy((False, a, SELF, 10), (False, b, SELF, 4086), 10) == gt.GNTST_okay
+    assert bytes(world.ram.frame(Mfn(b)))[4085:] == b"\0" + bytes(range(10, 20))
+    assert copy((True, REF, DOMID, 0), (True, REF + 1, SELF, 0), PAGE_SIZE) == gt.GNTST_okay
+    assert bytes(world.ram.frame(Mfn(b))) == bytes(range(256)) * 16
+    assert flags(world) == gt.GTF_permit_access | gt.GTF_readonly
+    assert flags(world, REF + 1) == gt.GTF_permit_access
+    assert world.counts()[2] == before[2]
+    world.audit()
+
+
+@pytest.mark.parametrize(
+    ("source", "dest", "length", "status"),
+    [
+        ((False, 22, DOMID, 0), (False, 23, SELF, 0), 1, gt.GNTST_permission_denied),
+        ((False, 22, SELF, 0), (False, 23, DOM0, 0), 1, gt.GNTST_permission_denied),
+        ((True, 8, NOBODY, 0), (False, 23, SELF, 0), 1, gt.GNTST_bad_domain),
+        ((True, 8, DOM0, 0), (False, 23, SELF, 0), 1, gt.GNTST_general_error),
+        ((True, 600, DOM0, 0), (False, 23, SELF, 0), 1, gt.GNTST_bad_gntref),
+        ((True, 600, SELF, 0), (False, 23, SELF, 0), 1, gt.GNTST_bad_gntref),
+        ((True, 8, SELF, 0), (False, 23, SELF, 0), 1, gt.GNTST_general_error),
+        ((False, -1, SELF, 0), (False, 23, SELF, 0), 1, gt.GNTST_bad_page),
+        ((False, 22, SELF, 0), (False, -1, SELF, 0), 1, gt.GNTST_bad_page),
+        ((False, 22, SELF, 0), (False, 0, SELF, 0), 1, gt.GNTST_general_error),  # a page table
+        ((False, 22, SELF, 1), (False, 23, SELF, 0), 4096, gt.GNTST_bad_copy_arg),
+        ((False, 22, SELF, 0), (False, 23, SELF, 4096), 1, gt.GNTST_bad_copy_arg),
+        ((False, 22, SELF, 5000), (False, -1, SELF, 0), 1, gt.GNTST_bad_page),  # lengths are looked at last
+        ((False, 0, SELF, 0), (False, 23, SELF, 0), 8, gt.GNTST_okay),  # reading a page table
+    ],
+)
+def test_copy_refusals(
+    world: World, source: tuple[bool, int, int, int], dest: tuple[bool, int, int, int], length: int, status: int
+) -> None:
+    def place(side: tuple[bool, int, int, int]) -> tuple[bool, int, int, int]:
+        is_gref, number, dom, offset = side
+        return is_gref, number if is_gref else END if number < 0 else world.mfns[number], dom, offset
+
+    before = world.counts()
+    assert world.grants.copy(place(source), place(dest), length) == status
+    assert world.counts()[1:] == before[1:]
+    world.audit()
+
+
+def test_swap(world: World) -> None:
+    grant(world, 8, world.mfns[22])
+    grant(world, 9, world.mfns[23])
+    swap = world.grants.swap_grant_ref
+    assert swap(8, 9) == gt.GNTST_okay
+    assert world.grants.map_for_backend(8, True) == world.mfns[23]
+    assert swap(8, 9) == gt.GNTST_eagain
+    assert swap(9, 8) == gt.GNTST_eagain
+    assert swap(8, 8) == gt.GNTST_okay
+    assert swap(8, 512) == gt.GNTST_bad_gntref
+    assert swap(1 << 31, 8) == gt.GNTST_bad_gntref
+
+
+def test_transfer(world: World) -> None:
+    a, b, c, used = world.mfns[24], world.mfns[25], world.mfns[26], world.mfns[20]
+    transfer = world.grants.transfer
+    for bad in (END, 0, used, world.mfns[0], world.shared_info):
+        assert transfer(bad, DOMID, 8) == gt.GNTST_bad_page
+    total = world.frames.tot_pages
+    assert transfer(a, NOBODY, 8) == gt.GNTST_bad_domain
+    assert transfer(b, DOM0, 8) == gt.GNTST_general_error
+    assert not world.frames.is_guest(a)
+    assert world.frames.tot_pages == total - 2
+    assert world.m2p.get(b) == (1 << 64) - 1
+    grant(world, 10, 0x77, DOMID, gt.GTF_accept_transfer)
+    world.ram.write_u64(c << 12, 0x1234)
+    assert transfer(c, DOMID, 10) == gt.GNTST_okay
+    assert flags(world, 10) == gt.GTF_accept_transfer | gt.GTF_transfer_committed | gt.GTF_transfer_completed
+    assert (world.m2p.get(c), world.ram.read_u64(c << 12)) == (0x77, 0x1234)
+    assert transfer(c, DOMID, 10) == gt.GNTST_general_error  # done already; this time it is lost
+    world.audit()
+
+
+# -- the table itself --------------------------------------------------------------------------------------------------
+def test_setup_and_sizes(world: World) -> None:
+    grants = world.grants
+    assert grants.query_size(SELF) == (gt.GNTST_okay, 1, 64)
+    assert grants.setup_table(DOMID, 0) == (gt.GNTST_okay, [])
+    status, frames = grants.setup_table(SELF, 3)
+    assert (status, len(frames), grants.query_size(DOMID)[1]) == (gt.GNTST_okay, 3, 3)
+    assert grants.setup_table(SELF, 2) == (gt.GNTST_okay, frames[:2])
+    assert grants.setup_table(SELF, 65) == (gt.GNTST_general_error, [])
+    for dom, status in ((DOM0, gt.GNTST_permission_denied), (NOBODY, gt.GNTST_bad_domain)):
+        assert grants.setup_table(dom, 1) == (status, [])
+        assert grants.query_size(dom) == (status, 0, 0)
+        assert grants.get_status_frames(dom, 1) == (status, [])
+    assert grants.get_status_frames(SELF, 1) == (gt.GNTST_general_error, [])
+    assert grants.get_status_frames(SELF, 0) == (gt.GNTST_okay, [])
+    grant(world, 1535, world.mfns[22])
+    assert grants.map_for_backend(1535, True) == world.mfns[22]
+    world.update(world.mfns[3], 9, pte(frames[2], RWX))
+    world.audit()
+
+
+def test_versions(world: World) -> None:
+    assert world.grants.set_version(1) == 1
+    assert world.grants.get_version(SELF) == 1
+    refused(e.ENOSYS, world.grants.set_version, 2)
+    refused(e.EINVAL, world.grants.set_version, 3)
+    refused(e.EPERM, world.grants.get_version, DOM0)
+    refused(e.ESRCH, world.grants.get_version, NOBODY)
+
+
+def test_cache_flush(world: World) -> None:
+    flush = world.grants.cache_flush
+    at = world.mfns[22] << 12
+    flush(at, 0, 4096, gt.GNTTAB_CACHE_CLEAN)
+    flush(at, 5, 1, gt.GNTTAB_CACHE_CLEAN | gt.GNTTAB_CACHE_INVAL)
+    flush(END << 12, 0, 0, gt.GNTTAB_CACHE_CLEAN)
+    refused(e.EOPNOTSUPP, flush, at, 0, 1, gt.GNTTAB_CACHE_INVAL)
+    refused(e.EINVAL, flush, at, 1, 4096, 1)
+    refused(e.EINVAL, flush, at, 4096, 0, 1)
+    refused(e.EINVAL, flush, at, 0, 1, 4)
+    refused(e.EINVAL, flush, END << 12, 0, 1, 1)
+    refused(e.EPERM, flush, FIRST << 12, 0, 1, 1)
+    world.audit()
