@@ -200,15 +200,17 @@ class PageWalker:
         ram = self._ram
         table = self.root_maddr if root_maddr is None else root_maddr
         rights, nx = PTE_RW | PTE_US, 0
+        if vaddr >> 47 not in (0, 0x1FFFF):
+            return None
         for level in (4, 3, 2, 1):
+            if not ram.contains(table >> PAGE_SHIFT):
+                return None
             entry = ram.quads[((table - ram.base) >> 3) + table_slot(vaddr, level)]
             if not entry & PTE_P:
                 return None
             rights &= entry
             nx |= entry & PTE_NX
             table = entry & PTE_ADDR
-            if level > 1 and not ram.contains(table >> PAGE_SHIFT):
-                return None
         if not rights & PTE_US or (access == Access.WRITE and not rights & PTE_RW) or (access == Access.FETCH and nx):
             return None
         return table | (vaddr & PAGE_MASK)
@@ -218,10 +220,12 @@ class PageWalker:
         ram = self._ram
         table, found = self.root_maddr, []
         for level in (4, 3, 2, 1):
+            if not ram.contains(table >> PAGE_SHIFT):
+                break
             slot = table_slot(vaddr, level)
             entry = ram.quads[((table - ram.base) >> 3) + slot]
             found.append((level, slot, entry))
             table = entry & PTE_ADDR
-            if not entry & PTE_P or (level > 1 and not ram.contains(table >> PAGE_SHIFT)):
+            if not entry & PTE_P:
                 break
         return found

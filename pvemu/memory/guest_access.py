@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hypercalls.errors import XenError
 from hypercalls.public import errno as e
 from pvemu.cpu.exits import Access
-from pvemu.cpu.paging import PTE_ADDR, PTE_D, PTE_P, PTE_RW, PTE_US, PageWalker, table_slot
+from pvemu.cpu.paging import PTE_A, PTE_ADDR, PTE_D, PageWalker, table_slot
 from pvemu.frames import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ class GuestMemory:
         self._walker = walker
 
     def copy_from_guest(self, vaddr: int, size: int) -> bytes:
-        """``size`` bytes at ``vaddr``. XenError(EFAULT) where the guest has no mapping."""
+        """``size`` bytes at ``vaddr``. XenError(EFAULT) where the guest has no mapping; none are fine anywhere."""
+        if not size:
+            return b""
         if not access_ok(vaddr, size):
             raise XenError(e.EFAULT, f"guest pointer {vaddr:#x} is not in the guest's address space")
         offset = vaddr & PAGE_MASK
@@ -54,6 +56,8 @@ class GuestMemory:
         """Write ``data`` at ``vaddr``. XenError(EFAULT) where the guest has no writable mapping (pages before it are
         written, as on Xen).
         """
+        if not data:
+            return
         if not access_ok(vaddr, len(data)):
             raise XenError(e.EFAULT, f"guest pointer {vaddr:#x} is not in the guest's address space")
         done = 0
@@ -95,5 +99,5 @@ class GuestMemory:
             table = ram.read_u64(table + 8 * table_slot(vaddr, level)) & PTE_ADDR
         at = table + 8 * table_slot(vaddr, 1)
         entry = ram.read_u64(at)
-        if entry & (PTE_P | PTE_RW | PTE_US) and not entry & PTE_D:
-            ram.write_u64(at, entry | PTE_D | 0x20)
+        if not entry & PTE_D:
+            ram.write_u64(at, entry | PTE_D | PTE_A)
