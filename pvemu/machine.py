@@ -73,6 +73,7 @@ _STORE_GRANT, _CONSOLE_GRANT = 1, 0  # GNTTAB_RESERVED_XENSTORE, GNTTAB_RESERVED
 
 _VECTOR_PF = 14
 _HYPERCALL_NS = 1_000
+_TRAP_NS = 1_000
 _FIRST_FILL_NS = 100
 _RECENT_HYPERCALLS = 16
 _EPOCH_NS = 1_000_000_000
@@ -480,10 +481,12 @@ class Machine:
 
     def on_port_read(self, port: int, size: int) -> int | None:
         """IN and INS, as IOPL and the I/O bitmap allow."""
+        self.clock.charge(_TRAP_NS)
         return self.privileged.port_read(port, size)
 
     def on_port_write(self, port: int, size: int, value: int) -> bool:
         """OUT and OUTS."""
+        self.clock.charge(_TRAP_NS)
         return self.privileged.port_write(port, size, value)
 
     def on_tlb_miss(self, vaddr: int, access: int) -> tuple[int, int] | None:

@@ -27,6 +27,7 @@ _POLL_NS = 50
 _POLL_MAX_NS = 1_000_000
 #: One look never takes more than this fraction (2**-n) of the time that the guest has been polling already.
 _POLL_SHIFT = 7
+_POLL_LONGEST_NS = 100_000_000
 _PATIENT_POLLS = 16
 
 
@@ -81,7 +82,7 @@ class VirtualClock:
         self._polls = polls + 1
         step = _POLL_NS
         if polls >= _PATIENT_POLLS:
-            longest = max(_POLL_MAX_NS, (self.time - self._polling_since) >> _POLL_SHIFT)
+            longest = min(max(_POLL_MAX_NS, (self.time - self._polling_since) >> _POLL_SHIFT), _POLL_LONGEST_NS)
             step = min(_POLL_NS << min(polls - _PATIENT_POLLS, 63), longest)
         target = self.time + step
         if self._queue and self._queue[0][0] < target:
