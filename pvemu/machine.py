@@ -13,6 +13,7 @@ from hypercalls.abi import ABI64
 from hypercalls.context import E820Entry
 from hypercalls.public import features as feat
 from hypercalls.public import sched as sched_abi
+from hypercalls.public import xen
 from hypercalls.table import TABLE
 from pvemu.builder.build import boot_image, build_image, mem_init, parse_image
 from pvemu.builder.hypercall_page import hypercall_page
@@ -213,6 +214,9 @@ class Machine:
             self.ram, self.frames, self.types, self.mm, self.allocator.alloc_xen(), self.walker.flush
         )
         self.sched = Sched(self.clock, self.vcpu, self.event_channels, self._is_stopping, self._stuck)
+        self.vcpu.has_architectural_iopl = lambda: xen.VMASST_TYPE_architectural_iopl in self.domain.assists
+        self.vcpu.on_last_down = lambda: self.domain.shutdown(sched_abi.SHUTDOWN_poweroff)
+        self.reservation.guest_max_pfn = lambda: self.shared_info.max_pfn
         self.traps = Traps(self.domain, self.vcpu, self.guest)
         physdev = Physdev(self.vcpu)
         self._make_exceptions(physdev)
@@ -234,7 +238,7 @@ class Machine:
     def _make_exceptions(self, physdev: Physdev) -> None:
         msrs = Msrs(self.vcpu, self.clock, self.ram, self.types, hypercall_page(self.abi.bits))
         self.privileged = PrivilegedOps(
-            self.domain, self.vcpu, self.guest, self.mm, self.m2p, self.clock, physdev, msrs
+            self.domain, self.vcpu, self.guest, self.mm, self.clock, physdev, msrs
         )  # fmt: skip
         self._copied_page: tuple[int, int] | None = None
         ro_page_fault = RoPageFault(

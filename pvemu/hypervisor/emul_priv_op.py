@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pvemu.hypervisor.time import VirtualClock
     from pvemu.hypervisor.vcpu import Vcpu
     from pvemu.memory.guest_access import GuestMemory
-    from pvemu.memory.m2p import MachineToPhys
 
 __all__ = ["MODRM_ORDER", "Instruction", "PrivilegedOps", "read_instruction"]
 
@@ -87,7 +86,7 @@ class PrivilegedOps:
     """Emulates for one vcpu. ``emulate`` says whether it did; GuestException is what the instruction raises instead."""
 
     def __init__(
-        self, domain: Domain, vcpu: Vcpu, guest: GuestMemory, mm: Mm, m2p: MachineToPhys, clock: VirtualClock,
+        self, domain: Domain, vcpu: Vcpu, guest: GuestMemory, mm: Mm, clock: VirtualClock,
         physdev: Physdev, msrs: Msrs,
     ) -> None:  # fmt: skip
         self._domain = domain
@@ -95,7 +94,6 @@ class PrivilegedOps:
         self._regs = vcpu.regs
         self._guest = guest
         self._mm = mm
-        self._m2p = m2p
         self._clock = clock
         self._physdev = physdev
         self._msrs = msrs
@@ -174,7 +172,7 @@ class PrivilegedOps:
             case 2:
                 return self._vcpu.cr2
             case 3:
-                return self._m2p.get(self._mm.guest_root) << PAGE_SHIFT & _U64
+                return self._mm.guest_root << PAGE_SHIFT  # a PV guest's frames are machine frames
             case 4:
                 return self.cr4
         return None

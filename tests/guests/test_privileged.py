@@ -28,7 +28,7 @@ def test_flags_are_not_touched_by_cli_and_sti(guest: MicroGuest) -> None:
 def test_control_and_debug_registers(guest: MicroGuest) -> None:
     values, machine = guest.values, guest.machine
     assert values["cr0"] == 0x8005_0033
-    assert values["cr3"] == machine.built.pt_root_pfn << 12
+    assert values["cr3"] == machine.built.pt_root_mfn << 12
     assert (values["cr4"], values["cr4_changed"]) == (0x660, 0x66C)
     assert values["cr2"] == values["cr2_shared"] == 0x123456789000
     assert values["after_cr"] == 1
