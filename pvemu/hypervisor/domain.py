@@ -20,12 +20,11 @@ SHUTDOWN_NAMES = {
     sched.SHUTDOWN_crash: "crash", sched.SHUTDOWN_watchdog: "watchdog", sched.SHUTDOWN_soft_reset: "soft_reset",
 }  # fmt: skip
 _NR_WATCHDOGS = 2
+#: PV64_VM_ASSIST_MASK: a 64-bit guest may ask for those too that mean nothing to it.
 _VM_ASSISTS = frozenset((xen.VMASST_TYPE_4gb_segments, xen.VMASST_TYPE_4gb_segments_notify,
                          xen.VMASST_TYPE_writable_pagetables, xen.VMASST_TYPE_pae_extended_cr3,
                          xen.VMASST_TYPE_architectural_iopl, xen.VMASST_TYPE_runstate_update_flag,
                          xen.VMASST_TYPE_m2p_strict))  # fmt: skip
-_COMPAT_ONLY_ASSISTS = frozenset((xen.VMASST_TYPE_4gb_segments, xen.VMASST_TYPE_4gb_segments_notify,
-                                  xen.VMASST_TYPE_pae_extended_cr3))  # fmt: skip
 
 
 class DomainCrashError(Exception):
@@ -45,6 +44,7 @@ class Domain:
         self._stop = stop
         self.uuid = uuid.UUID(int=(0x5076_656D << 96) | (4 << 76) | (0x8 << 60) | domid)
         self.shutdown_reason: int | None = None
+        self._code: int | None = None
         self.assists: set[int] = {xen.VMASST_TYPE_writable_pagetables}
         self._watchdogs: dict[int, TimerHandle] = {}
 
@@ -59,30 +59,33 @@ class Domain:
         return self.uuid.bytes
 
     def shutdown(self, reason: int) -> None:
-        """domain_shutdown with a SHUTDOWN_* reason."""
+        """domain_shutdown with a SHUTDOWN_* reason; one that SCHEDOP_shutdown_code has set before stands."""
+        self.shutdown_code(reason)
         if self.shutdown_reason is None:
-            self.shutdown_reason = reason
+            self.shutdown_reason = self._code
         self._stop()
 
     def shutdown_code(self, reason: int) -> None:
-        """SCHEDOP_shutdown_code: a reason to remember; the domain runs on."""
+        """SCHEDOP_shutdown_code: the reason of the shutdown to come; the domain runs on."""
+        if self._code is None:
+            self._code = reason
 
     def vm_assist(self, type: int, enable: bool) -> None:
         """HYPERVISOR_vm_assist."""
-        if type not in _VM_ASSISTS or type in _COMPAT_ONLY_ASSISTS:
-            raise XenError(e.ENOSYS if type > 63 else e.EINVAL, f"vm_assist type {type}")
+        if type not in _VM_ASSISTS:
+            raise XenError(e.EINVAL, f"vm_assist type {type}")
         if enable:
             self.assists.add(type)
         else:
             self.assists.discard(type)
 
     def watchdog(self, id: int, timeout: int) -> int:
-        """SCHEDOP_watchdog (domain_watchdog): ``timeout`` seconds, 0 stops; a new one's id is returned."""
+        """SCHEDOP_watchdog (domain_watchdog): ``timeout`` seconds; 0 stops one, but fires a new one. A new one's
+        id is returned.
+        """
         if id > _NR_WATCHDOGS:
             raise XenError(e.EINVAL, f"watchdog {id}")
         if id == 0:
-            if timeout == 0:
-                raise XenError(e.EINVAL, "a new watchdog needs a timeout")
             for number in range(1, _NR_WATCHDOGS + 1):
                 if number not in self._watchdogs:
                     self._arm(number, timeout)

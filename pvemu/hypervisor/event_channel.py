@@ -78,6 +78,8 @@ class EventChannels:
         self._virqs: dict[tuple[int, int], int] = {}
         self._valid_ports = _BUCKET
         self.on_pending: Callable[[int], None] = lambda vcpu: None
+        self.on_bind_virq: Callable[[int, int], None] = lambda virq, vcpu: None
+        self.raised = 0  #: how often a port became pending
 
     # -- allocation --------------------------------------------------------------------------------------------------
     def _free_port(self) -> int:
@@ -139,7 +141,12 @@ class EventChannels:
             raise XenError(e.EEXIST, f"VIRQ {virq} is bound")
         port = self._open_port(_Channel(_VIRQ, vcpu=vcpu, number=virq))
         self._virqs[vcpu, virq] = port
+        self.on_bind_virq(virq, vcpu)
         return port
+
+    def is_virq_bound(self, virq: int, vcpu: int) -> bool:
+        """Whether the guest listens to a VIRQ (evtchn_virq_enabled)."""
+        return (vcpu, virq) in self._virqs
 
     def bind_ipi(self, vcpu: int) -> int:
         """EVTCHNOP_bind_ipi."""
@@ -243,6 +250,7 @@ class EventChannels:
         if self._shared.pending[word] & value:
             return
         self._shared.pending[word] |= value
+        self.raised += 1
         if not self._shared.mask[word] & value:
             self._select(channel.vcpu, word)
         else:
@@ -261,8 +269,13 @@ class EventChannels:
         if port is not None:
             self.raise_port(port)
 
+    def poll(self, port: int) -> bool:
+        """evtchn_port_poll: whether a port is pending; XenError(EINVAL) where there never was one."""
+        self._require_valid(port)
+        return self.is_pending(port)
+
     def is_pending(self, port: int) -> bool:
-        """Whether a port of the guest is pending (SCHEDOP_poll)."""
+        """Whether a port of the guest is pending."""
         word, bit = divmod(port, self._bits)
         return 0 <= port < self.max_ports and bool(self._shared.pending[word] >> bit & 1)
 

@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     )
     from hypercalls.table import Row
 
+    #: Called before with the row and the arguments, after with the result as well.
+    _Watch = tuple[Callable[[Row, Sequence[int]], None], Callable[[Row, Sequence[int], int], None]]
+
 __all__ = ["HypercallContext", "HypercallDispatcher"]
 
-_MASK = 0xFFFF_FFFF_FFFF_FFFF
 _EXTRA_VERSION = ".7"
 
 
@@ -79,6 +81,7 @@ class HypercallDispatcher:
         self.counts: dict[str, int] = {}
         self.unknown: dict[str, int] = {}  #: those that are not there, by name or number
         self._invoke = self._plain_invoke
+        self._watches: list[_Watch] = []
 
     def call(self, op: int, args: Sequence[int]) -> int:
         """Run hypercall ``op``: its result as the signed value that the guest sees in its register."""
@@ -105,17 +108,23 @@ class HypercallDispatcher:
         self, before: Callable[[Row, Sequence[int]], None], after: Callable[[Row, Sequence[int], int], None]
     ) -> Callable[[], None]:
         """Watch every hypercall; the returned callable takes the watch off. Costs nothing while none is on."""
-        inner = self._invoke
-
-        def watched(row: Row, args: Sequence[int]) -> int:
-            before(row, args)
-            result = inner(row, args)
-            after(row, args, result)
-            return result
-
-        self._invoke = watched
+        watch = (before, after)
+        self._watches.append(watch)
+        self._invoke = self._watched_invoke
 
         def undo() -> None:
-            self._invoke = inner
+            if watch in self._watches:
+                self._watches.remove(watch)
+            if not self._watches:
+                self._invoke = self._plain_invoke
 
         return undo
+
+    def _watched_invoke(self, row: Row, args: Sequence[int]) -> int:
+        watches = list(self._watches)
+        for before, _ in watches:
+            before(row, args)
+        result = self._plain_invoke(row, args)
+        for _, after in reversed(watches):
+            after(row, args, result)
+        return result

@@ -48,32 +48,38 @@ class Sched:
         """SCHEDOP_block: unmask upcalls and sleep until one is pending."""
         info = self._vcpu.info
         info.upcall_mask = 0
-        self._sleep(lambda: bool(info.upcall_pending), None)
+        self._sleep(lambda: bool(info.upcall_pending and not info.upcall_mask), None)
 
     def poll(self, ports: Sequence[int], timeout: int) -> None:
-        """SCHEDOP_poll: sleep until a port is pending, an upcall can be taken, or system time is ``timeout``."""
+        """SCHEDOP_poll (do_poll): sleep until a port is pending, an upcall comes up, or system time is ``timeout``.
+        One who polls several ports is woken by any event; a masked upcall wakes when it becomes pending.
+        """
         if len(ports) > _MAX_POLL_PORTS:
             raise XenError(e.EINVAL, f"{len(ports)} ports to poll")
-        for port in ports:
-            if port >= self._events.max_ports:
-                raise XenError(e.EINVAL, f"port {port} is out of range")
-        info = self._vcpu.info
+        info, events = self._vcpu.info, self._events
+        if (info.upcall_pending and not info.upcall_mask) or any(map(events.poll, ports)):
+            return
+        was_pending, raised = info.upcall_pending, events.raised
 
-        def ready() -> bool:
-            return any(map(self._events.is_pending, ports)) or bool(info.upcall_pending and not info.upcall_mask)
+        def woken() -> bool:
+            if len(ports) == 1:
+                return events.is_pending(ports[0]) or bool(info.upcall_pending and not was_pending)
+            return events.raised != raised
 
-        self._sleep(ready, timeout or None)
+        self._sleep(woken, timeout or None)
 
-    def _sleep(self, ready: Callable[[], bool], until: int | None) -> None:
+    def _sleep(self, woken: Callable[[], bool], until: int | None) -> None:
         clock = self._clock
         clock.run_due()
+        since = clock.now()
         self.is_idle = True
         try:
-            while not ready() and not self._is_stopping():
+            while not woken() and not self._is_stopping():
                 if until is not None and clock.now() >= until:
-                    return
+                    break
                 if not clock.skip_to_next(until):
                     self._on_stuck()
-                    return
+                    break
         finally:
             self.is_idle = False
+        self._vcpu.slept(clock.now() - since)

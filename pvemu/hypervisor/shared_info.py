@@ -97,6 +97,12 @@ class SharedInfo:
         """The vcpu_info of one of the first 32 vcpus, in the page."""
         return VcpuInfo(self.abi, self.page, self.abi.offsetof(xen.shared_info, f"vcpu_info[{vcpu_id}]"))
 
+    @property
+    def max_pfn(self) -> int:
+        """arch.max_pfn: how many pfns the guest says it has."""
+        at = self.abi.offsetof(xen.shared_info, "arch.max_pfn")
+        return int.from_bytes(self.page[at : at + self.abi.long_size], "little")
+
     def set_wallclock(self, version: int, seconds: int, nanoseconds: int) -> None:
         """Wall-clock time at system time 0 (update_domain_wallclock_time)."""
         for path, value in (("wc_version", version), ("wc_sec", seconds & 0xFFFF_FFFF), ("wc_nsec", nanoseconds)):

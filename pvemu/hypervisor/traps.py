@@ -24,7 +24,7 @@ HAS_ERROR_CODE = frozenset((8, 10, 11, 12, 13, 14, 17, 21, 29, 30))
 #: vector_name() of xen/arch/x86/traps.c.
 VECTOR_NAMES = ("#DE", "#DB", "#NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "#CS", "#TS", "#NP", "#SS", "#GP",
                 "#PF", "#SPV", "#MF", "#AC", "#MC", "#XM", "#VE", "#CP")  # fmt: skip
-_VECTOR_PF = 14
+_VECTOR_NMI, _VECTOR_PF = 2, 14
 _TI_IF = 4
 _CALLBACKF_MASK_EVENTS = 1
 _TF, _IF, _IOPL, _NT, _RF, _VM, _AC = 1 << 8, 1 << 9, 3 << 12, 1 << 14, 1 << 16, 1 << 17, 1 << 18
@@ -83,8 +83,13 @@ class Traps:
         self._bounce(entry.address, None, masks_events=bool(entry.flags & _TI_IF))
 
     def deliver_events(self) -> bool:
-        """test_guest_events: an upcall, if one is pending and not masked. True when a frame was built."""
-        info = self._vcpu.info
+        """test_all_events: an NMI, or an upcall that is pending and not masked. True when a frame was built."""
+        vcpu = self._vcpu
+        info = vcpu.info
+        if vcpu.nmi_pending and not vcpu.nmi_masked and vcpu.trap_table[_VECTOR_NMI].address:
+            vcpu.nmi_pending, vcpu.nmi_masked = False, True
+            self._bounce(vcpu.trap_table[_VECTOR_NMI].address, None, masks_events=True)
+            return True
         if info.upcall_mask or not info.upcall_pending:
             return False
         self._bounce(self._vcpu.callbacks.get(cb.CALLBACKTYPE_event, 0), None, masks_events=True)

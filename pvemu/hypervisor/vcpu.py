@@ -5,6 +5,7 @@ Mirrors struct vcpu / pv_vcpu and xen/arch/x86/pv/{callback,misc-hypercalls}.c, 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from hypercalls.context import TrapEntry
@@ -18,6 +19,7 @@ from pvemu.hypervisor.domain import DomainCrashError
 from pvemu.hypervisor.shared_info import VcpuInfo
 from pvemu.hypervisor.time import TSC_SHIFT, TSC_TO_SYSTEM_MUL, TimerHandle, VirtualClock
 from pvemu.memory.frame_table import PageType
+from pvemu.memory.guest_access import access_ok
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +41,12 @@ _UNSET = TrapEntry(0, 0, 0, 0)
 _CR0_TS = 8
 _IF, _IOPL, _VM = 1 << 9, 3 << 12, 1 << 17
 _MIN_PERIOD_NS = 1_000_000
+#: Each PV vcpu starts with a periodic timer, which modern guests stop (pv_vcpu_initialise).
+_FIRST_PERIOD_NS = 10_000_000
+#: A timeout beyond 2**50 ns, or a negative one, is a wrapped clock of an old Linux: it gets this instead.
+_HUGE_TIMEOUT_NS = 100_000_000
+_DR7_ACTIVE, _DR7_GENERAL_DETECT, _DR7_IO = 0xFF, 1 << 13, 2
+_VECTOR_NMI, _TI_IF = 2, 4
 
 
 def _is_canonical(address: int) -> bool:
@@ -88,9 +96,20 @@ class Vcpu:
         self.is_info_moved = False
         self._timer: TimerHandle | None = None
         self._periodic: TimerHandle | None = None
+        self._period = _FIRST_PERIOD_NS
+        self._last_tick = clock.start
+        self._blocked_ns = 0
+        self._state_entered = clock.start
         self._runstate_area = 0
         self._time_area = 0
         self._time_version = 0
+        self.nmi_pending = False
+        self.nmi_masked = False
+        #: Whether the guest sees an IOPL of its own (VMASST_TYPE_architectural_iopl).
+        self.has_architectural_iopl: Callable[[], bool] = lambda: False
+        #: What happens when the last vcpu goes down.
+        self.on_last_down: Callable[[], None] = lambda: None
+        event_channels.on_bind_virq = self._virq_bound
 
     @property
     def vcpu_id(self) -> int:
@@ -117,19 +136,22 @@ class Vcpu:
             raise XenError(e.ENOSYS, f"callback type {kind}")
         if not _is_canonical(address):
             raise XenError(e.EINVAL, f"callback address {address:#x} is not canonical")
+        if kind == cb.CALLBACKTYPE_nmi:
+            self.trap_table[_VECTOR_NMI] = TrapEntry(_VECTOR_NMI, _TI_IF, arch_x86.FLAT_KERNEL_CS64, address)
+            return
         self.callbacks[kind] = address
         self.callback_flags[kind] = flags
 
     def unregister_callback(self, type: int) -> None:
-        """CALLBACKOP_unregister: only the NMI and the fast system-call entries can be taken away."""
-        if type in (cb.CALLBACKTYPE_event, cb.CALLBACKTYPE_failsafe, cb.CALLBACKTYPE_syscall):
-            raise XenError(e.EINVAL, f"callback type {type} cannot be unregistered")
-        if type not in CALLBACK_KINDS and type != cb.CALLBACKTYPE_sysenter_deprecated:
-            raise XenError(e.ENOSYS, f"callback type {type}")
-        self.callbacks.pop(cb.CALLBACKTYPE_sysenter if type == cb.CALLBACKTYPE_sysenter_deprecated else type, None)
+        """CALLBACKOP_unregister: only the NMI's can be taken away."""
+        if type == cb.CALLBACKTYPE_nmi:
+            self.trap_table[_VECTOR_NMI] = _UNSET
+            return
+        known = type in CALLBACK_KINDS or type == cb.CALLBACKTYPE_sysenter_deprecated
+        raise XenError(e.EINVAL if known else e.ENOSYS, f"callback type {type} cannot be unregistered")
 
     def register_nmi_callback(self, address: int) -> None:
-        """XENNMI_register_callback (address 0 unregisters)."""
+        """XENNMI_register_callback."""
         self.register_callback(cb.CALLBACKTYPE_nmi, 0, 0, address)
 
     def stack_switch(self, ss: int, sp: int) -> None:
@@ -164,22 +186,31 @@ class Vcpu:
             raise XenError(e.EINVAL, f"segment base {which}")
 
     def set_debugreg(self, reg: int, value: int) -> None:
-        """HYPERVISOR_set_debugreg (xen/arch/x86/pv/misc-hypercalls.c set_debugreg)."""
+        """HYPERVISOR_set_debugreg (xen/arch/x86/pv/misc-hypercalls.c set_debugreg): ENODEV is what the emulator turns
+        into #UD, EINVAL a reserved bit, EPERM one that a guest may not have.
+        """
         if reg in range(4):
-            if value >= 0xFFFF_8000_0000_0000 and value < 0xFFFF_8800_0000_0000:
+            if not access_ok(value, 1):
                 raise XenError(e.EPERM, f"breakpoint in Xen's area at {value:#x}")
             self.debug_registers[reg] = value
-        elif reg in (4, 6):
-            self.debug_registers[6] = (value & 0xEFFF) | 0xFFFF_0FF0 & ~0x1000
-        elif reg in (5, 7):
-            self.debug_registers[7] = (value & 0xFFFF_23FF) | 0x400
-        else:
-            raise XenError(e.EINVAL if reg > 7 else e.ENODEV, f"debug register {reg}")
+            return
+        if reg not in range(8):
+            raise XenError(e.ENODEV, f"debug register {reg}")
+        if value >> 32:
+            raise XenError(e.EINVAL, f"debug register {reg}: {value:#x}")
+        if reg in (4, 6):
+            self.debug_registers[6] = value & ~0x1000 | 0xFFFF_0FF0
+            return
+        value = value & ~0xD800 | 0x400
+        is_io = any(value >> shift & 3 == _DR7_IO for shift in range(16, 32, 4))
+        if value & _DR7_GENERAL_DETECT or (value & _DR7_ACTIVE and is_io):
+            raise XenError(e.EPERM, f"debug register 7: {value:#x}")
+        self.debug_registers[7] = value
 
     def get_debugreg(self, reg: int) -> int:
         """HYPERVISOR_get_debugreg."""
         if reg > 7:
-            raise XenError(e.EINVAL, f"debug register {reg}")
+            raise XenError(e.ENODEV, f"debug register {reg}")
         return self.debug_registers[{4: 6, 5: 7}.get(reg, reg)]
 
     # -- timers ------------------------------------------------------------------------------------------------------
@@ -187,18 +218,21 @@ class Vcpu:
         self._events.raise_virq(xen.VIRQ_TIMER, self._id)
 
     def set_timer(self, timeout: int) -> None:
-        """HYPERVISOR_set_timer_op: one VIRQ_TIMER at ``timeout`` ns of system time; 0 stops."""
+        """HYPERVISOR_set_timer_op: one VIRQ_TIMER at ``timeout`` ns of system time (a u64); 0 stops."""
+        self.stop_singleshot_timer()
         if timeout:
-            self.set_singleshot_timer(timeout, False)
-        else:
-            self.stop_singleshot_timer()
+            now = self._clock.now()
+            if timeout >> 63 or timeout - now >= 1 << 50:
+                timeout = now + _HUGE_TIMEOUT_NS
+            self._timer = self._clock.call_at(timeout, self._raise_timer)
 
     def set_singleshot_timer(self, timeout: int, future: bool) -> None:
-        """VCPUOP_set_singleshot_timer; ETIME for the past when ``future`` (VCPU_SSHOTTMR_future)."""
-        if future and timeout < self._clock.now():
-            raise XenError(e.ETIME, f"timeout {timeout} is in the past")
+        """VCPUOP_set_singleshot_timer: at once when ``timeout`` is past, whatever VCPU_SSHOTTMR_future says."""
         self.stop_singleshot_timer()
-        self._timer = self._clock.call_at(timeout, self._raise_timer)
+        if timeout < self._clock.now():
+            self._raise_timer()
+        else:
+            self._timer = self._clock.call_at(timeout, self._raise_timer)
 
     def stop_singleshot_timer(self) -> None:
         """VCPUOP_stop_singleshot_timer."""
@@ -207,22 +241,51 @@ class Vcpu:
             self._timer = None
 
     def set_periodic_timer(self, period: int) -> None:
-        """VCPUOP_set_periodic_timer: ``period`` ns, at least a millisecond."""
+        """VCPUOP_set_periodic_timer: ``period`` ns, at least a millisecond, counted from the tick before."""
         if period < _MIN_PERIOD_NS:
             raise XenError(e.EINVAL, f"period of {period} ns")
-        self.stop_periodic_timer()
-
-        def tick() -> None:
-            self._raise_timer()
-            self._periodic = self._clock.call_at(self._clock.now() + period, tick)
-
-        self._periodic = self._clock.call_at(self._clock.now() + period, tick)
+        self._catch_up()
+        self._stop_ticks()
+        self._period = period
+        now = self._clock.now()
+        if now >= self._last_tick + period:
+            self._tick()
+        else:
+            self._await_tick()
 
     def stop_periodic_timer(self) -> None:
         """VCPUOP_stop_periodic_timer."""
+        self._catch_up()
+        self._stop_ticks()
+        self._period = 0
+
+    def _stop_ticks(self) -> None:
         if self._periodic is not None:
             self._periodic.cancel()
             self._periodic = None
+
+    def _tick(self) -> None:
+        self._last_tick = self._clock.now()
+        self._periodic = None
+        self._raise_timer()
+        self._await_tick()
+
+    def _await_tick(self) -> None:
+        """The next tick is an event only while somebody listens: an idle guest is not woken a hundred times a second
+        for nothing, and one that nothing can wake is found out.
+        """
+        if self._events.is_virq_bound(xen.VIRQ_TIMER, self._id):
+            self._periodic = self._clock.call_at(self._last_tick + self._period, self._tick)
+
+    def _catch_up(self) -> None:
+        """Ticks that nobody heard have passed all the same."""
+        if self._period and self._periodic is None:
+            self._last_tick += (self._clock.now() - self._last_tick) // self._period * self._period
+
+    def _virq_bound(self, virq: int, vcpu: int) -> None:
+        if virq == xen.VIRQ_TIMER and vcpu == self._id and self._period and self._periodic is None:
+            self._catch_up()
+            self._await_tick()
 
     def update_time(self) -> None:
         """update_vcpu_system_time: publish the clock in vcpu_info and the registered time area."""
@@ -232,7 +295,12 @@ class Vcpu:
         if self._time_area:
             at = self._abi.offsetof(xen.vcpu_info, "time")
             size = self._abi.sizeof(xen.vcpu_time_info)
-            self._guest.copy_to_guest(self._time_area, self.info.raw()[at : at + size])
+            self._write_area(self._time_area, self.info.raw()[at : at + size])
+
+    def _write_area(self, vaddr: int, data: bytes) -> None:
+        """To an area that the guest registered; whether it is still mapped is the guest's affair."""
+        with suppress(XenError):
+            self._guest.copy_to_guest(vaddr, data)
 
     # -- vcpu_op -----------------------------------------------------------------------------------------------------
     def exists(self, vcpuid: int) -> bool:
@@ -253,9 +321,9 @@ class Vcpu:
         self._require(vcpuid)
 
     def down(self, vcpuid: int) -> None:
-        """VCPUOP_down: the last running vcpu may not stop, on Xen it would never come back."""
+        """VCPUOP_down: with its last vcpu the domain is powered off."""
         self._require(vcpuid)
-        raise XenError(e.EINVAL, "the domain has no other vcpu that could bring this one up again")
+        self.on_last_down()
 
     def is_up(self, vcpuid: int) -> bool:
         """VCPUOP_is_up."""
@@ -263,18 +331,29 @@ class Vcpu:
         return True
 
     def runstate(self, vcpuid: int) -> tuple[int, int, tuple[int, int, int, int]]:
-        """VCPUOP_get_runstate_info: it runs all the time (no other domain competes)."""
+        """VCPUOP_get_runstate_info: it runs unless it sleeps (no other domain competes)."""
         self._require(vcpuid)
-        start = self._clock.start
-        return vc.RUNSTATE_running, start, (self._clock.now() - start, 0, 0, 0)
+        ran = self._clock.now() - self._clock.start - self._blocked_ns
+        return vc.RUNSTATE_running, self._state_entered, (ran, 0, self._blocked_ns, 0)
+
+    def slept(self, ns: int) -> None:
+        """The vcpu was blocked for ``ns`` until now (vcpu_runstate_change)."""
+        if ns:
+            self._blocked_ns += ns
+            self._state_entered = self._clock.now()
+            self._update_runstate_area()
+
+    def _update_runstate_area(self) -> None:
+        if self._runstate_area:
+            state, entered, times = self.runstate(self._id)
+            info = vc.vcpu_runstate_info(state=state, state_entry_time=entered, time=list(times))
+            self._write_area(self._runstate_area, self._abi.pack(info))
 
     def register_runstate_area(self, vcpuid: int, vaddr: int) -> None:
         """VCPUOP_register_runstate_memory_area."""
         self._require(vcpuid)
-        state, entered, times = self.runstate(vcpuid)
-        data = self._abi.pack(vc.vcpu_runstate_info(state=state, state_entry_time=entered, time=list(times)))
-        self._guest.copy_to_guest(vaddr, data)
         self._runstate_area = vaddr
+        self._update_runstate_area()
 
     def register_time_area(self, vcpuid: int, vaddr: int) -> None:
         """VCPUOP_register_vcpu_time_memory_area."""
@@ -286,7 +365,7 @@ class Vcpu:
         """VCPUOP_register_vcpu_info: move vcpu_info into a frame of the guest's (map_vcpu_info)."""
         self._require(vcpuid)
         if offset > PAGE_SIZE - self.info.size or offset & (self._abi.long_size - 1):
-            raise XenError(e.EINVAL, f"vcpu_info at offset {offset:#x}")
+            raise XenError(e.ENXIO, f"vcpu_info at offset {offset:#x}")
         if self.is_info_moved:
             raise XenError(e.EINVAL, "vcpu_info was moved before")
         self._types.get_page_and_type(mfn, PageType.WRITABLE)
@@ -316,6 +395,9 @@ class Vcpu:
         frame = self._abi.unpack(arch_x86.iret_context, raw)
         if frame.cs & 3 == 3 and not self.toggle_guest_mode():
             raise DomainCrashError(["Guest switching to user mode with no user page tables"])
+        if self.has_architectural_iopl():
+            self.iopl = frame.rflags & _IOPL
+        self.nmi_masked = False
         regs.write("rax", frame.rax)
         if not frame.flags & arch_x86.VGCF_in_syscall:
             regs.write("r11", frame.r11)
@@ -339,5 +421,7 @@ class Vcpu:
             self.refused_frame = refusal, cs, ss
 
     def send_nmi(self, vcpuid: int) -> None:
-        """VCPUOP_send_nmi: delivered when an NMI callback is registered."""
+        """VCPUOP_send_nmi: one is delivered when the guest has a handler for it and is not in it."""
         self._require(vcpuid)
+        self.nmi_pending = True
+        self.leave_for(lambda: None)
