@@ -17,7 +17,8 @@ from hypercalls.public import vcpu as vc
 from pvemu.frames import PAGE_SIZE, Mfn
 from pvemu.hypervisor.domain import DomainCrashError
 from pvemu.hypervisor.shared_info import VcpuInfo
-from pvemu.hypervisor.time import TSC_SHIFT, TSC_TO_SYSTEM_MUL, TimerHandle, VirtualClock
+from pvemu.hypervisor.time import TSC_SHIFT, TSC_TO_SYSTEM_MUL, VirtualClock
+from pvemu.hypervisor.vcpu_timers import VcpuTimers
 from pvemu.memory.frame_table import PageType
 from pvemu.memory.guest_access import access_ok
 
@@ -40,11 +41,6 @@ CALLBACK_KINDS = frozenset((cb.CALLBACKTYPE_event, cb.CALLBACKTYPE_failsafe, cb.
 _UNSET = TrapEntry(0, 0, 0, 0)
 _CR0_TS = 8
 _IF, _IOPL, _VM = 1 << 9, 3 << 12, 1 << 17
-_MIN_PERIOD_NS = 1_000_000
-#: Each PV vcpu starts with a periodic timer, which modern guests stop (pv_vcpu_initialise).
-_FIRST_PERIOD_NS = 10_000_000
-#: A timeout beyond 2**50 ns, or a negative one, is a wrapped clock of an old Linux: it gets this instead.
-_HUGE_TIMEOUT_NS = 100_000_000
 _DR7_ACTIVE, _DR7_GENERAL_DETECT, _DR7_IO = 0xFF, 1 << 13, 2
 _VECTOR_NMI, _TI_IF = 2, 4
 
@@ -72,7 +68,6 @@ class Vcpu:
         self._guest = guest
         self._ram = ram
         self._types = types
-        self._events = event_channels
         self._infos = infos
         self._leave = leave
         self._enter = enter
@@ -94,10 +89,6 @@ class Vcpu:
         #: An IRET to selectors that the CPU refuses: the exception, and the selectors that its frame shows.
         self.refused_frame: tuple[Exit, int, int] | None = None
         self.is_info_moved = False
-        self._timer: TimerHandle | None = None
-        self._periodic: TimerHandle | None = None
-        self._period = _FIRST_PERIOD_NS
-        self._last_tick = clock.start
         self._blocked_ns = 0
         self._state_entered = clock.start
         self._runstate_area = 0
@@ -109,7 +100,12 @@ class Vcpu:
         self.has_architectural_iopl: Callable[[], bool] = lambda: False
         #: What happens when the last vcpu goes down.
         self.on_last_down: Callable[[], None] = lambda: None
-        event_channels.on_bind_virq = self._virq_bound
+        timers = VcpuTimers(vcpu_id, clock, event_channels)
+        self.set_timer = timers.set_timer
+        self.set_singleshot_timer = timers.set_singleshot_timer
+        self.stop_singleshot_timer = timers.stop_singleshot_timer
+        self.set_periodic_timer = timers.set_periodic_timer
+        self.stop_periodic_timer = timers.stop_periodic_timer
 
     @property
     def vcpu_id(self) -> int:
@@ -213,80 +209,7 @@ class Vcpu:
             raise XenError(e.ENODEV, f"debug register {reg}")
         return self.debug_registers[{4: 6, 5: 7}.get(reg, reg)]
 
-    # -- timers ------------------------------------------------------------------------------------------------------
-    def _raise_timer(self) -> None:
-        self._events.raise_virq(xen.VIRQ_TIMER, self._id)
-
-    def set_timer(self, timeout: int) -> None:
-        """HYPERVISOR_set_timer_op: one VIRQ_TIMER at ``timeout`` ns of system time (a u64); 0 stops."""
-        self.stop_singleshot_timer()
-        if timeout:
-            now = self._clock.now()
-            if timeout >> 63 or timeout - now >= 1 << 50:
-                timeout = now + _HUGE_TIMEOUT_NS
-            self._timer = self._clock.call_at(timeout, self._raise_timer)
-
-    def set_singleshot_timer(self, timeout: int, future: bool) -> None:
-        """VCPUOP_set_singleshot_timer: at once when ``timeout`` is past, whatever VCPU_SSHOTTMR_future says."""
-        self.stop_singleshot_timer()
-        if timeout < self._clock.now():
-            self._raise_timer()
-        else:
-            self._timer = self._clock.call_at(timeout, self._raise_timer)
-
-    def stop_singleshot_timer(self) -> None:
-        """VCPUOP_stop_singleshot_timer."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def set_periodic_timer(self, period: int) -> None:
-        """VCPUOP_set_periodic_timer: ``period`` ns, at least a millisecond, counted from the tick before."""
-        if period < _MIN_PERIOD_NS:
-            raise XenError(e.EINVAL, f"period of {period} ns")
-        self._catch_up()
-        self._stop_ticks()
-        self._period = period
-        now = self._clock.now()
-        if now >= self._last_tick + period:
-            self._tick()
-        else:
-            self._await_tick()
-
-    def stop_periodic_timer(self) -> None:
-        """VCPUOP_stop_periodic_timer."""
-        self._catch_up()
-        self._stop_ticks()
-        self._period = 0
-
-    def _stop_ticks(self) -> None:
-        if self._periodic is not None:
-            self._periodic.cancel()
-            self._periodic = None
-
-    def _tick(self) -> None:
-        self._last_tick = self._clock.now()
-        self._periodic = None
-        self._raise_timer()
-        self._await_tick()
-
-    def _await_tick(self) -> None:
-        """The next tick is an event only while somebody listens: an idle guest is not woken a hundred times a second
-        for nothing, and one that nothing can wake is found out.
-        """
-        if self._events.is_virq_bound(xen.VIRQ_TIMER, self._id):
-            self._periodic = self._clock.call_at(self._last_tick + self._period, self._tick)
-
-    def _catch_up(self) -> None:
-        """Ticks that nobody heard have passed all the same."""
-        if self._period and self._periodic is None:
-            self._last_tick += (self._clock.now() - self._last_tick) // self._period * self._period
-
-    def _virq_bound(self, virq: int, vcpu: int) -> None:
-        if virq == xen.VIRQ_TIMER and vcpu == self._id and self._period and self._periodic is None:
-            self._catch_up()
-            self._await_tick()
-
+    # -- time --------------------------------------------------------------------------------------------------------
     def update_time(self) -> None:
         """update_vcpu_system_time: publish the clock in vcpu_info and the registered time area."""
         now = self._clock.now()
