@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _report_bug(words: list[str]) -> None:
     """A crash report of pvemu itself."""
     import platform
+    import shlex
     import traceback
     from importlib.metadata import PackageNotFoundError, version
 
@@ -69,7 +70,7 @@ def _report_bug(words: list[str]) -> None:
 
     print("pvemu: an error of pvemu itself. Please file it with this report:", file=sys.stderr)
     packages = ", ".join(map(known, ("pvemu", "unicorn")))
-    print(f"  command: pvemu {' '.join(words)}", file=sys.stderr)
+    print(f"  command: pvemu {shlex.join(words)}", file=sys.stderr)
     print(f"  versions: {packages}, Python {platform.python_version()}, {platform.platform()}", file=sys.stderr)
     for line in traceback.format_exc().rstrip().splitlines():
         print(f"  {line}", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import signal
 import sys
@@ -74,6 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
     machine = Machine.create(config)
     try:
+        _refuse_overwriting(arguments, [disk.path for disk in config.disks])
         transcript = _open_output(arguments.transcript, "--transcript")
         report = _open_output(arguments.json, "--json")
         session = Session(machine, until=until, timeout=timeout, send=send, sink=_sink(transcript))
@@ -174,6 +176,20 @@ def _unescape(text: str) -> bytes:
         return bytes([_NAMED[body]]) if body in _NAMED else body
 
     return _ESCAPE.sub(replace, text.encode("utf-8", "surrogateescape"))
+
+
+def _refuse_overwriting(arguments: argparse.Namespace, disks: list[str]) -> None:
+    """An output that names an input is a slip that would cost the user a disk image."""
+    inputs = [arguments.kernel, *disks]
+    if arguments.ramdisk is not None:
+        inputs.append(arguments.ramdisk)
+    used = {os.path.realpath(path): path for path in inputs}
+    for option, path in (("--transcript", arguments.transcript), ("--json", arguments.json)):
+        if path is None or (Path(path).exists() and not Path(path).is_file()):
+            continue  # /dev/null or a FIFO may serve for anything
+        other = used.setdefault(os.path.realpath(path), option)
+        if other != option:
+            raise ConfigError(f"{option} {path}: would overwrite {other}; give another path")
 
 
 def _open_output(path: str | None, option: str) -> IO[bytes] | None:
