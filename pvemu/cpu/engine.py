@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import struct
+import threading
 from typing import TYPE_CHECKING, Any
 
 from unicorn import UC_ARCH_X86, UC_MODE_64, Uc, UcError, unicorn_const, x86_const
@@ -89,6 +90,8 @@ class Engine:
         self._window = -1
         self._stopped = False
         self._wedged = False
+        self._is_running = False
+        self._run_lock = threading.Lock()
         self._no_exit_request = (ctypes.c_ubyte * 1)(0)
         self._fault: int | None = None
         self._vector: int | None = None
@@ -196,7 +199,13 @@ class Engine:
         """Run guest code until a handler stops it or it raises an exception."""
         self._stopped = False
         if not self._wedged:
-            self._start(self.read("rip"))
+            with self._run_lock:
+                self._is_running = True
+            try:
+                self._start(self.read("rip"))
+            finally:
+                with self._run_lock:
+                    self._is_running = False
             if self._is_io_refused:
                 self._is_io_refused = False
                 self._uc.context_restore(self._io_context)
@@ -261,9 +270,13 @@ class Engine:
         self._uc.emu_stop()
 
     def interrupt(self) -> None:
-        """Leave guest code from another thread: only for a guest that has made no exit for a long time."""
-        self._wedged = True
-        self._uc.emu_stop()
+        """Leave guest code from another thread: only for a guest that has made no exit for a long time. Repeat it until
+        ``run`` has returned: one that comes just when guest code is being entered is lost.
+        """
+        with self._run_lock:
+            self._wedged = True
+            if self._is_running:
+                self._uc.emu_stop()
 
     def find_loop(self, max_steps: int = 4096) -> list[int]:
         """Instruction addresses of the loop that the guest provably repeats for ever, empty when it is none: the same
