@@ -75,7 +75,11 @@ def test_calls_are_made_in_order_of_time_then_of_asking() -> None:
 def test_a_call_may_ask_for_another_one_now() -> None:
     clock = VirtualClock()
     made: list[int] = []
-    clock.call_at(0, lambda: clock.call_at(0, lambda: made.append(2)))
+
+    def again() -> None:
+        clock.call_at(0, lambda: made.append(2))
+
+    clock.call_at(0, again)
     assert clock.run_due()
     assert made == [2]
     assert clock.now() == START  # the past is now
@@ -108,7 +112,12 @@ def test_a_limit_ends_a_sleep() -> None:
     assert clock.skip_to_next(START + 40)
     assert clock.now() == START + 40
     asked: list[int | None] = []
-    clock.on_idle = lambda until: asked.append(until) is None
+
+    def idle(until: int | None) -> bool:
+        asked.append(until)
+        return True
+
+    clock.on_idle = idle
     assert clock.skip_to_next()
     assert (asked, clock.now()) == ([START + 100], START + 40)  # somebody else had something for the guest
 
