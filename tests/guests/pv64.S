@@ -108,11 +108,13 @@
         shutdown 0
         .endm
 
-        # rax = mfn of the page at \address
+        # rax = mfn of the page at \address; clobbers rcx
         .macro  mfn_of address:req
-        mov     start_info, %rax
-        mov     SI_mfn_list(%rax), %rax
-        mov     (\address) / 4096 * 8(%rax), %rax
+        mov     start_info, %rcx
+        mov     SI_mfn_list(%rcx), %rcx
+        mov     $\address, %eax
+        shr     $12, %eax
+        mov     (%rcx, %rax, 8), %rax
         .endm
 
         # change the mapping of a page of this image: flags in the low bits; keeps nothing; result in rax
