@@ -276,6 +276,8 @@ class Machine:
         boot_image(built, self.ram, self.shared_info_mfn, self.store_port, self.console_port, 0)
         self.grants.seed(_CONSOLE_GRANT, built.console_mfn, 0)
         self.grants.seed(_STORE_GRANT, built.store_mfn, 0)
+        for ref in (_CONSOLE_GRANT, _STORE_GRANT):  # xenconsoled and xenstored map their rings before the guest runs
+            self.grants.map_for_backend(ref, readonly=False)
         self.shared_info.set_wallclock(2, self.config.epoch - SYSTEM_TIME_AT_START // 1_000_000_000, 0)
         self.vcpu.update_time()
         self.stages.first_stage(self.image, self.config.cmdline, self._ramdisk)

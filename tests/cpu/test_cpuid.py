@@ -1,0 +1,59 @@
+"""CPUID as a PV guest sees it: fixed, with Xen's own leaves."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from pvemu.cpu.cpuid import cpuid
+from pvemu.cpu.exits import PF_INSTR, PF_PRESENT, PF_USER, PF_WRITE, Access, Exit, ExitKind
+from pvemu.cpu.registers import GENERAL_64
+
+
+def text(*words: int) -> bytes:
+    return struct.pack(f"<{len(words)}I", *words)
+
+
+def test_xens_leaves() -> None:
+    top, b, c, d = cpuid(0x4000_0000, 0, 7)
+    assert text(b, c, d) == b"XenVMMXenVMM"
+    assert 0x4000_0002 <= top < 0x4000_0100
+    assert cpuid(0x4000_0001, 0, 7)[0] == 4 << 16 | 17
+    pages, msr, features, _ = cpuid(0x4000_0002, 0, 7)
+    assert (pages, msr, features & 1) == (1, 0x4000_0000, 1)
+    assert cpuid(0x4000_00FF, 0, 7) == (0, 0, 0, 0)
+
+
+def test_the_vendor_and_brand_are_texts() -> None:
+    _, b, c, d = cpuid(0, 0, 7)
+    assert text(b, d, c) == b"GenuineIntel"
+    brand = b"".join(text(*cpuid(leaf, 0, 7)) for leaf in (0x8000_0002, 0x8000_0003, 0x8000_0004))
+    assert brand.rstrip(b"\0").decode().isprintable()
+
+
+HIDDEN = [("VME", 1), ("PSE", 3), ("SEP", 11), ("MTRR", 12), ("PGE", 13), ("PSE36", 17)]
+
+
+@pytest.mark.parametrize(("name", "bit"), HIDDEN)
+def test_what_a_pv_guest_may_not_use_is_hidden(name: str, bit: int) -> None:
+    assert not cpuid(1, 0, 7)[3] >> bit & 1
+
+
+def test_what_every_64_bit_kernel_needs_is_there() -> None:
+    _, _, ecx, edx = cpuid(1, 0, 7)
+    assert all(edx >> bit & 1 for bit in (0, 4, 5, 6, 8, 15, 24, 25, 26))  # FPU TSC MSR PAE CX8 CMOV FXSR SSE SSE2
+    assert ecx >> 31  # HYPERVISOR
+    assert all(cpuid(0x8000_0001, 0, 7)[3] >> bit & 1 for bit in (11, 20, 29))  # SYSCALL NX LM
+
+
+def test_unknown_leaves_are_zero() -> None:
+    for leaf in (0x15, 0x8000_00FF, 0xFFFF_FFFF, 0x4000_0100):
+        assert cpuid(leaf, 0, 7) == (0, 0, 0, 0)
+
+
+def test_names_and_numbers_of_exits() -> None:
+    assert (PF_PRESENT, PF_WRITE, PF_USER, PF_INSTR) == (1, 2, 4, 16)
+    assert [int(a) for a in Access] == [16, 17, 18]
+    assert Exit(ExitKind.STOPPED).error_code == -1
+    assert len(set(GENERAL_64)) == 16
