@@ -188,7 +188,7 @@ class Machine:
         domid = self.config.domid
         self.engine = Engine(self.ram, self, self.allocator.alloc_xen(), GDT_VADDR)
         self.walker = PageWalker(
-            self.ram, self.engine.flush_tlb, lambda mfn: self.ram.on_code_write(Mfn(mfn))
+            self.ram, self.engine.flush_tlb, lambda mfn: self.ram.on_code_write(Mfn(mfn)), self.engine.flush_page
         )
         self.guest = GuestMemory(self.ram, self.walker)
         self.types = PageTypes(self.ram, self.frames, {})
@@ -227,10 +227,11 @@ class Machine:
         )  # fmt: skip
         self.hypercalls = HypercallDispatcher(TABLE, context)
         self.stages = StageWatch(
-            self.abi, self.ram, self.walker, self.guest, self.engine, lambda: self.clock.now() - self.clock.start
-        )
+            self.abi, self.ram, self.walker, self.guest, self.engine.reader("rip", "rsi"),
+            lambda: self.clock.now() - self.clock.start,
+        )  # fmt: skip
         self.mm.on_new_baseptr = self.stages.arm
-        self._read_call = self.engine.reader("rax", *self.abi.arg_registers, "rip")
+        self._read_call = self.engine.reader("rax", *self.abi.arg_registers, "rip", "rflags")
         self._write_rax = self.engine.writer("rax")
         self._write_rcx = self.engine.writer("rcx")
         self._write_r11 = self.engine.writer("r11")
@@ -251,12 +252,12 @@ class Machine:
 
     def _run_on_copy(self, page: int, maddr: int) -> Exit:
         self._copied_page = page, maddr
-        self.engine.flush_tlb()
+        self.engine.flush_page(page)
         try:
             return self.engine.run()
         finally:
             self._copied_page = None
-            self.engine.flush_tlb()
+            self.engine.flush_page(page)
 
     def _build_domain(self) -> None:
         p2m = mem_init(self._alloc_domain_extent, self.nr_pages)
@@ -350,7 +351,6 @@ class Machine:
         if vcpu.resume is not None:
             action, vcpu.resume = vcpu.resume, None
             action()
-            self.mm.finish()
             if vcpu.refused_frame is not None:
                 (refusal, cs, ss), vcpu.refused_frame = vcpu.refused_frame, None
                 self.traps.inject_exception(refusal.vector, refusal.error_code, refusal.address, (cs, ss))
@@ -425,13 +425,12 @@ class Machine:
         if vcpu.kernel_mode:
             vcpu.gs_base_kernel = gs_base
             self.engine.write("gs_base", vcpu.gs_base_user)
-            self.walker.root_maddr = mm.guest_root_user << PAGE_SHIFT
+            self.walker.load_root(mm.guest_root_user << PAGE_SHIFT)
         else:
             vcpu.gs_base_user = gs_base
             self.engine.write("gs_base", vcpu.gs_base_kernel)
-            self.walker.root_maddr = mm.guest_root << PAGE_SHIFT
+            self.walker.load_root(mm.guest_root << PAGE_SHIFT)
         vcpu.kernel_mode = not vcpu.kernel_mode
-        self.walker.flush()
         return True
 
     # -- exits (pvemu.cpu.exits.ExitHandler) -------------------------------------------------------------------------
@@ -441,7 +440,7 @@ class Machine:
         if not vcpu.kernel_mode:
             vcpu.leave_for(self.traps.inject_syscall)
             return
-        op, *args, rip = self._read_call()
+        op, *args, rip, rflags = self._read_call()
         clock = self.clock
         self._charge_fills()
         clock.charge(_HYPERCALL_NS)
@@ -450,8 +449,7 @@ class Machine:
         self.recent.append(HypercallRecord(clock.time, rip, op, tuple(args), result))
         self._write_rax(result & 0xFFFF_FFFF_FFFF_FFFF)
         self._write_rcx(rip + 2)
-        self._write_r11(self.engine.read("rflags"))
-        self.mm.finish()
+        self._write_r11(rflags)
         self._after_exit()
 
     def _charge_fills(self) -> None:

@@ -191,7 +191,6 @@ class PrivilegedOps:
                     self._mm.new_baseptr(value >> PAGE_SHIFT)
                 except XenError:
                     return False
-                self._mm.finish()
             case 4:
                 self.cr4 = value & _CR4_TSD_DE | _CR4_VISIBLE
             case _:

@@ -56,6 +56,8 @@ class PageTypes:
         self._ram = ram
         self._frames = frames
         self._xen_l4_entries = xen_l4_entries
+        #: Level-4 tables validated and not loaded since.
+        self.fresh_roots: set[int] = set()
         #: validate_segdesc_page: checks and adjusts a frame of descriptors; XenError(EINVAL) if it cannot be one.
         self.validate_segdesc: Callable[[int], None] = lambda mfn: None
 
@@ -241,6 +243,7 @@ class PageTypes:
         if level == PageType.L4:
             for slot in XEN_L4_SLOTS:
                 quads[start + slot] = self._xen_l4_entries.get(slot, 0)
+            self.fresh_roots.add(mfn)
 
     def _promote_l1_entries(self, entries: list[int], start: int) -> Iterator[tuple[int, int]]:
         """Take what most entries need in one sweep (a domain has 100,000s); yield (slot, entry) for the others, which

@@ -95,5 +95,4 @@ class RoPageFault:
             self._mm.mmu_update((mfn << PAGE_SHIFT) + 8 * changed[0] | xen.MMU_NORMAL_PT_UPDATE, after[changed[0]])
         except XenError:
             return False
-        self._mm.finish()
         return True
