@@ -14,7 +14,7 @@ from pvemu.hypervisor.domain import SHUTDOWN_NAMES
 from pvemu.machine import Machine, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tests.conftest import Assemble
 
