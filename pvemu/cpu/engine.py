@@ -132,8 +132,8 @@ class Engine:
         return int(self._uc.reg_read(_REGISTERS[name]))
 
     def write(self, name: str, value: int) -> None:
-        """Set one register by name. In a hook ``rip`` may not be written: stop first. A data selector that the CPU would
-        refuse becomes 0: its fault would jump out of the engine, through Python's own frames.
+        """Set one register by name. In a hook ``rip`` may not be written: stop first. A data selector that the CPU
+        would refuse becomes 0: its fault would jump out of the engine, through Python's own frames.
         """
         if name in _DATA_SELECTORS and not self._is_data_selector(value & 0xFFFF):
             value = 0

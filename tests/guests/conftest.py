@@ -135,7 +135,7 @@ class MicroGuest:
             q = struct.unpack("<3Qq12Q", self.read(self.at("trap_log") + 128 * i, 128))
             found.append(
                 Trap(q[0], q[1], q[2], q[3], q[4], q[5] & 0xFFFF_FFFF, q[5] >> 32, *q[6:13], q[13] & 0xFFFF,
-                     q[14] & 0xFFFF)  # fmt: skip
+                     q[14] & 0xFFFF)
             )
         return found
 
