@@ -118,7 +118,7 @@ def test_the_menu_moves_with_the_arrow_keys(at_terminal: Callable[..., AtTermina
     assert code == 0
     assert "pvemu: Ctrl-] leaves\n" in err
     assert "pvemu: success: left with Ctrl-]" in err
-    assert one.output.endswith(b"\x1b[0m\x1b[?25h\r\r\n"), "colours and cursor are the shell's again"
+    assert one.output.endswith(b"\x1b[0m\x1b[?25h\x1b[24;1H\r\r\n"), "colours and cursor are the shell's again"
 
 
 def test_a_countdown_runs_as_the_clock_on_the_wall(at_terminal: Callable[..., AtTerminal], guest: Guest) -> None:
