@@ -232,6 +232,7 @@ class Machine:
         )  # fmt: skip
         self.mm.on_new_baseptr = self.stages.arm
         self._read_call = self.engine.reader("rax", *self.abi.arg_registers, "rip", "rflags")
+        self._read_place = self.engine.reader("rip", "rsp")
         self._write_rax = self.engine.writer("rax")
         self._write_rcx = self.engine.writer("rcx")
         self._write_r11 = self.engine.writer("r11")
@@ -477,7 +478,8 @@ class Machine:
     def on_rdtsc(self) -> int:
         """RDTSC: the virtual clock."""
         self._charge_fills()
-        value = self.clock.poll()
+        rip, rsp = self._read_place()
+        value = self.clock.poll(rip << 64 | rsp)
         self._after_exit()
         return value
 

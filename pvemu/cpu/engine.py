@@ -89,6 +89,7 @@ class Engine:
 
     def __init__(self, ram: Ram, handler: ExitHandler, entry_mfn: Mfn, gdt_vaddr: int) -> None:
         self._uc = uc = Uc(UC_ARCH_X86, UC_MODE_64)
+        uc.ctl_set_cpu_model(x86_const.UC_CPU_X86_SANDYBRIDGE)  # the last without RDRAND, which would ask the host
         self._uch = uc._uch  # noqa: SLF001 - the binding has no public name for the handle its own hooks take
         self._handle = int(self._uch.value or 0)
         self._ram = ram
