@@ -218,7 +218,7 @@ class Machine:
         self.vcpu.on_last_down = lambda: self.domain.shutdown(sched_abi.SHUTDOWN_poweroff)
         self.reservation.guest_max_pfn = lambda: self.shared_info.max_pfn
         self.traps = Traps(self.domain, self.vcpu, self.guest)
-        physdev = Physdev(self.vcpu)
+        physdev = Physdev(self.vcpu, self.types)
         self._make_exceptions(physdev)
         context = HypercallContext(
             abi=self.abi, guest=self.guest, domain=self.domain, vcpu=self.vcpu, event_channels=self.event_channels,

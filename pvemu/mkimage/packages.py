@@ -182,7 +182,7 @@ class PackageCache:
             with archive.open("wb") as sink:
                 _run(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=sink.fileno())
             names = [name.rstrip("/") for name in _run(["tar", "--list", f"--file={archive}"]).splitlines()]
-            there = [part for part in only if any(fnmatchcase(name, part) for name in names)]
+            there = [part for part in only if any(fnmatchcase(f"{name}/", f"{part}/*") for name in names)]
             into = [f"--file={archive}", f"--directory={root}"]
             _run(["tar", "--extract", *into, "--no-same-owner", "--wildcards", *there])
             archive.unlink()
