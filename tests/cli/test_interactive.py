@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pyte
 import pytest
 
-from tests.cli.conftest import ECHO, ROOT, command
+from tests.cli.conftest import ECHO, ROOT, command, default_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,8 +41,9 @@ class AtTerminal:
         self.stream = pyte.ByteStream(self.screen)
         self.output = b""
         self.process = subprocess.Popen(
-            command("boot", *arguments), cwd=ROOT, stdin=self.slave, stdout=self.slave, stderr=subprocess.PIPE
-        )
+            command("boot", *arguments), cwd=ROOT, stdin=self.slave, stdout=self.slave, stderr=subprocess.PIPE,
+            preexec_fn=default_signals,  # noqa: PLW1509 - the tests have no other thread
+        )  # fmt: skip
 
     def _read(self, seconds: float) -> bool:
         if not select.select([self.master], [], [], max(seconds, 0))[0]:
