@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from pvemu.debug.stages import Stage
 
-__all__ = ["ExpectTimeoutError", "GuestCrashError", "GuestError", "GuestStoppedError", "Sighting", "UnexpectedOutputError"]
+__all__ = [
+    "ExpectTimeoutError",
+    "GuestCrashError",
+    "GuestError",
+    "GuestStoppedError",
+    "Sighting",
+    "UnexpectedOutputError",
+]
 
 _SHOWN_HYPERCALLS = 6
 
@@ -37,10 +44,9 @@ class GuestError(AssertionError):
     def _lines(self) -> list[str]:
         seen = self.seen
         stage = seen.stage
-        lines = [
-            f"last stage reached: {seen.stages - 1} ({stage.guest_os or 'no name'}, entry {stage.entry:#x}, "
-            f"started at {stage.start_ns / 1e9:.3f} s); it is {seen.guest_seconds:.3f} s now, in guest time"
-        ]
+        where = f"{seen.stages - 1} ({stage.guest_os or 'no name'}, entry {stage.entry:#x}"
+        when = f"started at {stage.start_ns / 1e9:.3f} s); it is {seen.guest_seconds:.3f} s now, in guest time"
+        lines = [f"last stage reached: {where}, {when}"]
         if self.report:
             return [*lines, *self.report]
         lines += ["screen:", *(f"| {line}" for line in _without_blank_end(seen.screen))]

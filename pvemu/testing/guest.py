@@ -1,10 +1,10 @@
-"""A guest under test: start it, wait for what it shows, type, look at it.
+r"""A guest under test: start it, wait for what it shows, type, look at it.
 
 The guest only runs while something is waited for, so what a test sees never depends on how fast the machine is.
 
 with Guest.boot("grub-x86_64-xen.bin", "disk.img") as guest:
     guest.wait_for_menu()
-    guest.send("\\r")
+    guest.send("\r")
     guest.expect("Loading Linux")
 """
 
@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import dataclass
 from os import fspath
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
 from hypercalls.public import sched
 from pvemu.config import DEFAULT_MEMORY_MIB, DomainConfig
@@ -59,7 +60,8 @@ _LINES = 24
 _REPRO_SECONDS = 5
 
 
-class Found(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Found:
     """What ``expect`` found: which pattern (its index in the list), the text, and the match with its groups."""
 
     index: int
@@ -82,7 +84,9 @@ class Guest:
         self._ended: Outcome | None = None
         self._on_output: Callable[[int], None] = lambda fresh: None
         self._is_closed = False
+        self._wanted_stages = 0
         machine.on_console_output = self._take_output
+        machine.stages.observe(self._new_stage)
         machine.start()
 
     @classmethod
@@ -163,6 +167,13 @@ class Guest:
         assert menu is not None
         return menu
 
+    def wait_for_stage(self, number: int, timeout: float = DEFAULT_TIMEOUT) -> Stage:
+        """Run to the first instruction of stage ``number`` (the first that runs is 0); what it is."""
+        stages = self.machine.stages
+        self._wanted_stages = number + 1
+        self._run(timeout, lambda: len(stages.stages) > number, f"stage {number} never started")
+        return stages.stages[number]
+
     def wait_for_shutdown(self, timeout: float = DEFAULT_TIMEOUT) -> str:
         """Run until the guest shuts down; why it did: ``poweroff``, ``reboot``, ... A crash is raised."""
         machine = self.machine
@@ -170,7 +181,7 @@ class Guest:
         return SHUTDOWN_NAMES.get(machine.domain.shutdown_reason or 0, "unknown")
 
     def send(self, text: str) -> None:
-        """Type ``text``; the guest reads it when it runs. Enter is ``\\r``, the arrow keys are ``\\x1b[A`` to ``[D``."""
+        r"""Type ``text``; the guest reads it when it runs. Enter is ``\r``, the arrow up ``\x1b[A``, down ``\x1b[B``."""
         self.sent.append(text)
         self.machine.console.send(text.encode())
 
@@ -244,6 +255,10 @@ class Guest:
         if fresh:
             self._text += fresh
             self._on_output(len(fresh))
+
+    def _new_stage(self, stage: Stage) -> None:
+        if len(self.stages) == self._wanted_stages:
+            self.machine.stop("found")
 
     def _search(
         self, patterns: Sequence[re.Pattern[str]], unwanted: Sequence[re.Pattern[str]], start: int

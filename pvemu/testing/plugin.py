@@ -30,15 +30,19 @@ class StartGuest(Protocol):
     def __call__(
         self, kernel: str | PathLike[str], *disks: str | PathLike[str], memory: int = 128, cmdline: str = "",
         ramdisk: str | PathLike[str] | None = None, write: bool = False,
-    ) -> Guest: ...  # fmt: skip
+    ) -> Guest:  # fmt: skip
+        """Start a guest."""
+        ...
 
 
 class BuildImage(Protocol):
-    """What the ``pv_image`` fixture is: builds a recipe (a name, or a path with a slash), or one given as ``text`` (then
-    ``recipe`` is the name that messages and the cache show).
+    """What the ``pv_image`` fixture is: builds a recipe (a name, or a path with a slash), or one given as ``text``
+    (then ``recipe`` is the name that messages and the cache show).
     """
 
-    def __call__(self, recipe: str | PathLike[str], *, text: str | None = None) -> Built: ...
+    def __call__(self, recipe: str | PathLike[str], *, text: str | None = None) -> Built:
+        """Build a recipe, or find it built."""
+        ...
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,7 +77,7 @@ def pv_guest(request: pytest.FixtureRequest) -> Iterator[StartGuest]:
 
 @pytest.fixture(scope="session")
 def pv_image() -> BuildImage:
-    """Builds images from recipes: ``pv_image("demo")["demo.img"]`` is the path of a disk image, shared and read-only."""
+    """Builds images from recipes: ``pv_image("demo")["demo.img"]`` is a disk image's path, shared and read-only."""
 
     def build_image(recipe: str | PathLike[str], *, text: str | None = None) -> Built:
         from pvemu.mkimage import build

@@ -134,9 +134,8 @@ def disk_with(files: list[str], arch: str) -> str:
                 artifact = f"boot-xen-{arch}.elf" if on_root else f"xen-{arch}.elf"
                 source = f'recipe = "guide-stage2"\nartifact = "{artifact}"'
             entries += f'[[artifact.partition.file]]\nto = "{file}"\n{source}\n'
-        parts.append(
-            f'[[artifact.partition]]\nsize = "4MiB"\nfs = "ext2"\nuuid = "6d1de400-0000-4000-8000-{number:012}"\n{entries}'
-        )
+        uuid = f"6d1de400-0000-4000-8000-{number:012}"
+        parts.append(f'[[artifact.partition]]\nsize = "4MiB"\nfs = "ext2"\nuuid = "{uuid}"\n{entries}')
     return 'description = "A case of the guide"\n[[artifact]]\nname = "disk.img"\nkind = "disk"\n' + "".join(parts)
 
 
