@@ -181,7 +181,7 @@ class Guest:
         return SHUTDOWN_NAMES.get(machine.domain.shutdown_reason or 0, "unknown")
 
     def send(self, text: str) -> None:
-        r"""Type ``text``; the guest reads it when it runs. Enter is ``\r``, the arrow up ``\x1b[A``, down ``\x1b[B``."""
+        r"""Type ``text``; the guest reads it when it runs. Enter is ``\r``, arrow up ``\x1b[A``, down ``\x1b[B``."""
         self.sent.append(text)
         self.machine.console.send(text.encode())
 
