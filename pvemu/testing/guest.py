@@ -10,6 +10,7 @@ with Guest.boot("grub-x86_64-xen.bin", "disk.img") as guest:
 
 from __future__ import annotations
 
+import codecs
 import re
 import shlex
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ DEFAULT_TIMEOUT = 60.0
 #: What GRUB prints of a file that ``search -f`` found on no disk: host images probe for several, one after the other.
 BENIGN_ERRORS = (r"error: no such device: /\S+\.",)
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[78=>]|\r")
-_OPEN_ESCAPE = re.compile(rb"\x1b(\[[0-9;?]*|[()])?\Z")
+_OPEN_ESCAPE = re.compile(r"\x1b(\[[0-9;?]*|[()])?\Z")
 _ERROR = re.compile(r"error: [^\n]*")
 _NS_PER_S = 1_000_000_000
 #: How far back a match may begin in output that was searched before.
@@ -78,7 +79,8 @@ class Guest:
         self.console = bytearray()  #: every byte that the guest has written
         self.sent: list[str] = []  #: what was typed so far
         self._disk_specs: tuple[str, ...] = ()
-        self._raw_at = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._unread = ""
         self._text = ""
         self._position = 0
         self._ended: Outcome | None = None
@@ -247,11 +249,10 @@ class Guest:
     # -- running -----------------------------------------------------------------------------------------------------
     def _take_output(self, data: bytes) -> None:
         self.console += data
-        raw = bytes(self.console[self._raw_at :])
-        rest = _OPEN_ESCAPE.search(raw)  # an escape sequence, or a character, may come in two pieces
-        whole = raw[: rest.start()] if rest is not None else raw
-        self._raw_at += len(whole)
-        fresh = _ESCAPE.sub("", whole.decode("utf-8", "replace"))
+        raw = self._unread + self._decoder.decode(data)
+        rest = _OPEN_ESCAPE.search(raw)  # an escape sequence may come in two pieces, as a character may
+        whole, self._unread = (raw[: rest.start()], raw[rest.start() :]) if rest is not None else (raw, "")
+        fresh = _ESCAPE.sub("", whole)
         if fresh:
             self._text += fresh
             self._on_output(len(fresh))

@@ -39,6 +39,11 @@ class TestExpect:
         assert (found.index, found.text, found.match[1]) == (2, "Welcome", "el")
         assert grub.expect(["never", "version"]).index == 1, "the next call goes on behind it"
 
+    def test_what_comes_in_pieces_is_read_whole(self, grub: Guest) -> None:
+        for byte in "\x1b[1;31mcaf\u00e9\x1b[0m \x1b(B!\r\n".encode():
+            grub._take_output(bytes((byte,)))
+        assert grub.text == "caf\u00e9 !\n"
+
     def test_each_match_is_found_once(self, grub: Guest) -> None:
         grub.expect(PROMPT)
         with pytest.raises(ExpectTimeoutError):
