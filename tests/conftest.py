@@ -5,6 +5,7 @@ A real GRUB is as near as `guest("pvgrub", "grub-x86_64-xen.bin")`; everything i
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
@@ -16,6 +17,9 @@ from pvemu.mkimage.tools import tool
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+if not entry_points(group="pytest11", name="pvemu"):  # a checkout that is not installed
+    pytest_plugins = ["pvemu.testing.plugin"]
 
 
 class Assemble(Protocol):

@@ -10,6 +10,8 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +49,21 @@ def name_of(snippet: Snippet) -> str:
 RUNNABLE = [snippet for snippet in snippets() if snippet.language in {"sh", "python"} and not snippet.note]
 
 
+def installed(folder: Path) -> Path:
+    """A folder that makes pytest find the plugin as in an installed pvemu; empty where it is installed."""
+    site = folder / "site"
+    site.mkdir()
+    if not entry_points(group="pytest11", name="pvemu"):
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        about = site / f"pvemu-{project['version']}.dist-info"
+        about.mkdir()
+        metadata = f"Metadata-Version: 2.1\nName: pvemu\nVersion: {project['version']}\n"
+        (about / "METADATA").write_text(metadata, encoding="utf-8")
+        rows = "".join(f"{name} = {target}\n" for name, target in project["entry-points"]["pytest11"].items())
+        (about / "entry_points.txt").write_text(f"[pytest11]\n{rows}", encoding="utf-8")
+    return site
+
+
 @pytest.mark.parametrize("snippet", RUNNABLE, ids=name_of)
 def test_a_snippet_runs(snippet: Snippet, tmp_path: Path) -> None:
     tools = tmp_path / "bin"
@@ -58,7 +75,8 @@ def test_a_snippet_runs(snippet: Snippet, tmp_path: Path) -> None:
         script.chmod(0o755)
     place = tmp_path / "here"
     place.mkdir()
-    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join([str(ROOT), str(installed(tmp_path))])
+    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": path}
     shell = ["bash", "-euo", "pipefail", "-c"] if snippet.language == "sh" else [sys.executable, "-c"]
     done = subprocess.run(
         [*shell, snippet.text], cwd=place, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False

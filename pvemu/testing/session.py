@@ -7,7 +7,6 @@ watchdog thread only has the machine look at a guest that spins without a single
 from __future__ import annotations
 
 import re
-import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -16,16 +15,15 @@ from pvemu.debug.crash_report import execution_state, page_walk, recent_hypercal
 from pvemu.debug.screen import render
 from pvemu.hypervisor.domain import SHUTDOWN_NAMES
 from pvemu.testing.verdict import Verdict
+from pvemu.testing.watchdog import HANG_SECONDS, Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pvemu.machine import Machine, Outcome
 
-__all__ = ["HANG_SECONDS", "Session"]
+__all__ = ["HANG_SECONDS", "Session", "crash_report"]
 
-#: Wall seconds without any exit from guest code after which the machine looks whether the guest hangs.
-HANG_SECONDS = 2.0
 _NS_PER_S = 1_000_000_000
 #: A guest that sleeps this long (guest time) with an empty input ring waits for input; one that polls is seen at once.
 _IDLE_NS = _NS_PER_S
@@ -65,7 +63,7 @@ class Session:
         if self._to_send:
             machine.clock.call_at(machine.clock.now() + _IDLE_CHECK_NS, self._check_idle)
         began = time.perf_counter()
-        watchdog = _Watchdog(machine, self._hang_seconds)
+        watchdog = Watchdog(machine, self._hang_seconds)
         try:
             machine.start()
             outcome = machine.run()
@@ -116,7 +114,7 @@ class Session:
             unknown_hypercalls=machine.hypercalls.unknown,
         )  # fmt: skip
         if verdict == "crash":
-            report.crash_report = self._crash_report()
+            report.crash_report = crash_report(machine, bytes(self.console))
         return report
 
     def _words(self, outcome: Outcome, reason_code: int | None, shutdown: str | None) -> tuple[str, str]:
@@ -138,43 +136,18 @@ class Session:
             return "failure", f"timed out after {self._timeout:g} guest seconds{expected}{waiting}"
         return "failure", outcome.detail or outcome.kind
 
-    def _crash_report(self) -> list[str]:
-        """Xen's crash text, then the last hypercalls and the screen."""
-        machine = self.machine
-        lines = list(machine.crash_lines)
-        if machine.fault_address is not None:
-            lines += page_walk(machine.walker, machine.m2p, machine.fault_address)
-        lines += execution_state(machine.config.domid, machine.vcpu, machine.engine, machine.walker, machine.guest)
-        report = [f"(XEN) {line}" for line in lines]
-        report += ["", "last hypercalls (guest seconds, return address, call, result):"]
-        report += recent_hypercalls(machine.recent, machine.clock.start, machine.hypercall_nargs)
-        report += ["", "screen:", *(f"| {line}" for line in render(bytes(self.console)))]
-        return report
-
-
 def _shown(text: bytes) -> str:
     return repr(text.decode("utf-8", "replace"))
 
 
-class _Watchdog:
-    """Interrupts a guest that made no exit at all for ``seconds`` of wall time."""
-
-    def __init__(self, machine: Machine, seconds: float) -> None:
-        self._machine = machine
-        self._seconds = seconds
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def _watch(self) -> None:
-        engine = self._machine.engine
-        seen = (-1, -1)
-        while not self._done.wait(self._seconds):
-            now = (engine.exits, engine.tlb_fills)
-            if now == seen and not self._machine.sched.is_idle:
-                engine.interrupt()
-            seen = now
-
-    def stop(self) -> None:
-        """The run is over."""
-        self._done.set()
+def crash_report(machine: Machine, console: bytes) -> list[str]:
+    """Xen's crash text, then the last hypercalls and the screen."""
+    lines = list(machine.crash_lines)
+    if machine.fault_address is not None:
+        lines += page_walk(machine.walker, machine.m2p, machine.fault_address)
+    lines += execution_state(machine.config.domid, machine.vcpu, machine.engine, machine.walker, machine.guest)
+    report = [f"(XEN) {line}" for line in lines]
+    report += ["", "last hypercalls (guest seconds, return address, call, result):"]
+    report += recent_hypercalls(machine.recent, machine.clock.start, machine.hypercall_nargs)
+    report += ["", "screen:", *(f"| {line}" for line in render(console))]
+    return report

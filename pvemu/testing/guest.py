@@ -1,0 +1,345 @@
+r"""A guest under test: start it, wait for what it shows, type, look at it.
+
+The guest only runs while something is waited for, so what a test sees never depends on how fast the machine is.
+
+with Guest.boot("grub-x86_64-xen.bin", "disk.img") as guest:
+    guest.wait_for_menu()
+    guest.send("\r")
+    guest.expect("Loading Linux")
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+import shlex
+from dataclasses import dataclass
+from os import fspath
+from typing import TYPE_CHECKING, Self
+
+from hypercalls.public import sched
+from pvemu.config import DEFAULT_MEMORY_MIB, DomainConfig
+from pvemu.debug.crash_report import recent_hypercalls
+from pvemu.debug.screen import render
+from pvemu.devices.xenstore.dump import xenstore_ls
+from pvemu.disk.spec import parse_disk_specs
+from pvemu.hypervisor.domain import SHUTDOWN_NAMES
+from pvemu.machine import Machine
+from pvemu.testing.failures import (
+    ExpectTimeoutError,
+    GuestCrashError,
+    GuestError,
+    GuestStoppedError,
+    Sighting,
+    UnexpectedOutputError,
+)
+from pvemu.testing.menu import Menu, read_menu
+from pvemu.testing.session import crash_report
+from pvemu.testing.watchdog import HANG_SECONDS, Watchdog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from os import PathLike
+
+    from pvemu.debug.stages import Stage
+    from pvemu.machine import Outcome
+
+__all__ = ["BENIGN_ERRORS", "DEFAULT_TIMEOUT", "Found", "Guest"]
+
+#: Guest seconds that a wait takes at most when nothing else is said.
+DEFAULT_TIMEOUT = 60.0
+#: What GRUB prints of a file that ``search -f`` found on no disk: host images probe for several, one after the other.
+BENIGN_ERRORS = (r"error: no such device: /\S+\.",)
+_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[78=>]|\r")
+_OPEN_ESCAPE = re.compile(r"\x1b(\[[0-9;?]*|[()])?\Z")
+_ERROR = re.compile(r"error: [^\n]*")
+_NS_PER_S = 1_000_000_000
+#: How far back a match may begin in output that was searched before.
+_WINDOW = 1 << 14
+_LINES = 24
+#: Guest seconds that a repeated run goes on after the moment of the failure.
+_REPRO_SECONDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What ``expect`` found: which pattern (its index in the list), the text, and the match with its groups."""
+
+    index: int
+    text: str
+    match: re.Match[str]
+
+
+class Guest:
+    """One domain from its start of day on. ``boot`` is the comfortable way to make one."""
+
+    def __init__(self, config: DomainConfig) -> None:
+        self.config = config
+        self.machine = machine = Machine.create(config)
+        self.console = bytearray()  #: every byte that the guest has written
+        self.sent: list[str] = []  #: what was typed so far
+        self._disk_specs: tuple[str, ...] = ()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._unread = ""
+        self._text = ""
+        self._position = 0
+        self._ended: Outcome | None = None
+        self._on_output: Callable[[int], None] = lambda fresh: None
+        self._is_closed = False
+        self._wanted_stages = 0
+        machine.on_console_output = self._take_output
+        machine.stages.observe(self._new_stage)
+        machine.start()
+
+    @classmethod
+    def boot(
+        cls, kernel: str | PathLike[str], *disks: str | PathLike[str], memory: int = DEFAULT_MEMORY_MIB,
+        cmdline: str = "", ramdisk: str | PathLike[str] | None = None, write: bool = False,
+    ) -> Self:  # fmt: skip
+        """A guest that is about to run. ``disks`` are written as for ``--disk``; ``memory`` is in MiB."""
+        specs = tuple(fspath(disk) for disk in disks)
+        config = DomainConfig(
+            kernel=fspath(kernel), ramdisk=fspath(ramdisk) if ramdisk is not None else None, cmdline=cmdline,
+            memory_mib=memory, disks=parse_disk_specs(specs), write=write,
+        )  # fmt: skip
+        guest = cls(config)
+        guest._disk_specs = specs
+        return guest
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the disk images back. What was seen can still be looked at; the guest cannot go on."""
+        if not self._is_closed:
+            self._is_closed = True
+            self.machine.close()
+
+    # -- waiting -----------------------------------------------------------------------------------------------------
+    def expect(
+        self, pattern: str | re.Pattern[str] | Sequence[str | re.Pattern[str]], timeout: float = DEFAULT_TIMEOUT,
+        *, not_matching: str | re.Pattern[str] | Sequence[str | re.Pattern[str]] = (),
+    ) -> Found:  # fmt: skip
+        """Run until a pattern matches what the console showed since the last match, colours and cursor movements left
+        out. The match that begins first wins; what follows it is left for the next call.
+
+        Raises UnexpectedOutputError when ``not_matching`` matches earlier, ExpectTimeoutError after ``timeout`` guest
+        seconds, GuestCrashError, GuestStoppedError.
+        """
+        patterns, unwanted = _patterns(pattern), _patterns(not_matching)
+        if not patterns:
+            raise ValueError("expect: no pattern; give at least one regular expression")
+        found = self._search(patterns, unwanted, self._position)
+        if found is None:
+
+            def look(fresh: int) -> None:
+                nonlocal found
+                if found is None:
+                    start = max(self._position, len(self._text) - fresh - _WINDOW)
+                    found = self._search(patterns, unwanted, start)
+                    if found is not None:
+                        self.machine.stop("found")
+
+            self._on_output = look
+            try:
+                self._run(timeout, lambda: found is not None, f"no match for {_shown(patterns)}")
+            finally:
+                self._on_output = lambda fresh: None
+        assert found is not None
+        self._position = max(found.match.end(), self._position)
+        if found.index >= len(patterns):
+            raise UnexpectedOutputError(
+                f"{found.text!r} came, which must not come before {_shown(patterns)}", self._sighting()
+            )
+        return found
+
+    def wait_for_input(self, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Run until the guest has read all that was typed and waits for a key."""
+        self._run_until_polled(lambda: self.machine.console.is_waiting, timeout, "the guest never waited for a key")
+
+    def wait_for_menu(self, timeout: float = DEFAULT_TIMEOUT) -> Menu:
+        """Run until a menu is on the screen and the guest waits for a key; the menu."""
+        self._run_until_polled(
+            lambda: self.machine.console.is_waiting and self.menu is not None, timeout, "no menu came"
+        )
+        menu = self.menu
+        assert menu is not None
+        return menu
+
+    def wait_for_stage(self, number: int, timeout: float = DEFAULT_TIMEOUT) -> Stage:
+        """Run to the first instruction of stage ``number`` (the first that runs is 0); what it is."""
+        stages = self.machine.stages
+        self._wanted_stages = number + 1
+        self._run(timeout, lambda: len(stages.stages) > number, f"stage {number} never started")
+        return stages.stages[number]
+
+    def wait_for_shutdown(self, timeout: float = DEFAULT_TIMEOUT) -> str:
+        """Run until the guest shuts down; why it did: ``poweroff``, ``reboot``, ... A crash is raised."""
+        machine = self.machine
+        self._run(timeout, lambda: machine.domain.shutdown_reason is not None and not self._has_crashed, "no shutdown")
+        return SHUTDOWN_NAMES.get(machine.domain.shutdown_reason or 0, "unknown")
+
+    def send(self, text: str) -> None:
+        r"""Type ``text``; the guest reads it when it runs. Enter is ``\r``, arrow up ``\x1b[A``, down ``\x1b[B``."""
+        self.sent.append(text)
+        self.machine.console.send(text.encode())
+
+    # -- looking -----------------------------------------------------------------------------------------------------
+    @property
+    def text(self) -> str:
+        """All that the console showed, without colours and cursor movements."""
+        return self._text
+
+    @property
+    def screen(self) -> list[str]:
+        """The 24 lines of an 80x24 terminal as they stand, without trailing blanks."""
+        lines = render(bytes(self.console))
+        return lines + [""] * (_LINES - len(lines))
+
+    @property
+    def menu(self) -> Menu | None:
+        """The menu on the screen; None when there is none."""
+        return read_menu(self.screen)
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The kernels that ran, the first of them what the domain was built from."""
+        return self.machine.stages.stages
+
+    @property
+    def xenstore(self) -> str:
+        """The whole store as ``xenstore-ls -f -p`` prints it."""
+        return xenstore_ls(self.machine.xenstore.client())
+
+    @property
+    def hypercalls(self) -> list[str]:
+        """The last hypercalls, oldest first, a line each: guest seconds, return address, call, result."""
+        machine = self.machine
+        return recent_hypercalls(machine.recent, machine.clock.start, machine.hypercall_nargs)
+
+    @property
+    def seconds(self) -> float:
+        """Guest time since the start."""
+        return (self.machine.clock.now() - self.machine.clock.start) / _NS_PER_S
+
+    def errors(self, benign: Sequence[str] = BENIGN_ERRORS) -> list[str]:
+        """The ``error:`` lines that the console showed, without those that one of ``benign`` matches in full."""
+        lines = [line.rstrip() for line in _ERROR.findall(self._text)]
+        return [line for line in lines if not any(re.fullmatch(pattern, line) for pattern in benign)]
+
+    def repro(self) -> str:
+        """A shell command that starts the same guest and types the same."""
+        config = self.config
+        words = ["pvemu", "boot", config.kernel, "--memory", str(config.memory_mib)]
+        if config.cmdline:
+            words += ["--cmdline", config.cmdline]
+        if config.ramdisk is not None:
+            words += ["--ramdisk", config.ramdisk]
+        for spec in self._disk_specs:
+            words += ["--disk", spec]
+        if config.write:
+            words.append("--write")
+        for text in self.sent:
+            words += ["--send", text.encode("unicode_escape").decode()]
+        return shlex.join([*words, "--timeout", f"{self.seconds + _REPRO_SECONDS:.0f}"])
+
+    # -- running -----------------------------------------------------------------------------------------------------
+    def _take_output(self, data: bytes) -> None:
+        self.console += data
+        raw = self._unread + self._decoder.decode(data)
+        rest = _OPEN_ESCAPE.search(raw)  # an escape sequence may come in two pieces, as a character may
+        whole, self._unread = (raw[: rest.start()], raw[rest.start() :]) if rest is not None else (raw, "")
+        fresh = _ESCAPE.sub("", whole)
+        if fresh:
+            self._text += fresh
+            self._on_output(len(fresh))
+
+    def _new_stage(self, stage: Stage) -> None:
+        if len(self.stages) == self._wanted_stages:
+            self.machine.stop("found")
+
+    def _search(
+        self, patterns: Sequence[re.Pattern[str]], unwanted: Sequence[re.Pattern[str]], start: int
+    ) -> Found | None:
+        best: Found | None = None
+        for index, pattern in enumerate([*patterns, *unwanted]):
+            match = pattern.search(self._text, start)
+            if match is not None and (best is None or match.start() < best.match.start()):
+                best = Found(index, match.group(), match)
+        return best
+
+    def _run_until_polled(self, condition: Callable[[], bool], timeout: float, unmet: str) -> None:
+        """Run until ``condition`` holds at a moment when the guest looks for a key."""
+        machine = self.machine
+        seen = -1
+
+        def polled() -> None:
+            nonlocal seen
+            if machine.console.is_waiting and seen != len(self.console):
+                seen = len(self.console)  # the screen can only have changed when something was written
+                if condition():
+                    machine.stop("found")
+
+        machine.on_console_poll = polled
+        try:
+            self._run(timeout, condition, unmet)
+        finally:
+            machine.on_console_poll = lambda: None
+
+    def _run(self, timeout: float, condition: Callable[[], bool], unmet: str) -> None:
+        """Run until ``condition`` holds when the machine stops; raises what kept it from holding."""
+        machine = self.machine
+        if condition():
+            return
+        if self._is_closed:
+            raise ValueError("this guest is closed: wait for things before close()")
+        if self._ended is None:
+            deadline = machine.clock.call_at(
+                machine.clock.now() + round(timeout * _NS_PER_S), lambda: machine.stop("deadline")
+            )
+            watchdog = Watchdog(machine, HANG_SECONDS)
+            try:
+                outcome = machine.run()
+            finally:
+                watchdog.stop()
+                deadline.cancel()
+            if outcome.kind not in ("found", "deadline"):
+                self._ended = outcome
+        if condition():
+            return
+        raise self._failure(timeout, unmet)
+
+    @property
+    def _has_crashed(self) -> bool:
+        return self.machine.domain.shutdown_reason in (sched.SHUTDOWN_crash, sched.SHUTDOWN_watchdog)
+
+    def _failure(self, timeout: float, unmet: str) -> GuestError:
+        machine, ended = self.machine, self._ended
+        if ended is None:
+            waiting = "; the guest waits for a key" if machine.console.is_waiting else ""
+            return ExpectTimeoutError(f"timed out after {timeout:g} guest seconds: {unmet}{waiting}", self._sighting())
+        reason_code = machine.domain.shutdown_reason
+        if self._has_crashed:
+            first = machine.crash_lines[0] if machine.crash_lines else "the guest says it crashed"
+            report = crash_report(machine, bytes(self.console))
+            return GuestCrashError(f"the guest crashed ({first}): {unmet}", self._sighting(), report)
+        if reason_code is not None:
+            name = SHUTDOWN_NAMES.get(reason_code, str(reason_code))
+            return GuestStoppedError(f"the guest shut down ({name}): {unmet}", self._sighting())
+        return GuestStoppedError(f"{ended.detail or ended.kind}: {unmet}", self._sighting())
+
+    def _sighting(self) -> Sighting:
+        stages = self.stages
+        return Sighting(len(stages), stages[-1], self.screen, self.hypercalls, self.seconds)
+
+
+def _patterns(given: str | re.Pattern[str] | Sequence[str | re.Pattern[str]]) -> list[re.Pattern[str]]:
+    several = [given] if isinstance(given, str | re.Pattern) else given
+    return [re.compile(pattern) if isinstance(pattern, str) else pattern for pattern in several]
+
+
+def _shown(patterns: Sequence[re.Pattern[str]]) -> str:
+    return " or ".join(repr(pattern.pattern) for pattern in patterns)
