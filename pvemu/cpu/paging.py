@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pvemu.memory.ram import Ram
 
 __all__ = ["PTE_A", "PTE_ADDR", "PTE_D", "PTE_NX", "PTE_P", "PTE_PSE", "PTE_RW", "PTE_US", "PageWalker",
-           "is_canonical", "table_slot"]  # fmt: skip
+           "access_ok", "is_canonical", "table_slot"]  # fmt: skip
 
 PTE_P = 1 << 0
 PTE_RW = 1 << 1
@@ -29,6 +29,10 @@ PTE_PSE = 1 << 7
 PTE_NX = 1 << 63
 PTE_ADDR = 0x000F_FFFF_FFFF_F000
 
+#: Linear addresses from 0xffff8000_00000000 to here are Xen's: no guest pointer may point into them.
+_XEN_END = 0xFFFF_8800_0000_0000
+_CANONICAL_LOW_END = 0x0000_8000_0000_0000
+
 _READ, _WRITE, _FETCH = int(Access.READ), int(Access.WRITE), int(Access.FETCH)
 _PROT_R, _PROT_W, _PROT_X = 1, 2, 4
 #: Translations lost to others (the engine's TLB is direct mapped and starts with 256 entries) that show it too small.
@@ -38,6 +42,12 @@ _EVICTIONS_PER_FLUSH = 512
 def is_canonical(vaddr: int) -> bool:
     """Whether the upper bits of a linear address repeat bit 47."""
     return vaddr >> 47 in (0, 0x1FFFF)
+
+
+def access_ok(vaddr: int, size: int) -> bool:
+    """Whether [vaddr, vaddr + size) lies in a 64-bit guest's part of the address space (__addr_ok, access_ok)."""
+    end = vaddr + size
+    return end <= _CANONICAL_LOW_END or (vaddr >= _XEN_END and end <= 1 << 64)
 
 
 def table_slot(vaddr: int, level: int) -> int:
@@ -51,6 +61,13 @@ class PageWalker:
     ``flush`` empties the engine's TLB; ``first_fills`` counts translations that were new since a flush (re-fills after
     an eviction depend on the host's clock inside the engine and are not counted: guest time is derived from it).
     """
+
+    #: The levels above the L1 tables, from the root down.
+    upper_levels: tuple[int, ...] = (4, 3, 2)
+    #: What each entry on the way must have for an access of the guest's: a 64-bit one is in ring 3 always.
+    _required = PTE_US
+    #: The same for an access by Xen on the guest's behalf.
+    _xen_required = PTE_US
 
     def __init__(self, ram: Ram, flush: Callable[[], None], drop_code: Callable[[int], None]) -> None:
         self._ram = ram
@@ -95,6 +112,16 @@ class PageWalker:
         """Whether nothing was handed to the TLB, and nothing of the upper tables remembered, since the last flush."""
         return not self._cached_entries and not self._l1_tables
 
+    @staticmethod
+    def is_address(vaddr: int) -> bool:
+        """Whether the tables can translate such a linear address at all."""
+        return vaddr >> 47 in (0, 0x1FFFF)
+
+    @staticmethod
+    def access_ok(vaddr: int, size: int) -> bool:
+        """Whether a pointer of the guest's may point to [vaddr, vaddr + size)."""
+        return access_ok(vaddr, size)
+
     # -- walking -----------------------------------------------------------------------------------------------------
     def translate(self, vaddr: int, access: int) -> tuple[int, int] | None:
         """(machine address of the page, engine permissions) for a page-aligned ``vaddr``; None for a page fault, whose
@@ -115,7 +142,7 @@ class PageWalker:
             return None
         rights &= entry
         nx |= entry & PTE_NX
-        if not rights & PTE_US or (access == _WRITE and not rights & PTE_RW) or (access == _FETCH and nx):
+        if self._required & ~rights or (access == _WRITE and not rights & PTE_RW) or (access == _FETCH and nx):
             self._refuse(access, PF_PRESENT)
             return None
         if access == _WRITE:
@@ -163,7 +190,7 @@ class PageWalker:
         return _PROT_R
 
     def _refuse(self, access: int, present: int) -> None:
-        code = present | PF_USER
+        code = present | (PF_USER if self._required else 0)
         if access == _WRITE:
             code |= PF_WRITE
         elif access == _FETCH:
@@ -175,10 +202,10 @@ class PageWalker:
         quads, base = ram.quads, ram.base
         table = self.root_maddr
         rights, nx = PTE_RW | PTE_US, 0
-        if not is_canonical(vaddr):
+        if not self.is_address(vaddr):
             self._refuse(access, 0)
             return None
-        for level in (4, 3, 2):
+        for level in self.upper_levels:
             index = ((table - base) >> 3) + table_slot(vaddr, level)
             entry = quads[index]
             if not entry & PTE_P or not ram.contains((entry & PTE_ADDR) >> PAGE_SHIFT):
@@ -200,9 +227,9 @@ class PageWalker:
         ram = self._ram
         table = self.root_maddr if root_maddr is None else root_maddr
         rights, nx = PTE_RW | PTE_US, 0
-        if vaddr >> 47 not in (0, 0x1FFFF):
+        if not self.is_address(vaddr):
             return None
-        for level in (4, 3, 2, 1):
+        for level in (*self.upper_levels, 1):
             if not ram.contains(table >> PAGE_SHIFT):
                 return None
             entry = ram.quads[((table - ram.base) >> 3) + table_slot(vaddr, level)]
@@ -211,15 +238,19 @@ class PageWalker:
             rights &= entry
             nx |= entry & PTE_NX
             table = entry & PTE_ADDR
-        if not rights & PTE_US or (access == Access.WRITE and not rights & PTE_RW) or (access == Access.FETCH and nx):
+        if self._xen_required & ~rights or (access == Access.WRITE and not rights & PTE_RW) or (access == Access.FETCH and nx):
             return None
         return table | (vaddr & PAGE_MASK)
+
+    def _entries_above_root(self) -> list[tuple[int, int, int]]:
+        """Xen's own entries that lead to the guest's root table."""
+        return []
 
     def entries(self, vaddr: int) -> list[tuple[int, int, int]]:
         """The walk for people: (level, slot, entry) from level 4 down, ending with the first that is not present."""
         ram = self._ram
-        table, found = self.root_maddr, []
-        for level in (4, 3, 2, 1):
+        table, found = self.root_maddr, self._entries_above_root()
+        for level in (*self.upper_levels, 1):
             if not ram.contains(table >> PAGE_SHIFT):
                 break
             slot = table_slot(vaddr, level)

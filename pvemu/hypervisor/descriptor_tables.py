@@ -77,6 +77,9 @@ def check_descriptor(desc: int) -> int | None:
 class DescriptorTables:
     """The vcpu's GDT frames and LDT. ``refresh`` makes the CPU forget cached descriptors' pages."""
 
+    flat_segments = _FLAT
+    check_descriptor = staticmethod(check_descriptor)
+
     def __init__(
         self, ram: Ram, frames: FrameTable, types: PageTypes, mm: Mm, reserved_mfn: Mfn, refresh: Callable[[], None]
     ) -> None:
@@ -95,7 +98,7 @@ class DescriptorTables:
         mm.on_set_ldt = self.set_ldt
         mm.on_destroy_ldt = self.destroy_ldt
         page = bytearray(PAGE_SIZE)
-        for offset, descriptor in _FLAT.items():
+        for offset, descriptor in self.flat_segments.items():
             struct.pack_into("<Q", page, offset, descriptor)
         ram.write(reserved_mfn << PAGE_SHIFT, page)
 
@@ -142,7 +145,7 @@ class DescriptorTables:
         """validate_segdesc_page."""
         quads = self._ram.frame(Mfn(mfn)).cast("Q")
         for i, quad in enumerate(quads.tolist()):
-            checked = check_descriptor(quad)
+            checked = self.check_descriptor(quad)
             if checked is None:
                 raise XenError(e.EINVAL, f"bad descriptor {quad:#x} in frame {mfn:x}")
             quads[i] = checked
@@ -167,7 +170,7 @@ class DescriptorTables:
 
     def update_descriptor(self, maddr: int, desc: int) -> None:
         """HYPERVISOR_update_descriptor."""
-        checked = check_descriptor(desc)
+        checked = self.check_descriptor(desc)
         if maddr & 7 or checked is None:
             raise XenError(e.EINVAL, f"descriptor {desc:#x} at {maddr:#x}")
         mfn = maddr >> PAGE_SHIFT
