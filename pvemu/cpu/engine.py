@@ -212,6 +212,7 @@ class Engine:
         self._ram.write(self._entry_maddr, b"\x48\xcf".ljust(16, b"\xcc") + frame)
         self._ram.write(self._entry_maddr + _LOAD_DATA_AT, _LOAD_DATA)
         self._uc.reg_write(x86_const.UC_X86_REG_RSP, _ENTRY_VADDR + 16)
+        self.write("rflags", 2)  # an NT of the guest's would make the IRETQ a fault
         self._entering, self._entry_fetched = True, False
         self.flush_tlb()
         self._start(_ENTRY_VADDR + entry_offset)  # ends when the guest's first instruction is fetched
