@@ -330,7 +330,7 @@ class Machine:
             self.backends[vbd.name] = backend = Blkback(
                 vdev=vbd.name, disk=disk, nodename=f"/local/domain/0/backend/vbd/{domain.domid}/{vbd.vdev}",
                 otherend=f"{domain.home}/device/vbd/{vbd.vdev}", store=dom0, grants=grants, events=events,
-                clock=self.clock, charge=self.clock.charge, log=self.xen_log.append, read_only=vbd.mode == "r",
+                clock=self.clock, charge=self._disk_worked, log=self.xen_log.append, read_only=vbd.mode == "r",
                 cdrom=vbd.is_cdrom, loop=i,
             )  # fmt: skip
             backend.probe()
@@ -375,8 +375,9 @@ class Machine:
         self.traps.deliver_events()
         leaving = self.engine.run()
         if leaving.kind == ExitKind.EXCEPTION:
-            self.clock.charge(_HYPERCALL_NS)
+            self.clock.charge(_TRAP_NS)
             self._on_exception(leaving)
+            self.clock.run_due()
         elif leaving.kind == ExitKind.WEDGED:
             self._on_wedged()
 
@@ -491,6 +492,7 @@ class Machine:
         fills = self.walker.first_fills
         if fills != self._fills_charged:
             self.clock.pass_time((fills - self._fills_charged) * _FIRST_FILL_NS)
+            self.clock.progress()
             self._fills_charged = fills
 
     def _after_exit(self) -> None:
@@ -563,7 +565,12 @@ class Machine:
     def _notify_store(self) -> None:
         self._store_channel.notify()
 
+    def _disk_worked(self, ns: int) -> None:
+        self.clock.progress()
+        self.clock.charge(ns)
+
     def _console_output(self, data: bytes) -> None:
+        self.clock.progress()
         self.clock.charge(len(data) * 100)
         self.on_console_output(data)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import re
 import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -20,6 +22,7 @@ from pvemu.testing.session import Session
 if TYPE_CHECKING:
     import argparse
     from argparse import _SubParsersAction
+    from collections.abc import Callable, Iterator
 
     from pvemu.testing.verdict import Verdict
 
@@ -27,6 +30,7 @@ __all__ = ["add_parser", "run"]
 
 #: Guest seconds after which a run that nobody watches ends.
 DEFAULT_TIMEOUT = 600.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{1,2}|[0-7]{1,3}|.)", re.DOTALL)
 _NAMED = {b"a": 7, b"b": 8, b"t": 9, b"n": 10, b"v": 11, b"f": 12, b"r": 13, b"e": 27, b"\\": 92, b"'": 39, b'"': 34}
 
@@ -79,55 +83,70 @@ def run(arguments: argparse.Namespace) -> int:
         transcript = _open_output(arguments.transcript, "--transcript")
         report = _open_output(arguments.json, "--json")
         session = Session(machine, until=until, timeout=timeout, send=send, sink=_sink(transcript))
-        if is_interactive:
-            from pvemu.cli.terminal import Terminal
+        with _stopping_on_signals(machine) as received:
+            if is_interactive:
+                from pvemu.cli.terminal import Terminal
 
-            with Terminal(machine):
+                with Terminal(machine):
+                    verdict = session.run()
+            else:
                 verdict = session.run()
-        else:
-            verdict = _run_unattended(machine, session)
     finally:
         machine.close()
     if transcript is not None:
         transcript.close()
     if report is not None:
         with report:
-            report.write(json.dumps(verdict.as_json(), indent=2).encode() + b"\n")
+            _write(report, json.dumps(verdict.as_json(), indent=2).encode() + b"\n", f"--json {arguments.json}")
+    if received and verdict.verdict == "failure":
+        print(f"pvemu: {verdict.reason}", file=sys.stderr)
+        return 128 + received[0]
     _print_verdict(verdict)
     return verdict.exit_code
 
 
-def _run_unattended(machine: Machine, session: Session) -> Verdict:
-    """Run with Ctrl-C and SIGTERM ending it cleanly: Python could not run a handler inside the CPU's own code."""
-    interrupted = False
+@contextmanager
+def _stopping_on_signals(machine: Machine) -> Iterator[list[int]]:
+    """Ctrl-C and the like end the run cleanly: nothing can be raised inside the CPU's own code. Gives the signals that
+    came, in order; those that our caller had ignored (nohup, a script's background jobs) stay so.
+    """
+    received: list[int] = []
 
-    def stop(_number: int, _frame: object) -> None:
-        nonlocal interrupted
-        interrupted = True
-        machine.stop("interrupted")
+    def stop(number: int, _frame: object) -> None:
+        received.append(number)
+        machine.stop("interrupted", f"interrupted by {signal.Signals(number).name}")
 
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    watched = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, stop) for number in watched}
     try:
-        verdict = session.run()
+        yield received
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    if interrupted:
-        raise KeyboardInterrupt
-    return verdict
 
 
-def _sink(transcript: IO[bytes] | None):  # type: ignore[no-untyped-def]  # a callable that takes bytes
-    out = sys.stdout.buffer.raw if hasattr(sys.stdout.buffer, "raw") else sys.stdout.buffer
+def _sink(transcript: IO[bytes] | None) -> Callable[[bytes], None]:
+    """Console bytes to stdout as they come, past Python's buffers, and to the transcript."""
+    out = sys.stdout.buffer.raw if isinstance(sys.stdout.buffer, io.BufferedWriter) else sys.stdout.buffer
 
     def write(data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[out.write(view) or 0 :]
+        _write(out, data, "stdout")
         if transcript is not None:
-            transcript.write(data)
+            _write(transcript, data, f"--transcript {transcript.name}")
 
     return write
+
+
+def _write(out: IO[bytes] | io.RawIOBase, data: bytes, name: str) -> None:
+    """All of ``data``, also where the system takes it in pieces."""
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[out.write(view) or 0 :]
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{name}: cannot be written ({error.strerror}); make room or send it elsewhere") from None
 
 
 # -- options ---------------------------------------------------------------------------------------------------------

@@ -8,7 +8,9 @@ import select
 import signal
 import sys
 import termios
+import time
 import tty
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -20,9 +22,8 @@ __all__ = ["LEAVE_KEY", "Terminal"]
 
 #: Ctrl-], as in telnet and xl console.
 LEAVE_KEY = 0x1D
-_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _NS_PER_S = 1_000_000_000
-#: Most that one wait takes, so that signals are seen.
+#: Most that one wait takes, so that signals are seen; and how often a busy guest's user is looked after, in seconds.
 _MAX_WAIT = 0.2
 
 
@@ -35,55 +36,76 @@ class Terminal:
         self._machine = machine
         self._in = sys.stdin.fileno()
         self._saved = termios.tcgetattr(self._in)
-        self._previous: dict[int, object] = {}
+        self._typed = b""
+        self._waiting = False
+        self._due = 0.0
 
     def __enter__(self) -> Self:
         print("pvemu: Ctrl-] leaves", file=sys.stderr, flush=True)
         atexit.register(self._restore)
-        for number in _SIGNALS:
-            self._previous[number] = signal.signal(number, self._on_signal)
         tty.setraw(self._in)
         self._machine.clock.on_idle = self._wait
+        signal.signal(signal.SIGALRM, self._on_alarm)
+        signal.setitimer(signal.ITIMER_REAL, _MAX_WAIT, _MAX_WAIT)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         self._machine.clock.on_idle = None
         self._restore()
         atexit.unregister(self._restore)
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal gave back
         # Colours and a hidden cursor are the guest's; the shell wants its own.
-        sys.stdout.write("\x1b[0m\x1b[?25h\r\n")
-        sys.stdout.flush()
+        with suppress(OSError):
+            os.write(sys.stdout.fileno(), b"\x1b[0m\x1b[?25h\r\n")
 
     def _restore(self) -> None:
-        termios.tcsetattr(self._in, termios.TCSADRAIN, self._saved)
+        with suppress(termios.error):  # a terminal that is gone wants nothing back
+            termios.tcsetattr(self._in, termios.TCSADRAIN, self._saved)
 
-    def _on_signal(self, number: int, _frame: object) -> None:
-        self._machine.stop("interrupted", f"interrupted by {signal.Signals(number).name}")
+    def _on_alarm(self, _number: int, _frame: object) -> None:
+        """A guest that computes does not idle, and yet Ctrl-] must leave. Other keys are kept until it idles: this may
+        run in the midst of anything.
+        """
+        if not self._waiting and select.select([self._in], [], [], 0)[0]:
+            self._read_keys()
 
     def _wait(self, target: int | None) -> bool:
         """The guest idles until ``target`` (system time): wait that long for a key. True when one came."""
-        now = self._machine.clock.now()
-        left = _MAX_WAIT if target is None else min((target - now) / _NS_PER_S, _MAX_WAIT)
-        while True:
-            ready, _, _ = select.select([self._in], [], [], max(left, 0))
-            if ready:
-                return self._take_keys()
-            if target is not None and (target - now) / _NS_PER_S <= _MAX_WAIT:
-                return False
-            if self._machine.is_stopping:
-                return True
-            if target is not None:
-                now += int(_MAX_WAIT * _NS_PER_S)
-                left = min((target - now) / _NS_PER_S, _MAX_WAIT)
+        self._waiting = True
+        try:
+            left = None if target is None else self._time_until(target)
+            while not self._machine.is_stopping:
+                wait = _MAX_WAIT if left is None else max(min(left, _MAX_WAIT), 0)
+                if not self._typed and select.select([self._in], [], [], wait)[0]:
+                    self._read_keys()
+                if self._typed:
+                    keys, self._typed = self._typed, b""
+                    self._due = 0.0  # guest time has not come to the target
+                    self._machine.console.send(keys)
+                    return True
+                if left is not None:
+                    left -= wait
+                    if left <= 0:
+                        return False
+            return True
+        finally:
+            self._waiting = False
 
-    def _take_keys(self) -> bool:
+    def _time_until(self, target: int) -> float:
+        """Seconds to wait for guest time to be ``target``. What the last waits took too long, this one is short of:
+        a countdown is many of them.
+        """
+        now = time.monotonic()
+        self._due = max(self._due, now - _MAX_WAIT) + (target - self._machine.clock.now()) / _NS_PER_S
+        return self._due - now
+
+    def _read_keys(self) -> None:
         keys = os.read(self._in, 1024)
-        if not keys or LEAVE_KEY in keys:
+        if not keys:
+            self._machine.stop("gone", "the terminal is gone")
+        elif LEAVE_KEY in keys:
             self._machine.stop("left", "left with Ctrl-]")
-        else:
-            self._machine.console.send(keys)
-        return True
+        self._typed += keys

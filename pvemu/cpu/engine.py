@@ -68,6 +68,7 @@ _VECTOR_GP = 13
 _VECTOR_HYPERCALL = 0x82
 _HAS_ERROR_CODE = frozenset((8, 10, 11, 12, 13, 14, 17))
 _EFLAGS_TF = 1 << 8
+_DATA_SELECTORS = frozenset(("ds", "es", "fs", "gs"))
 #: Linear address of the page that holds the one ring-0 instruction we need (inside Xen's text, never the guest's).
 _ENTRY_VADDR = 0xFFFF_82D0_4000_0000
 #: Of QEMU's hflags (target/i386/cpu.h): HF_CPL, HF_CS32, HF_SS32, HF_ADDSEG, HF_CS64.
@@ -94,6 +95,7 @@ class Engine:
         self._ram = ram
         self._handler = handler
         self._entry_maddr = entry_mfn << PAGE_SHIFT
+        self._gdt_vaddr = gdt_vaddr
         self._entering = self._entry_fetched = False
         self._window = -1
         self._stopped = False
@@ -139,9 +141,25 @@ class Engine:
         return int(self._uc.reg_read(_REGISTERS[name]))
 
     def write(self, name: str, value: int) -> None:
-        """Set one register by name. In a hook ``rip`` may not be written: stop first."""
+        """Set one register by name. In a hook ``rip`` may not be written: stop first. A data selector that the CPU
+        would refuse becomes 0: its fault would jump out of the engine, through Python's own frames.
+        """
+        if name in _DATA_SELECTORS and not self._is_data_selector(value & 0xFFFF):
+            value = 0
         self._cells[0] = value & 0xFFFF_FFFF_FFFF_FFFF
         self._reg_write(self._handle, _REGISTERS[name], self._cell_address)
+
+    def _is_data_selector(self, selector: int) -> bool:
+        """Whether ring 3 may load this selector of the GDT (the engine has no LDT) into ds, es, fs or gs."""
+        if selector < 4 or selector & 4:
+            return False
+        vaddr = self._gdt_vaddr + (selector & ~7)
+        found = self._handler.on_tlb_miss(vaddr & -PAGE_SIZE, Access.READ)
+        if found is None:
+            return False
+        access = self._ram.read_u64(found[0] | vaddr & (PAGE_SIZE - 1)) >> 40 & 0xFF
+        is_data, is_conforming = not access & 8, access & 0xC == 0xC
+        return access & 0x90 == 0x90 and (is_data or bool(access & 2)) and (access & 0x60 == 0x60 or is_conforming)
 
     def reader(self, *names: str) -> Callable[[], list[int]]:
         """A fast reader of up to eight registers at once."""

@@ -1,8 +1,8 @@
 """Privileged instructions of the guest kernel, which runs in ring 3: emulated after the #GP(0) they raise.
 
 Mirrors xen/arch/x86/pv/emul-priv-op.c. As there, only the listed instructions are emulated (HLT, INVLPG, LMSW and the
-loads of descriptor-table registers are not), CLI and STI change nothing, and no I/O port leads to a device. About IN and
-OUT the engine asks by itself.
+loads of descriptor-table registers are not), CLI and STI change nothing, and no I/O port leads to a device. About IN
+and OUT the engine asks by itself.
 """
 
 from __future__ import annotations

@@ -28,6 +28,11 @@ _POLL_MAX_NS = 1_000_000
 #: One look never takes more than this fraction (2**-n) of the time that the guest has been polling already.
 _POLL_SHIFT = 7
 _POLL_LONGEST_NS = 100_000_000
+#: A guest that exits so often and nothing comes of it (it faults, yields or asks the store for ever) is made to run out
+#: of its time: then the cost of an exit doubles with every 2**15 more.
+_VAIN_EXITS = 1 << 17
+_VAIN_SHIFT = 15
+_VAIN_MAX_SHIFT = 16
 _PATIENT_POLLS = 16
 
 
@@ -55,6 +60,7 @@ class VirtualClock:
         self._sequence = 0
         self._polls = 0
         self._polling_since = start
+        self._vain = 0  # exits since the last progress
         #: Called with the time that an idle guest is about to skip to (None: nothing is due, ever). An interactive
         #: session sleeps here; it returns True when something may have changed meanwhile.
         self.on_idle: Callable[[int | None], bool] | None = None
@@ -65,8 +71,17 @@ class VirtualClock:
 
     def charge(self, ns: int) -> None:
         """The guest did something that takes ``ns``: it is not merely polling."""
-        self.time += ns
         self._polls = 0
+        self._vain += 1
+        if self._vain > _VAIN_EXITS:
+            ns <<= min((self._vain - _VAIN_EXITS) >> _VAIN_SHIFT, _VAIN_MAX_SHIFT)
+            if self._queue:
+                ns = min(ns, max(self._queue[0][0] - self.time, 0))
+        self.time += ns
+
+    def progress(self) -> None:
+        """Something came of what the guest does: output, a disk request, memory touched for the first time."""
+        self._vain = 0
 
     def pass_time(self, ns: int) -> None:
         """Time that passes without the guest having done anything of note (a yield)."""

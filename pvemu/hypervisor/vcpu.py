@@ -175,7 +175,8 @@ class Vcpu:
         """HYPERVISOR_set_segment_base."""
         if which == arch_x86.SEGBASE_GS_USER_SEL:
             kernel_base = self.regs.read("gs_base")  # Xen loads the selector between two SWAPGS
-            self.regs.write("gs", base & 0xFFFF)
+            selector = base & 0xFFFF
+            self.regs.write("gs", selector | 3 if selector > 3 else selector)
             self.gs_base_user = self.regs.read("gs_base")
             self.regs.write("gs_base", kernel_base)
             return

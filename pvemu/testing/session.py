@@ -130,6 +130,8 @@ class Session:
                 return "success", "the guest powered itself off"
             unmet = "" if self._until is None else f" before the console matched {_shown(self._until.pattern)}"
             return "failure", f"the guest shut down ({shutdown}){unmet}"
+        if outcome.kind == "left" and self._until is None:
+            return "success", outcome.detail
         if outcome.kind == "timeout":
             waiting = "; the guest waits for input" if self.machine.console.is_waiting else ""
             expected = "" if self._until is None else f", no match for {_shown(self._until.pattern)}"

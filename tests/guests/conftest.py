@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import pytest
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 from pvemu.config import DomainConfig
 from pvemu.hypervisor.domain import SHUTDOWN_NAMES
 from pvemu.machine import Machine, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tests.conftest import Assemble
 
@@ -73,6 +74,7 @@ class MicroGuest:
         self.machine.on_console_output = self._on_output
         with path.open("rb") as stream:
             table = ELFFile(stream).get_section_by_name(".symtab")
+            assert isinstance(table, SymbolTableSection)
             self.symbols = {symbol.name: int(symbol["st_value"]) for symbol in table.iter_symbols()}
         self.machine.start()
 
@@ -134,8 +136,7 @@ class MicroGuest:
         for i in range(self.quad("trap_count")):
             q = struct.unpack("<3Qq12Q", self.read(self.at("trap_log") + 128 * i, 128))
             found.append(
-                Trap(q[0], q[1], q[2], q[3], q[4], q[5] & 0xFFFF_FFFF, q[5] >> 32, *q[6:13], q[13] & 0xFFFF,
-                     q[14] & 0xFFFF)  # fmt: skip
+                Trap._make((*q[:5], q[5] & 0xFFFF_FFFF, q[5] >> 32, *q[6:13], q[13] & 0xFFFF, q[14] & 0xFFFF))
             )
         return found
 

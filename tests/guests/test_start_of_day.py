@@ -22,7 +22,7 @@ def test_registers(micro: MakeGuest) -> None:
     flags, cs, ss, ds, es, fs, gs = (guest.quad("boot_registers", 16 + i) for i in range(7))
     assert flags == 0x202
     assert (cs, ss) == (0xE033, 0xE02B)
-    assert (ds, es, fs, gs) == (built.registers["ds"], built.registers["es"], built.registers["fs"], built.registers["gs"])
+    assert [ds, es, fs, gs] == [built.registers[name] for name in ("ds", "es", "fs", "gs")]
 
 
 def test_memory(micro: MakeGuest) -> None:

@@ -44,7 +44,9 @@ EXPECTED = [
 
 def test_vector_error_code_and_rip(traps: MicroGuest) -> None:
     log = traps.traps
-    got = [(i, label, log[i].vector, log[i].error, log[i].rip - traps.symbols[label] - TRY) for i, label, *_ in EXPECTED]
+    got = [
+        (i, label, log[i].vector, log[i].error, log[i].rip - traps.symbols[label] - TRY) for i, label, *_ in EXPECTED
+    ]
     assert got == EXPECTED
 
 

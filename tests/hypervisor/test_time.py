@@ -104,6 +104,24 @@ def test_polling_makes_time_run_faster_up_to_what_is_due() -> None:
     assert clock.poll() - before == 7
 
 
+def test_exits_of_which_nothing_comes_use_up_a_guests_time() -> None:
+    clock = VirtualClock()
+    ended: list[int] = []
+    clock.call_at(START + 600 * S, lambda: ended.append(clock.now()))
+    for _ in range(1 << 17):
+        clock.charge(1000)
+    assert clock.now() == START + (1 << 17) * 1000  # so far each took its own time
+    exits = 0
+    while not clock.run_due():
+        clock.charge(1000)
+        exits += 1
+    assert ended == [START + 600 * S]
+    assert exits < 600_000
+    clock.progress()
+    clock.charge(1000)
+    assert clock.now() == START + 600 * S + 1000
+
+
 def test_a_limit_ends_a_sleep() -> None:
     clock = VirtualClock()
     clock.call_at(START + 100, lambda: None)

@@ -1,0 +1,180 @@
+"""The engine by itself: one CPU, a handler that maps what a test says, no hypervisor."""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+
+from pvemu.cpu.engine import _UC_STRUCT_FLAGS_AT, _UC_STRUCT_HEAD, _UC_STRUCT_PAGE_SIZES, Engine, _find_exception_fields
+from pvemu.cpu.exits import Access, Exit, ExitKind
+from pvemu.frames import Mfn
+from pvemu.memory.ram import Ram
+
+FIRST = Mfn(0x400)
+GDT, CODE, DATA = 0xFFFF_8200_0000_0000, 0x10000, 0x20000
+FLAT = {0x8: 0x00AF9B000000FFFF, 0x30: 0x00AFFB000000FFFF, 0x28: 0x00CFF3000000FFFF, 0x40: 0}
+CS, SS = 0x33, 0x2B
+
+
+class Handler:
+    """Identity of three pages: code at FIRST + 1, data at FIRST + 2, the GDT at FIRST + 3; logs everything."""
+
+    def __init__(self) -> None:
+        self.pages = {CODE: (FIRST + 1, 5), DATA: (FIRST + 2, 3)}
+        self.engine: Engine | None = None
+        self.fills: list[tuple[int, int]] = []
+        self.syscalls: list[int] = []
+        self.raises: BaseException | None = None
+        self.port: int | None = 0x5A
+
+    def on_syscall(self) -> None:
+        assert self.engine is not None
+        if self.raises is not None:
+            raise self.raises
+        self.syscalls.append(self.engine.read("rax"))
+        if self.engine.read("rax") == 99:
+            self.engine.stop()
+
+    def on_rdtsc(self) -> int:
+        return 0x1_2345_6789
+
+    def on_cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
+        return leaf + 1, subleaf + 2, 3, 4
+
+    def on_port_read(self, port: int, size: int) -> int | None:
+        return self.port
+
+    def on_port_write(self, port: int, size: int, value: int) -> bool:
+        return self.port is not None
+
+    def on_tlb_miss(self, vaddr: int, access: int) -> tuple[int, int] | None:
+        self.fills.append((vaddr, access))
+        if vaddr == GDT:
+            return (FIRST + 3) << 12, 1
+        mfn, prot = self.pages.get(vaddr, (0, 0))
+        needed = {Access.READ: 1, Access.WRITE: 2, Access.FETCH: 4}[Access(access)]
+        return (mfn << 12, prot) if prot & needed else None
+
+    def fault_error_code(self) -> int:
+        return 4
+
+
+class Cpu:
+    """An engine that stands at CODE in ring 3."""
+
+    def __init__(self, code: str) -> None:
+        self.ram = Ram(FIRST, 8)
+        for selector, descriptor in FLAT.items():
+            self.ram.write_u64(((FIRST + 3) << 12) + selector, descriptor)
+        self.ram.write((FIRST + 1) << 12, bytes.fromhex(code))
+        self.handler = Handler()
+        self.engine = self.handler.engine = Engine(self.ram, self.handler, FIRST, GDT)
+        assert self.engine.enter(CODE, DATA + 0x800, CS, SS) is None
+
+    def run(self) -> Exit:
+        return self.engine.run()
+
+
+STOP = "b863000000 0f05"  # mov $99, %eax; syscall
+
+
+def test_enter_sets_privilege_and_keeps_registers() -> None:
+    cpu = Cpu("8cc8" + "f4")  # mov %cs, %eax; hlt
+    cpu.engine.write("rbx", 0x1122334455667788)
+    assert cpu.engine.enter(CODE, DATA + 0x800, CS, SS, 0x246) is None
+    frame = [cpu.engine.read(name) for name in ("rip", "rsp", "cs", "ss", "rflags")]
+    assert frame == [CODE, DATA + 0x800, CS, SS, 0x246]
+    leaving = cpu.run()
+    assert (leaving.kind, leaving.vector, leaving.error_code) == (ExitKind.EXCEPTION, 13, 0)  # ring 3: HLT is refused
+    assert (cpu.engine.read("rax"), cpu.engine.read("rbx")) == (CS, 0x1122334455667788)
+
+
+@pytest.mark.parametrize(("cs", "ss", "vector", "error"), [
+    (0, SS, 13, 0), (0x43, SS, 13, 0x40), (CS, 0, 13, 0), (CS, CS, 13, 0x30), (0x2B, SS, 13, 0x28),
+])  # fmt: skip
+def test_enter_reports_selectors_that_the_cpu_refuses(cs: int, ss: int, vector: int, error: int) -> None:
+    cpu = Cpu(STOP)
+    refusal = cpu.engine.enter(CODE, DATA, cs, ss)
+    assert refusal is not None
+    assert (refusal.vector, refusal.error_code) == (vector, error)
+    assert cpu.engine.enter(CODE, DATA, CS, SS) is None
+    assert cpu.run().kind == ExitKind.STOPPED
+
+
+def test_hooks_of_instructions() -> None:
+    cpu = Cpu("0f31 4889c6 0f01f9 4889c7 b807000000 b909000000 0fa2" + "89c5" + "e460 4889c2" + STOP)
+    assert cpu.run() == Exit(ExitKind.STOPPED)
+    read = cpu.engine.read
+    assert read("rsi") == read("rdi") == 0x2345_6789
+    assert (read("rbp"), read("rbx"), read("rcx")) == (8, 11, 3)
+    assert read("rdx") & 0xFF == 0x5A
+    assert cpu.handler.syscalls == [99]
+
+
+def test_refused_port_is_a_fault_at_the_instruction() -> None:
+    cpu = Cpu("b801000000 e460 c70425 00000200 07000000" + STOP)  # in; then a store that must not happen
+    cpu.handler.port = None
+    leaving = cpu.run()
+    assert (leaving.vector, leaving.error_code) == (13, 0)
+    assert (cpu.engine.read("rip"), cpu.engine.read("rax")) == (CODE + 5, 1)
+    assert cpu.ram.read_u64((FIRST + 2) << 12) == 0
+    assert cpu.handler.syscalls == []
+
+
+def test_fault_has_its_exact_address_and_can_be_mended() -> None:
+    cpu = Cpu("8b0425 34120300" + STOP)  # mov 0x31234, %eax
+    leaving = cpu.run()
+    assert leaving == Exit(ExitKind.EXCEPTION, 14, 4, 0x31234)
+    assert cpu.engine.read("rip") == CODE
+    cpu.handler.pages[0x31000] = FIRST + 2, 1
+    assert cpu.run().kind == ExitKind.STOPPED
+
+
+def test_software_interrupts_are_told_from_faults() -> None:
+    cpu = Cpu("cd0d f4 f4")
+    software = cpu.run()
+    assert (software.vector, software.is_software, cpu.engine.read("rip")) == (13, True, CODE + 2)
+    for _ in range(3):  # contributory exceptions in a row never become a double fault
+        fault = cpu.run()
+        assert (fault.vector, fault.is_software, fault.error_code) == (13, False, 0)
+        assert cpu.engine.read("rip") == CODE + 2
+
+
+def test_exception_fields_are_found() -> None:
+    error_at, pending_at = _find_exception_fields()
+    assert 0 <= error_at != pending_at >= 0
+
+
+def test_exit_checks_are_off() -> None:
+    cpu = Cpu(STOP)
+    head = bytes((ctypes.c_ubyte * _UC_STRUCT_HEAD).from_address(cpu.engine._handle))
+    assert head[head.find(_UC_STRUCT_PAGE_SIZES) + _UC_STRUCT_FLAGS_AT + 2] == 1
+
+
+def test_handler_errors_come_out_of_run() -> None:
+    cpu = Cpu(STOP)
+    cpu.handler.raises = ZeroDivisionError("ours")
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        cpu.run()
+
+
+def test_flush_forgets_translations() -> None:
+    cpu = Cpu("a1 0000020000000000 0f05 ebf3")  # load, syscall, again
+    seen = []
+    for flush in (False, False, True):
+        cpu.handler.fills.clear()
+        cpu.engine.write("rip", CODE)
+        cpu.ram.write_u64((FIRST + 2) << 12, 99)
+        if flush:
+            cpu.engine.flush_tlb()
+        assert cpu.run().kind == ExitKind.STOPPED
+        seen.append((DATA, Access.READ) in cpu.handler.fills)
+    assert seen == [True, False, True]
+
+
+def test_bad_data_selectors_become_null() -> None:
+    cpu = Cpu(STOP)
+    for selector, expected in ((0x2B, 0x2B), (0x8, 0), (0x43, 0), (0x7, 0), (0xFFFF, 0), (0x33, 0x33)):
+        cpu.engine.write("gs", selector)
+        assert cpu.engine.read("gs") == expected, hex(selector)
