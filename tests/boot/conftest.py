@@ -81,14 +81,14 @@ def grub(guest: Callable[[str, str], Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def chain_boot(boot: Boot, grub: Path, guest: Callable[[str, str], Path]) -> Callable[[], Booted]:
-    """The recorded chainload (images/chain, 256 MiB), booted once for all tests that look at it."""
-    kept: list[Booted] = []
+def chain_boot(boot: Boot, guest: Callable[[str, str], Path]) -> Callable[[str], Booted]:
+    """A recorded chainload (images/chain, 256 MiB), by its name; booted once for all tests that look at it."""
+    kept: dict[str, Booted] = {}
 
-    def run() -> Booted:
-        if not kept:
-            kept.append(boot(grub, f"xvda={guest('chain', 'chain.img')},rw", epoch=GUESTS["chain"].epoch))
-        return kept[0]
+    def run(name: str) -> Booted:
+        if name not in kept:
+            kernel = guest(*GUESTS[name].kernel)
+            kept[name] = boot(kernel, f"xvda={guest('chain', 'chain.img')},rw", epoch=GUESTS[name].epoch)
+        return kept[name]
 
     return run
-

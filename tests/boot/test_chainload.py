@@ -65,12 +65,15 @@ def once(lines: list[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def test_the_xenstore_requests_are_those_that_real_xen_got(chain_boot: Callable[[], Booted]) -> None:
+@pytest.mark.parametrize(("name", "protocol"), [("grub64-chain", "x86_64-abi"), ("grub32-chain", "x86_32-abi")])
+def test_the_xenstore_requests_are_those_that_real_xen_got(
+    name: str, protocol: str, chain_boot: Callable[[str], Booted]
+) -> None:
     recorded = once([
-        # Recorded with the 32-bit GRUB: its ABI is all that differs.
-        without_clock(line).replace("x86_32-abi", "x86_64-abi") for line in TRACE.read_text().splitlines()
+        # Recorded with the 32-bit GRUB: its ABI is all that differs with the 64-bit one.
+        without_clock(line).replace("x86_32-abi", protocol) for line in TRACE.read_text().splitlines()
     ])  # fmt: skip
-    ours = once(chain_boot().store_trace)
+    ours = once(chain_boot(name).store_trace)
     assert ours[: len(recorded)] == recorded
     # The record was cut after 400 lines; the guest's GRUB goes on opening its disk for one module after the other.
     assert set(ours[len(recorded) :]) == set(recorded[-2:])
