@@ -31,8 +31,8 @@ from pvemu.devices.xenstore.server import XenStore
 from pvemu.devices.xenstore.toolstack import PvDomain, Vbd, create_domain
 from pvemu.disk.image import Disk, open_disks
 from pvemu.frames import PAGE_SHIFT, Mfn
-from pvemu.hypervisor.console_io import ConsoleIo
 from pvemu.hypervisor.compat.page_types import m2p_entries
+from pvemu.hypervisor.console_io import ConsoleIo
 from pvemu.hypervisor.descriptor_tables import GDT_VADDR
 from pvemu.hypervisor.domain import Domain, DomainCrashError
 from pvemu.hypervisor.emul_priv_op import PrivilegedOps
@@ -339,15 +339,15 @@ class Machine:
     def start(self) -> None:
         """Stand at the kernel's entry with the registers of the start of day."""
         registers = dict(self.built.registers)
-        data = [registers.pop(name) for name in ("ds", "es", "fs", "gs")]
-        entry = [registers.pop(name) for name in ("rip", "rsp", "cs", "ss", "rflags")]
+        ds, _es, _fs, _gs = (registers.pop(name) for name in ("ds", "es", "fs", "gs"))  # all the same
+        rip, rsp, cs, ss, rflags = (registers.pop(name) for name in ("rip", "rsp", "cs", "ss", "rflags"))
         for name, value in registers.items():
             self.engine.write(name, value)
         if self.width.is_compat:
-            self.vcpu.kernel_sp = self.built.registers["rsp"]
-            self.engine.enter_from_ring0(*entry, data=data[0])
+            self.vcpu.kernel_sp = rsp
+            self.engine.enter_from_ring0(rip, rsp, cs, ss, rflags, ds)
         else:
-            self.engine.enter(*entry)
+            self.engine.enter(rip, rsp, cs, ss, rflags)
 
     def run(self) -> Outcome:
         """Run until the domain stops or ``stop`` is called; callable again after a ``stop``."""
@@ -370,7 +370,7 @@ class Machine:
             self.mm.finish()
         if vcpu.refused_frame is not None:
             (refusal, cs, ss), vcpu.refused_frame = vcpu.refused_frame, None
-            self.traps.inject_exception(refusal.vector, refusal.error_code, refusal.address, (cs, ss))
+            self.exceptions.refused_frame(refusal, cs, ss)
             return
         self.traps.deliver_events()
         leaving = self.engine.run()

@@ -59,7 +59,9 @@ GUESTS = {
     "grub64-pvboot-direct": Recorded(("pvboot", "pvboot-x86_64.elf"), _CHAIN, 128, _at("08:14:12", 2)),
     "grub64-nodisk": Recorded(_GRUB, None, 64, _at("08:13:58"), send="ls\rset\rlsmmap\rhelp\rhalt\r"),
     "grub32-menu": Recorded(_GRUB32, ("menu", "menu.img"), 128, _at("07:53:27"), send="\r"),
-    "grub32-timeout": Recorded(_GRUB32, ("timeout", "timeout.img"), 256, _at("08:12:25", 2), cmdline="oracle extra args"),
+    "grub32-timeout": Recorded(
+        _GRUB32, ("timeout", "timeout.img"), 256, _at("08:12:25", 2), cmdline="oracle extra args"
+    ),
     "grub32-chain": Recorded(_GRUB32, _CHAIN, 256, _at("08:11:57", 2)),
     "grub64-linux-to-hand-off": Recorded(_GRUB, ("linux", "linux.img"), 512, _at("08:00:00")),
 }

@@ -61,7 +61,10 @@ def expect_same(console: bytes, name: str, guest: Guest) -> None:
     assert len(ours) == len(theirs), f"the console is not as long as real Xen's{note}"
 
 
-@pytest.mark.parametrize("name", ["grub64-menu", "grub64-timeout", "grub64-pvboot-direct", "grub64-nodisk", "grub32-menu", "grub32-timeout"])
+@pytest.mark.parametrize(
+    "name",
+    ["grub64-menu", "grub64-timeout", "grub64-pvboot-direct", "grub64-nodisk", "grub32-menu", "grub32-timeout"],
+)
 def test_the_console_is_real_xens(name: str, boot: Boot, guest: Guest) -> None:
     done = run(name, boot, guest)
     expect_same(done.console, name, guest)

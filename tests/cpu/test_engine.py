@@ -6,7 +6,7 @@ import ctypes
 
 import pytest
 
-from pvemu.cpu.engine import _UC_STRUCT_FLAGS_AT, _UC_STRUCT_HEAD, _UC_STRUCT_PAGE_SIZES, Engine, _find_exception_fields
+from pvemu.cpu.engine import _UC_STRUCT_FLAGS_AT, _UC_STRUCT_HEAD, _UC_STRUCT_PAGE_SIZES, Engine, _find_context_fields
 from pvemu.cpu.exits import Access, Exit, ExitKind
 from pvemu.frames import Mfn
 from pvemu.memory.ram import Ram
@@ -35,6 +35,9 @@ class Handler:
         self.syscalls.append(self.engine.read("rax"))
         if self.engine.read("rax") == 99:
             self.engine.stop()
+
+    def on_int82(self) -> bool:
+        return False
 
     def on_rdtsc(self) -> int:
         return 0x1_2345_6789
@@ -142,8 +145,10 @@ def test_software_interrupts_are_told_from_faults() -> None:
 
 
 def test_exception_fields_are_found() -> None:
-    error_at, pending_at = _find_exception_fields()
-    assert 0 <= error_at != pending_at >= 0
+    fields, kernel_hflags = _find_context_fields()
+    assert len({*fields}) == 3
+    assert min(fields) >= 0
+    assert kernel_hflags & 0xC083 == 0xC080  # long mode, 64-bit code, protection, ring 0
 
 
 def test_exit_checks_are_off() -> None:
