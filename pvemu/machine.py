@@ -256,7 +256,7 @@ class Machine:
         )  # fmt: skip
         self._copied_page: tuple[int, int] | None = None
         ro_page_fault = RoPageFault(
-            self.vcpu, self.ram, self.frames, self.mm, self.allocator.alloc_xen(), self._run_on_copy
+            self.vcpu, self.ram, self.frames, self.mm, self.allocator.alloc_xen(), self._run_on_copy, is_compat
         )  # fmt: skip
         self.exceptions = ExceptionEntry(
             self.domain, self.vcpu, self.guest, self.traps, self.privileged, ro_page_fault,

@@ -238,7 +238,9 @@ class PageWalker:
             rights &= entry
             nx |= entry & PTE_NX
             table = entry & PTE_ADDR
-        if self._xen_required & ~rights or (access == Access.WRITE and not rights & PTE_RW) or (access == Access.FETCH and nx):
+        if self._xen_required & ~rights or (access == Access.FETCH and nx):
+            return None
+        if access == Access.WRITE and not rights & PTE_RW:
             return None
         return table | (vaddr & PAGE_MASK)
 
@@ -257,6 +259,6 @@ class PageWalker:
             entry = ram.quads[((table - ram.base) >> 3) + slot]
             found.append((level, slot, entry))
             table = entry & PTE_ADDR
-            if not entry & PTE_P:
+            if not entry & PTE_P or (level == 2 and entry & PTE_PSE):
                 break
         return found

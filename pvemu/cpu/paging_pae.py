@@ -1,7 +1,8 @@
 """The walk of a 32-bit guest's 3-level PAE tables, which Xen has under an L4 of its own (Intel SDM 3A ch. 4).
 
-What differs from the 64-bit walk: the kernel runs in ring 1 and needs no user pages, user mode in ring 3 does, so that an
-access counts with its privilege level; the machine-to-physical table lies behind 2 MiB entries of Xen's in the last L2.
+What differs from the 64-bit walk: the kernel runs in ring 1 and needs no user pages, user mode in ring 3 does, so that
+an access counts with its privilege level; the machine-to-physical table lies behind 2 MiB entries of Xen's in the last
+L2.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ class ExceptionEntry:
         self._traps.inject_exception(_PF, error_code, address)
 
     def refused_frame(self, refusal: Exit, cs: int, ss: int) -> None:
-        """The IRET to the guest was refused: an exception where it would have stood, with its selectors in the frame."""
+        """The IRET to the guest was refused: an exception where it would stand, with its selectors in the frame."""
         raised = refusal.vector, refusal.error_code, refusal.address
         if refusal.vector == _PF and GDT_VADDR <= refusal.address < _GDT_LDT_END:
             raised = self._descriptor_fault(refusal.error_code, refusal.address - GDT_VADDR)

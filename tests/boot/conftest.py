@@ -15,7 +15,7 @@ from pvemu.testing.session import Session
 from tests.boot.recorded import GUESTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from pvemu.testing.verdict import Verdict
@@ -35,7 +35,8 @@ class Boot(Protocol):
     """
 
     def __call__(
-        self, kernel: Path, *disks: str, memory: int = 256, cmdline: str = "", send: str = "", until: str | None = None,
+        self, kernel: Path, *disks: str, memory: int = 256, cmdline: str = "", send: str | Sequence[str] = (),
+        until: str | None = None,
         timeout: float = 300, epoch: int = DEFAULT_EPOCH, stop_at: str | None = None,
         prepare: Callable[[Machine], object] = ...,
     ) -> Booted: ...  # fmt: skip
@@ -46,10 +47,12 @@ def boot() -> Boot:
     """Boots a kernel with disks (as `--disk` takes them) to the end of its run."""
 
     def run(
-        kernel: Path, *disks: str, memory: int = 256, cmdline: str = "", send: str = "", until: str | None = None,
+        kernel: Path, *disks: str, memory: int = 256, cmdline: str = "", send: str | Sequence[str] = (),
+        until: str | None = None,
         timeout: float = 300, epoch: int = DEFAULT_EPOCH, stop_at: str | None = None,
         prepare: Callable[[Machine], object] = lambda machine: None,
     ) -> Booted:  # fmt: skip
+        to_send = [send] if isinstance(send, str) else send
         config = DomainConfig(
             kernel=str(kernel), cmdline=cmdline, memory_mib=memory, disks=parse_disk_specs(disks), epoch=epoch
         )
@@ -58,7 +61,7 @@ def boot() -> Boot:
             trace: list[str] = []
             trace_requests(machine.xenstore, config.domid, trace.append)
             session = Session(
-                machine, timeout=timeout, send=[send.encode()] if send else [],
+                machine, timeout=timeout, send=[text.encode() for text in to_send if text],
                 until=re.compile(until.encode()) if until is not None else None,
             )  # fmt: skip
             if stop_at is not None:

@@ -86,6 +86,21 @@ def test_any_memory_will_do(memory: int, boot: Boot, grub: Path, demo: Path) -> 
     assert [stage.guest_os for stage in done.verdict.stages] == ["GRUB", "GRUB"]
 
 
+@pytest.mark.parametrize(("mine", "other"), [("x86_64", "i386"), ("i386", "x86_64")])
+def test_a_kernel_of_the_other_width_is_refused_as_on_xen(
+    mine: str, other: str, boot: Boot, guest: Guest
+) -> None:
+    kernel, disk = guest("pvgrub", f"grub-{mine}-xen.bin"), guest("chain", "chain.img")
+    done = boot(
+        kernel, f"xvda={disk},ro", timeout=10,
+        send=["\x1b", "c", f"linux (xen/xvda,msdos1)/boot/xen/pvboot-{other}.elf\r"],
+    )  # fmt: skip
+    assert b"error: incompatible architecture" in done.console
+    assert done.verdict.verdict == "failure"
+    assert "; the guest's last words: error: incompatible architecture" in done.verdict.reason
+    assert len(done.verdict.stages) == 2
+
+
 class TestDisks:
     def test_the_one_that_can_boot_need_not_be_the_first(
         self, boot: Boot, grub: Path, demo: Path, guest: Guest, tmp_path: Path

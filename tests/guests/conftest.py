@@ -171,7 +171,7 @@ class MicroGuest:
         for i in range(self.word("trap_count")):
             w = struct.unpack("<Ii11I", self.read(self.at("trap_log") + 64 * i, 52))
             found.append(
-                Trap32(*w[:3], w[3] & 0xFFFF, w[3] >> 16, *w[4:11], w[11] & 0xFFFF, w[12] & 0xFFFF)
+                Trap32._make((*w[:3], w[3] & 0xFFFF, w[3] >> 16, *w[4:11], w[11] & 0xFFFF, w[12] & 0xFFFF))
             )
         return found
 

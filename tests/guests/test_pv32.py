@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pvemu.debug.crash_report import execution_state, page_walk
 from pvemu.hypervisor.compat.mm import compat_cr3_to_pfn
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class TestStartOfDay:
 
 class TestTraps:
     #: index, label, vector, error code, offset of the frame's eip from the instruction
-    EXPECTED = [
+    EXPECTED = (
         (0, "at_de", 0, -1, 0),
         (1, "at_int3", 3, -1, 1),
         (2, "at_ud", 6, -1, 0),
@@ -83,7 +84,7 @@ class TestTraps:
         (12, "at_ring0", 13, 0xE010, 0),
         (13, "at_unmasked", 6, -1, 0),
         (14, "at_unmasked80", 0x80, -1, 2),
-    ]
+    )
 
     @pytest.fixture
     def guest(self, micro: MakeGuest) -> MicroGuest:
@@ -95,7 +96,7 @@ class TestTraps:
             (i, label, log[i].vector, log[i].error, log[i].eip - guest.symbols[label] - TRY)
             for i, label, *_ in self.EXPECTED
         ]
-        assert got == self.EXPECTED
+        assert tuple(got) == self.EXPECTED
         assert [(t.vector, t.error) for t in log[15:]] == [(13, 0)] * 20, "never a double fault"
 
     def test_the_rest_of_the_frame(self, guest: MicroGuest) -> None:
@@ -193,6 +194,21 @@ CRASHES = {
     "iret without stack": ("mov $0x6666000, %esp; mov $23, %eax; int $0x82", "compat_iret"),
     "iret to ring 0": ("pushl $0x202; pushl $0xe008; pushl $0; pushl $0; mov $23, %eax; int $0x82", "ring 0"),
 }
+
+
+def test_xens_text_of_a_crash(micro: MakeGuest) -> None:
+    guest = micro("main:\n movl $0x12345678, 0x6666008", bits=32)
+    machine = guest.machine
+    guest.run()
+    lines = execution_state(machine.config.domid, machine.vcpu, machine.engine, machine.walker, machine.guest)
+    assert "RIP:    e019:[<" in "\n".join(lines)
+    at = lines.index(f"Guest stack trace from esp={guest.symbols['stack_top'] - 4:08x}:")
+    words = lines[at + 1].split()
+    assert len(words[0]) == 8
+    assert len(words) == 8
+    walk = page_walk(machine.walker, machine.m2p, 0x6666008)
+    assert walk[0] == "Pagetable walk from 0000000006666008:"
+    assert [line[:10] for line in walk[1:]] == [" L4[0x000]", " L3[0x000]", " L2[0x033]"]
 
 
 @pytest.mark.parametrize("name", CRASHES)
