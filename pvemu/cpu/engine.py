@@ -67,7 +67,7 @@ _VECTOR_DB = 1
 _VECTOR_GP = 13
 _VECTOR_HYPERCALL = 0x82
 _HAS_ERROR_CODE = frozenset((8, 10, 11, 12, 13, 14, 17))
-_EFLAGS_TF = 1 << 8
+_EFLAGS_TF, _EFLAGS_IF = 1 << 8, 1 << 9
 _DATA_SELECTORS = frozenset(("ds", "es", "fs", "gs"))
 #: Linear address of the page that holds the one ring-0 instruction we need (inside Xen's text, never the guest's).
 _ENTRY_VADDR = 0xFFFF_82D0_4000_0000
@@ -230,7 +230,7 @@ class Engine:
         self._ram.write(self._entry_maddr, b"\x48\xcf".ljust(16, b"\xcc") + frame)
         self._ram.write(self._entry_maddr + _LOAD_DATA_AT, _LOAD_DATA)
         self._uc.reg_write(x86_const.UC_X86_REG_RSP, _ENTRY_VADDR + 16)
-        self.write("rflags", 2)  # an NT of the guest's would make the IRETQ a fault
+        self.write("rflags", _EFLAGS_IF | 2)  # without the NT that the guest may have set: it makes the IRETQ a fault
         self._entering, self._entry_fetched = True, False
         self.flush_tlb()
         self._start(_ENTRY_VADDR + entry_offset)  # ends when the guest's first instruction is fetched
