@@ -57,9 +57,10 @@ class Terminal:
         self._machine.clock.on_idle = None
         self._restore()
         atexit.unregister(self._restore)
-        # Colours and a hidden cursor are the guest's; the shell wants its own.
+        # Colours, a hidden cursor and its place are the guest's; the shell goes on below all of it.
         with suppress(OSError):
-            os.write(sys.stdout.fileno(), b"\x1b[0m\x1b[?25h\r\n")
+            out = sys.stdout.fileno()
+            os.write(out, b"\x1b[0m\x1b[?25h\x1b[%d;1H\r\n" % os.get_terminal_size(out).lines)
 
     def _restore(self) -> None:
         with suppress(termios.error):  # a terminal that is gone wants nothing back

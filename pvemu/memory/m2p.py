@@ -6,6 +6,7 @@ the machine's first one have no backing, as holes in a real machine's memory hav
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING
 
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
@@ -55,8 +56,12 @@ class MachineToPhys:
     def set_range(self, mfn: int, pfn: int, count: int) -> None:
         """``count`` consecutive frames at once."""
         start = self._origin + mfn
-        for i in range(count):
-            self._ram.quads[start + i] = (pfn + i) & INVALID_M2P_ENTRY
+        first = pfn & INVALID_M2P_ENTRY
+        if first + count <= INVALID_M2P_ENTRY:
+            self._ram.quads[start : start + count] = memoryview(array("Q", range(first, first + count)))
+        else:  # a guest may name any pfn: the numbers wrap
+            for i in range(count):
+                self._ram.quads[start + i] = (pfn + i) & INVALID_M2P_ENTRY
         if self.compat is not None:
             self.compat.set_range(mfn, pfn, count)
 
@@ -96,9 +101,12 @@ class CompatMachineToPhys:
 
     def set_range(self, mfn: int, pfn: int, count: int) -> None:
         """``count`` consecutive frames at once."""
-        start = self._origin + mfn
-        for i in range(count):
-            self._words[start + i] = (pfn + i) & 0xFFFF_FFFF
+        start, first = self._origin + mfn, pfn & 0xFFFF_FFFF
+        if first + count <= 1 << 32:
+            self._words[start : start + count] = memoryview(array("I", range(first, first + count)))
+        else:
+            for i in range(count):
+                self._words[start + i] = (pfn + i) & 0xFFFF_FFFF
 
     def page_at(self, offset: int) -> int | None:
         """Machine address of the page at byte ``offset`` of the table; None where it has no backing."""

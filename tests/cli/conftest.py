@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -187,12 +188,20 @@ def command(*arguments: str | Path) -> list[str | Path]:
     return [sys.executable, "-m", "pvemu.cli", *arguments]
 
 
+def default_signals() -> None:
+    """Run in a new process before the program: no signal is ignored."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start_pvemu() -> Callable[..., subprocess.Popen[bytes]]:
     """Starts the command as a process of its own: for what only a process can show."""
 
     def start(*arguments: str | Path, **options: Any) -> subprocess.Popen[bytes]:
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        # A test run under nohup hands its ignored signals down, and pvemu honours those.
+        streams.setdefault("preexec_fn", default_signals)
         return subprocess.Popen(command(*arguments), cwd=ROOT, **streams)
 
     return start

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pyte
 import pytest
 
-from tests.cli.conftest import ECHO, ROOT, command
+from tests.cli.conftest import ECHO, ROOT, command, default_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,8 +41,9 @@ class AtTerminal:
         self.stream = pyte.ByteStream(self.screen)
         self.output = b""
         self.process = subprocess.Popen(
-            command("boot", *arguments), cwd=ROOT, stdin=self.slave, stdout=self.slave, stderr=subprocess.PIPE
-        )
+            command("boot", *arguments), cwd=ROOT, stdin=self.slave, stdout=self.slave, stderr=subprocess.PIPE,
+            preexec_fn=default_signals,  # noqa: PLW1509 - the tests have no other thread
+        )  # fmt: skip
 
     def _read(self, seconds: float) -> bool:
         if not select.select([self.master], [], [], max(seconds, 0))[0]:
@@ -118,7 +119,7 @@ def test_the_menu_moves_with_the_arrow_keys(at_terminal: Callable[..., AtTermina
     assert code == 0
     assert "pvemu: Ctrl-] leaves\n" in err
     assert "pvemu: success: left with Ctrl-]" in err
-    assert one.output.endswith(b"\x1b[0m\x1b[?25h\r\r\n"), "colours and cursor are the shell's again"
+    assert one.output.endswith(b"\x1b[0m\x1b[?25h\x1b[24;1H\r\r\n"), "colours and cursor are the shell's again"
 
 
 def test_a_countdown_runs_as_the_clock_on_the_wall(at_terminal: Callable[..., AtTerminal], guest: Guest) -> None:

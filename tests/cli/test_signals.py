@@ -45,13 +45,13 @@ def test_a_signal_ends_it_in_one_line(
     assert f'"reason": "interrupted by {number.name}"' in report.read_text()
 
 
+def ignore_hangup() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
 def test_a_signal_that_was_ignored_stays_so(start_pvemu: Start, micro: MakeGuest) -> None:
     """As under nohup."""
-    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        process = start_pvemu("boot", micro(ECHO), "--send", "q", stdin=subprocess.DEVNULL)
-    finally:
-        signal.signal(signal.SIGHUP, previous)
+    process = start_pvemu("boot", micro(ECHO), "--send", "q", preexec_fn=ignore_hangup)
     process.send_signal(signal.SIGHUP)
     assert process.communicate(timeout=PATIENCE)[0] == b"key? "
     assert process.returncode == 0
