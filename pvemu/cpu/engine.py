@@ -633,30 +633,12 @@ class _ContextFields(NamedTuple):
 
 def _find_context_fields() -> tuple[_ContextFields, int]:
     """Where a saved context holds the error code, the pending exception and QEMU's hflags, and the hflags of 64-bit
-    code in ring 0. Found by provoking a #GP with a known error code on a scratch CPU, and by one that goes to ring 3,
-    since the engine's API names none of them.
+    code in ring 0. Found by going to ring 3 on a scratch CPU and provoking a #GP with a known error code there, since
+    the engine's API names none of them.
     """
-    before, after = _contexts_around(_FAULT)
-    error_at = _one_field(before, after, lambda old, new: new == 0x1230 != old)
-    pending_at = _one_field(before, after, lambda old, new: (old, new) == (-1, 13))
-    before, after = _contexts_around(_TO_RING3)
-    long_mode = 1 << 14 | 1 << 15  # HF_LMA, HF_CS64
-    hflags_at = _one_field(before, after, lambda old, new: old & (long_mode | 3) == long_mode and new == old | 3)
-    return _ContextFields(error_at, pending_at, hflags_at), before[hflags_at]
-
-
-#: mov $0x07771230, %eax; mov %eax, %ds: a #GP(0x1230), no descriptor being there.
-_FAULT = b"\xb8\x30\x12\x77\x07\x8e\xd8"
-#: iretq, by the frame behind it, to cs 0x20 in ring 3.
-_TO_RING3 = b"\x48\xcf"
-_SCRATCH, _SCRATCH_STACK, _SCRATCH_GDT = 0x1000, 0x1100, 0x1200
-
-
-def _contexts_around(code: bytes) -> tuple[list[int], list[int]]:
-    """The saved context of a scratch CPU before and after it ran ``code`` up to its first exception."""
     uc = Uc(UC_ARCH_X86, UC_MODE_64)
     uc.mem_map(_SCRATCH, PAGE_SIZE)
-    uc.mem_write(_SCRATCH, code.ljust(32, b"\xcc"))
+    uc.mem_write(_SCRATCH, _IRETQ.ljust(16, b"\xcc") + _GP_1230)
     uc.mem_write(_SCRATCH_STACK, struct.pack("<5Q", _SCRATCH + 16, 0x23, 0x2, _SCRATCH_STACK, 0x2B))
     uc.mem_write(_SCRATCH_GDT, struct.pack("<6Q", 0, 0, 0, 0, 0x00AF_FB00_0000_FFFF, 0x00CF_F300_0000_FFFF))
     uc.reg_write(x86_const.UC_X86_REG_GDTR, (0, _SCRATCH_GDT, 0x2F, 0))
@@ -666,7 +648,20 @@ def _contexts_around(code: bytes) -> tuple[list[int], list[int]]:
     before = list(_context_bytes(context))
     uc.emu_start(_SCRATCH, 0)
     uc.context_update(context)
-    return before, list(_context_bytes(context))
+    after = list(_context_bytes(context))
+    long_mode = 1 << 14 | 1 << 15  # HF_LMA, HF_CS64
+    fields = _ContextFields(
+        _one_field(before, after, lambda old, new: new == 0x1230 != old),
+        _one_field(before, after, lambda old, new: (old, new) == (-1, 13)),
+        _one_field(before, after, lambda old, new: old & (long_mode | 3) == long_mode and new == old | 3),
+    )
+    return fields, before[fields.hflags]
+
+
+_IRETQ = b"\x48\xcf"
+#: mov $0x07771230, %eax; mov %eax, %ds: no descriptor is there.
+_GP_1230 = b"\xb8\x30\x12\x77\x07\x8e\xd8"
+_SCRATCH, _SCRATCH_STACK, _SCRATCH_GDT = 0x1000, 0x1100, 0x1200
 
 
 def _one_field(before: list[int], after: list[int], is_change: Callable[[int, int], bool]) -> int:

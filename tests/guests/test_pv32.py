@@ -185,6 +185,41 @@ frame_cs: .long 0
     assert (values["in_handler"], values["mask_after"], values["frame_cs"]) == (1, 0, 0xE019)
 
 
+def test_syscall_is_not_for_32_bit_code(micro: MakeGuest) -> None:
+    guest = micro("main:\ncall install_traps\nat: try syscall\nret", bits=32).run_to("poweroff")
+    first = guest.traps32[0]
+    assert (first.vector, first.error, first.eip) == (6, -1, guest.symbols["at"] + TRY)
+
+
+def test_a_native_iret_to_ring_3_is_seen(micro: MakeGuest) -> None:
+    """The mode is in CS: a kernel in ring 1 can leave for ring 3 without Xen."""
+    guest = micro(
+        """
+main:   call    install_traps
+        remap   user, PTE_P | PTE_US
+        hypercall __HYPERVISOR_stack_switch, $KERNEL_DS, $stack_top
+        movl    $end, trap_hook
+        pushl   $USER_DS
+        pushl   $0
+        pushl   $0x202
+        pushl   $USER_CS
+        pushl   $user
+        iret
+end:    poweroff
+        .data
+        .balign 4096
+user:   mov     $USER_DS, %eax
+        mov     %eax, %ds
+at:     movb    stack_top - 1, %al
+        .balign 4096
+        .text
+""",
+        bits=32,
+    ).run_to("poweroff")
+    (trap,) = guest.traps32
+    assert (trap.vector, trap.error, trap.eip, trap.cs, trap.ss) == (14, 5, guest.symbols["at"], 0xE02B, 0xE033)
+
+
 CRASHES = {
     "no handler": ("ud2", "Unhandled: vec 6, #UD[ffffffff]"),
     "page fault": ("movl 0x6666000, %eax", "Unhandled: vec 14, #PF[0000]"),

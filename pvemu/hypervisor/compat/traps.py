@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import struct
 
-from hypercalls.public import arch_x86, xen
-from hypercalls.public import callback as cb
+from hypercalls.public import xen
 from pvemu.hypervisor.domain import DomainCrashError
 from pvemu.hypervisor.traps import Traps
 
 __all__ = ["CompatTraps"]
 
 _TF, _IF, _IOPL, _NT, _RF, _VM = 1 << 8, 1 << 9, 3 << 12, 1 << 14, 1 << 16, 1 << 17
-_VECTOR_GP = 13
+_VECTOR_UD = 6
 _SYSCALL_LENGTH = 2
-_CALLBACKF_MASK_EVENTS = 1
 _MASK = 0xFFFF_FFFF
 
 
@@ -26,17 +24,10 @@ class CompatTraps(Traps):
         return not cs & ~3
 
     def inject_syscall(self) -> None:
-        """SYSCALL (compat_syscall): to the callback for it, which may be missing: a #GP then."""
-        vcpu = self._vcpu
-        kind = cb.CALLBACKTYPE_syscall32
-        selectors = arch_x86.FLAT_RING3_CS, arch_x86.FLAT_RING3_SS
-        cs = vcpu.callback_cs.get(kind, 0)
-        if self._is_null(cs, 0):
-            vcpu.regs.write("rip", (vcpu.regs.read("rip") - _SYSCALL_LENGTH) & _MASK)
-            self.inject_exception(_VECTOR_GP, 0, selectors=selectors)
-            return
-        masks = bool(vcpu.callback_flags.get(kind, 0) & _CALLBACKF_MASK_EVENTS)
-        self._bounce(cs, vcpu.callbacks[kind], None, masks_events=masks, selectors=selectors)
+        """SYSCALL outside 64-bit code: an Intel CPU, as pvemu.cpu.cpuid describes one, does not know it."""
+        regs = self._vcpu.regs
+        regs.write("rip", (regs.read("rip") - _SYSCALL_LENGTH) & _MASK)
+        self.inject_exception(_VECTOR_UD, -1)
 
     def _bounce(
         self, new_cs: int, handler: int, error_code: int | None, masks_events: bool,
