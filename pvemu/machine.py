@@ -213,6 +213,8 @@ class Machine:
         self.descriptor_tables = width.descriptor_tables(
             self.ram, self.frames, self.types, self.mm, self.allocator.alloc_xen(), self.walker.flush
         )
+        if width.is_compat:
+            self.vcpu.segment_base = self.descriptor_tables.segment_base
         self.sched = Sched(self.clock, self.vcpu, self.event_channels, self._is_stopping, self._stuck)
         self.vcpu.has_architectural_iopl = lambda: xen.VMASST_TYPE_architectural_iopl in self.domain.assists
         self.vcpu.on_last_down = lambda: self.domain.shutdown(sched_abi.SHUTDOWN_poweroff)

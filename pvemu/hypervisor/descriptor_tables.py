@@ -114,6 +114,13 @@ class DescriptorTables:
             return self._ldt_page(offset)
         return None
 
+    def segment_base(self, selector: int) -> int:
+        """Base address in the descriptor of a selector (pv_emul_read_descriptor); 0 where there is none."""
+        at = (LDT_VADDR if selector & 4 else GDT_VADDR) + (selector & 0xFFF8)
+        page = self.page_at(at & ~PAGE_MASK, Access.READ)
+        desc = 0 if page is None else self._ram.read_u64(page | at & PAGE_MASK)
+        return desc >> 16 & 0xFF_FFFF | desc >> 32 & 0xFF00_0000
+
     def _ldt_page(self, offset: int) -> int | None:
         """pv_map_ldt_shadow_page: the LDT's pages become descriptor pages when the CPU first looks at them, and stay so
         until ``destroy_ldt``.

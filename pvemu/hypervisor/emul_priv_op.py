@@ -98,6 +98,7 @@ class PrivilegedOps:
         self._physdev = physdev
         self._msrs = msrs
         self._has_rex = has_rex
+        self._code_mask = _U64 if has_rex else _ALL_ONES
         self.cr4 = _CR4_VISIBLE
         self._pci_config_address = 0
         self._rtc_index = 0
@@ -105,7 +106,8 @@ class PrivilegedOps:
     def emulate(self) -> bool:
         """pv_emulate_privileged_op for the instruction at rip. False: the #GP is the guest's."""
         rip = self._regs.read("rip")
-        instruction = read_instruction(self._guest, rip, self._has_rex)
+        base = 0 if self._has_rex else self._vcpu.segment_base(self._regs.read("cs"))
+        instruction = read_instruction(self._guest, (rip + base) & self._code_mask, self._has_rex)
         if instruction is None or instruction.is_locked:
             return False
         opcode = instruction.opcode

@@ -97,6 +97,8 @@ class Vcpu:
         self._time_version = 0
         self.nmi_pending = False
         self.nmi_masked = False
+        #: Where the segment of a selector begins: 0 for all that 64-bit code and stacks use.
+        self.segment_base: Callable[[int], int] = lambda selector: 0
         #: Whether the guest sees an IOPL of its own (VMASST_TYPE_architectural_iopl).
         self.has_architectural_iopl: Callable[[], bool] = lambda: False
         #: What happens when the last vcpu goes down.

@@ -220,6 +220,38 @@ at:     movb    stack_top - 1, %al
     assert (trap.vector, trap.error, trap.eip, trap.cs, trap.ss) == (14, 5, guest.symbols["at"], 0xE02B, 0xE033)
 
 
+def test_an_instruction_is_emulated_where_its_segment_puts_it(micro: MakeGuest) -> None:
+    guest = micro(
+        """
+main:   call    install_traps
+        mov     start_info, %ecx
+        mov     SI_mfn_list(%ecx), %ecx
+        mov     $gdt, %eax
+        shr     $12, %eax
+        mov     (%ecx, %eax, 4), %eax
+        mov     %eax, frame
+        remap   gdt, PTE_P
+        hypercall 2, $frame, $8                 # set_gdt
+        show    set_gdt, %eax
+        ljmp    $0x19, $there - 0x100000
+there:  clts                                    # emulated
+        mov     %cs, %ebx
+        ljmp    $KERNEL_CS, $1f
+1:      show    cs, %ebx
+        ret
+        .data
+        .balign 4096
+gdt:    .quad   0, 0, 0, 0x00cf9b100000ffff     # ring 0 code, base 0x100000
+        .balign 4096
+frame:  .long   0
+        .text
+""",
+        bits=32,
+    ).run_to("poweroff")
+    assert (guest.values["set_gdt"], guest.values["cs"]) == (0, 0x19)
+    assert guest.traps32 == []
+
+
 CRASHES = {
     "no handler": ("ud2", "Unhandled: vec 6, #UD[ffffffff]"),
     "page fault": ("movl 0x6666000, %eax", "Unhandled: vec 14, #PF[0000]"),
