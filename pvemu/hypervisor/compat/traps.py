@@ -50,7 +50,8 @@ class CompatTraps(Traps):
             frame += [esp, ss]
             stack, ss = vcpu.kernel_sp, vcpu.kernel_ss
         stack = (stack - 4 * len(frame)) & _MASK
-        self._push((stack + vcpu.segment_base(ss)) & _MASK, struct.pack(f"<{len(frame)}I", *(word & _MASK for word in frame)))
+        raw = struct.pack(f"<{len(frame)}I", *(word & _MASK for word in frame))
+        self._push((stack + vcpu.segment_base(ss)) & _MASK, raw)
         if self._is_null(new_cs, handler):
             raise DomainCrashError(self._sync_crash("null selector"))
         vcpu.set_frame(handler, new_cs, eflags & ~(_VM | _RF | _NT | _TF), stack, ss)
