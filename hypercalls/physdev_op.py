@@ -108,6 +108,12 @@ def _setup_gsi(ctx: Context, arg: int) -> int:
     return -EPERM if 0 <= gsi < 24 else -EINVAL
 
 
+def _pirq_eoi_gmfn(ctx: Context, arg: int) -> int:
+    (gmfn,) = _read(ctx, pd.physdev_pirq_eoi_gmfn, arg)
+    ctx.physdev.set_pirq_eoi_map(gmfn)
+    return 0
+
+
 _HANDLERS: Final[dict[int, Callable[[Context, int], int]]] = {
     pd.PHYSDEVOP_IRQ_UNMASK_NOTIFY: _irq_unmask_notify,
     pd.PHYSDEVOP_irq_status_query: _irq_status_query,
@@ -117,6 +123,8 @@ _HANDLERS: Final[dict[int, Callable[[Context, int], int]]] = {
     pd.PHYSDEVOP_map_pirq: _map_pirq,
     pd.PHYSDEVOP_unmap_pirq: _unmap_pirq,
     pd.PHYSDEVOP_setup_gsi: _setup_gsi,
+    pd.PHYSDEVOP_pirq_eoi_gmfn_v1: _pirq_eoi_gmfn,
+    pd.PHYSDEVOP_pirq_eoi_gmfn_v2: _pirq_eoi_gmfn,
 }
 
 #: command -> (what is copied first, errno)
@@ -135,8 +143,6 @@ _REFUSED: Final[dict[int, tuple[type | None, int]]] = {
     pd.PHYSDEVOP_restore_msi_ext: (pd.physdev_pci_device, ENODEV),
     pd.PHYSDEVOP_pci_mmcfg_reserved: (None, EPERM),
     pd.PHYSDEVOP_dbgp_op: (None, EPERM),
-    # Xen would give these out to any domain; there are no interrupts here to use them for
+    # Xen would give one out to any domain; there are no interrupts here to use it for
     pd.PHYSDEVOP_get_free_pirq: (pd.physdev_get_free_pirq, ENOSPC),
-    pd.PHYSDEVOP_pirq_eoi_gmfn_v1: (pd.physdev_pirq_eoi_gmfn, ENOSYS),
-    pd.PHYSDEVOP_pirq_eoi_gmfn_v2: (pd.physdev_pirq_eoi_gmfn, ENOSYS),
 }

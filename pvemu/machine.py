@@ -220,7 +220,7 @@ class Machine:
         self.vcpu.on_last_down = lambda: self.domain.shutdown(sched_abi.SHUTDOWN_poweroff)
         self.reservation.guest_max_pfn = lambda: self.shared_info.max_pfn
         self.traps = width.traps(self.domain, self.vcpu, self.guest)
-        physdev = Physdev(self.vcpu)
+        physdev = Physdev(self.vcpu, self.types)
         self._make_exceptions(physdev)
         context = HypercallContext(
             abi=self.abi, guest=self.guest, domain=self.domain, vcpu=self.vcpu, event_channels=self.event_channels,
@@ -229,10 +229,12 @@ class Machine:
         )  # fmt: skip
         self.hypercalls = HypercallDispatcher(TABLE, context)
         self.stages = StageWatch(
-            self.abi, self.ram, self.walker, self.guest, self.engine, lambda: self.clock.now() - self.clock.start
-        )
+            self.abi, self.ram, self.walker, self.guest, self.engine.reader("rip", "rsi"),
+            lambda: self.clock.now() - self.clock.start,
+        )  # fmt: skip
         self.mm.on_new_baseptr = self.stages.arm
-        self._read_call = self.engine.reader("rax", *self.abi.arg_registers, "rip")
+        self._read_call = self.engine.reader("rax", *self.abi.arg_registers, "rip", "rflags")
+        self._read_place = self.engine.reader("rip", "rsp")
         self._read_cs = self.engine.reader("cs")
         self._write_rax = self.engine.writer("rax")
         self._write_rcx = self.engine.writer("rcx")
@@ -244,8 +246,8 @@ class Machine:
 
         compat = self.m2p.compat
         if compat is None:
-            return PageWalker(self.ram, self.engine.flush_tlb, drop_code)
-        walker = PaePageWalker(self.ram, self.engine.flush_tlb, drop_code)
+            return PageWalker(self.ram, self.engine.flush_tlb, drop_code, self.engine.flush_page)
+        walker = PaePageWalker(self.ram, self.engine.flush_tlb, drop_code, self.engine.flush_page)
         walker.is_user = lambda: self._read_cs()[0] & 3 == 3
         walker.xen_page = lambda vaddr: compat.page_at(vaddr - HYPERVISOR_COMPAT_VIRT_START)
         return walker
@@ -267,12 +269,12 @@ class Machine:
 
     def _run_on_copy(self, page: int, maddr: int) -> Exit:
         self._copied_page = page, maddr
-        self.engine.flush_tlb()
+        self.engine.flush_page(page)
         try:
             return self.engine.run()
         finally:
             self._copied_page = None
-            self.engine.flush_tlb()
+            self.engine.flush_page(page)
 
     def _build_domain(self) -> None:
         p2m = mem_init(self._alloc_domain_extent, self.nr_pages)
@@ -369,7 +371,6 @@ class Machine:
         if vcpu.resume is not None:
             action, vcpu.resume = vcpu.resume, None
             action()
-            self.mm.finish()
         if vcpu.refused_frame is not None:
             (refusal, cs, ss), vcpu.refused_frame = vcpu.refused_frame, None
             self.exceptions.refused_frame(refusal, cs, ss)
@@ -446,13 +447,12 @@ class Machine:
         if vcpu.kernel_mode:
             vcpu.gs_base_kernel = gs_base
             self.engine.write("gs_base", vcpu.gs_base_user)
-            self.walker.root_maddr = mm.guest_root_user << PAGE_SHIFT
+            self.walker.load_root(mm.guest_root_user << PAGE_SHIFT)
         else:
             vcpu.gs_base_user = gs_base
             self.engine.write("gs_base", vcpu.gs_base_kernel)
-            self.walker.root_maddr = mm.guest_root << PAGE_SHIFT
+            self.walker.load_root(mm.guest_root << PAGE_SHIFT)
         vcpu.kernel_mode = not vcpu.kernel_mode
-        self.walker.flush()
         return True
 
     # -- exits (pvemu.cpu.exits.ExitHandler) -------------------------------------------------------------------------
@@ -462,7 +462,7 @@ class Machine:
         if self.width.is_compat or not vcpu.kernel_mode:
             vcpu.leave_for(self.traps.inject_syscall)
             return
-        op, *args, rip = self._read_call()
+        op, *args, rip, rflags = self._read_call()
         clock = self.clock
         self._charge_fills()
         clock.charge(_HYPERCALL_NS)
@@ -471,22 +471,20 @@ class Machine:
         self.recent.append(HypercallRecord(clock.time, rip, op, tuple(args), result))
         self._write_rax(result & 0xFFFF_FFFF_FFFF_FFFF)
         self._write_rcx(rip + 2)
-        self._write_r11(self.engine.read("rflags"))
-        self.mm.finish()
+        self._write_r11(rflags)
         self._after_exit()
 
     def on_int82(self) -> bool:
         """A hypercall of a 32-bit guest's; its gate is for ring 1."""
         if not self.width.is_compat or not self.vcpu.kernel_mode:
             return False
-        op, *args, rip = self._read_call()
+        op, *args, rip, _rflags = self._read_call()
         clock = self.clock
         self._charge_fills()
         clock.charge(_HYPERCALL_NS)
         result = self.hypercalls.call(op, args)
         self.recent.append(HypercallRecord(clock.time, rip, op, tuple(args), result))
         self._write_rax(result & 0xFFFF_FFFF)
-        self.mm.finish()
         self._after_exit()
         return True
 
@@ -514,7 +512,8 @@ class Machine:
     def on_rdtsc(self) -> int:
         """RDTSC: the virtual clock."""
         self._charge_fills()
-        value = self.clock.poll()
+        rip, rsp = self._read_place()
+        value = self.clock.poll(rip << 64 | rsp)
         self._after_exit()
         return value
 

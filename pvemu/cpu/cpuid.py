@@ -19,27 +19,30 @@ def _text(text: str) -> list[int]:
     return [int.from_bytes(raw[i : i + 4], "little") for i in range(0, len(raw), 4)]
 
 
-_VENDOR = _text("GenuineIntel")
+_VENDOR = _text("AuthenticAMD")
 _BRAND = _text("pvemu virtual CPU".ljust(48, "\0"))
 
-#: Leaf 1 EDX: FPU DE TSC MSR PAE CX8 CMOV PAT CLFLUSH MMX FXSR SSE SSE2 (no PSE, PGE, MTRR, VME, SEP for PV64).
-_1D = (1 << 0 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 15 | 1 << 16 | 1 << 19 | 1 << 23 | 1 << 24
-       | 1 << 25 | 1 << 26)  # fmt: skip
-#: Leaf 1 ECX: SSE3 SSSE3 CX16 SSE4.1 SSE4.2 POPCNT, HYPERVISOR.
-_1C = 1 << 0 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 23 | 1 << 31
-#: Leaf 0x80000001 EDX: SYSCALL NX LM; ECX: LAHF.
-_E1D = 1 << 11 | 1 << 20 | 1 << 29
-_E1C = 1 << 0
+#: Leaf 1 EDX: FPU DE TSC MSR PAE MCE CX8 APIC MCA CMOV PAT CLFLUSH MMX FXSR SSE SSE2 SS (no PSE, PGE, MTRR, VME, SEP
+#: for PV64). Linux has no emulated APIC under Xen, but misses the bit.
+_1D = (1 << 0 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 14 | 1 << 15 | 1 << 16 | 1 << 19
+       | 1 << 23 | 1 << 24 | 1 << 25 | 1 << 26 | 1 << 27)  # fmt: skip
+#: Leaf 1 ECX: SSE3 PCLMULQDQ SSSE3 CX16 SSE4.1 SSE4.2 POPCNT AES, HYPERVISOR. No RDRAND: a run must repeat, and the
+#: engine's CPU has none either. No XSAVE: the engine has no AVX.
+_1C = 1 << 0 | 1 << 1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 23 | 1 << 25 | 1 << 31
+#: Leaf 0x80000001 EDX: SYSCALL NX LM, and what AMD repeats of leaf 1; ECX: LAHF CMP_LEGACY.
+_E1D = 1 << 11 | 1 << 20 | 1 << 29 | _1D & 0x0183_F3FF
+_E1C = 1 << 0 | 1 << 1
 
 _BASIC: dict[int, CpuidLeaf] = {
-    0x0: (0x2, _VENDOR[0], _VENDOR[2], _VENDOR[1]),
+    0x0: (0x1, _VENDOR[0], _VENDOR[2], _VENDOR[1]),
     0x1: (0x0000_0663, 0x0000_0800, _1C, _1D),
-    0x2: (0x0000_0001, 0, 0, 0x002C_307D),
     0x8000_0000: (0x8000_0008, 0, 0, 0),
     0x8000_0001: (0, 0, _E1C, _E1D),
     0x8000_0002: (_BRAND[0], _BRAND[1], _BRAND[2], _BRAND[3]),
     0x8000_0003: (_BRAND[4], _BRAND[5], _BRAND[6], _BRAND[7]),
     0x8000_0004: (_BRAND[8], _BRAND[9], _BRAND[10], _BRAND[11]),
+    0x8000_0005: (0x01FF_01FF, 0x01FF_01FF, 0x4002_0140, 0x4002_0140),  # 64 KiB first-level caches of 64-byte lines
+    0x8000_0006: (0, 0x4200_4200, 0x0200_8140, 0),  # 512 KiB second-level cache
     0x8000_0008: (0x0000_3028, 0, 0, 0),  # 48-bit linear, 40-bit physical addresses
 }
 #: A 32-bit domain's, on an Intel CPU: without LM, what depends on it (CX16, LAHF) and SYSCALL.

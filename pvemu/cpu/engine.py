@@ -40,6 +40,8 @@ _INVALID = ctypes.CFUNCTYPE(ctypes.c_bool, _VOID, _VOID)
 _MMIO_READ = ctypes.CFUNCTYPE(_U64, _VOID, _U64, ctypes.c_uint, _VOID)
 _MMIO_WRITE = ctypes.CFUNCTYPE(None, _VOID, _U64, ctypes.c_uint, _U64, _VOID)
 _REG_WRITE = ctypes.CFUNCTYPE(ctypes.c_int, _VOID, ctypes.c_int, _VOID)
+_GET_CPU = ctypes.CFUNCTYPE(_VOID, _VOID, ctypes.c_int)
+_FLUSH_PAGE = ctypes.CFUNCTYPE(None, _VOID, _U64)
 _REG_BATCH = ctypes.CFUNCTYPE(ctypes.c_int, _VOID, _VOID, _VOID, ctypes.c_int)
 
 #: Engine register numbers by the names of pvemu.cpu.registers.
@@ -59,6 +61,11 @@ _CTL_TLB_FLUSH = (unicorn_const.UC_CTL_IO_WRITE << 30) | unicorn_const.UC_CTL_TL
 _UC_STRUCT_PAGE_SIZES = struct.pack("<IIQQ", PAGE_SIZE, PAGE_SIZE - 1, PAGE_SIZE, PAGE_SIZE)
 _UC_STRUCT_FLAGS_AT = 48
 _UC_STRUCT_HEAD = 4096
+
+#: Registers read by one call.
+_MAX_BATCH = 32
+#: The number of the one CPU: Unicorn gives it none.
+_UNASSIGNED_CPU_INDEX = -1
 
 _FETCH = int(Access.FETCH)
 _VECTOR_UD = 6
@@ -90,6 +97,7 @@ class Engine:
 
     def __init__(self, ram: Ram, handler: ExitHandler, entry_mfn: Mfn, gdt_vaddr: int) -> None:
         self._uc = uc = Uc(UC_ARCH_X86, UC_MODE_64)
+        uc.ctl_set_cpu_model(x86_const.UC_CPU_X86_SANDYBRIDGE)  # the last without RDRAND, which would ask the host
         self._uch = uc._uch  # noqa: SLF001 - the binding has no public name for the handle its own hooks take
         self._handle = int(self._uch.value or 0)
         self._ram = ram
@@ -115,12 +123,15 @@ class Engine:
         self._fault_address: ctypes.c_uint64 | None = None
         self.exits = 0  #: exits seen so far: a watchdog tells a busy guest from a wedged one by it
         self.tlb_fills = 0
-        self._cells = (_U64 * 8)()
+        self._cells = (_U64 * _MAX_BATCH)()
+        self._cpu: int | None = None
+        self._flush_one: Callable[[int | None, int], object] = lambda cpu, vaddr: self.flush_tlb()
         self._bind_fast_paths()
         uc.mem_map_ptr(ram.base, ram.size, unicorn_const.UC_PROT_ALL, ram.host_address())
         uc.ctl_set_tlb_mode(unicorn_const.UC_TLB_VIRTUAL)
         uc.ctl_exits_enabled(True)
         uc.reg_write(x86_const.UC_X86_REG_GDTR, (0, gdt_vaddr, 0xFFFF, 0))
+        self._find_page_flush()
         self._install_hooks()
         self._leave_out_exit_checks()
         ram.on_code_write = self._drop_translations
@@ -134,7 +145,7 @@ class Engine:
         self._reg_read_batch = native("uc_reg_read_batch", _REG_BATCH)
         self._control = native("uc_ctl", ctypes.CFUNCTYPE(ctypes.c_int, _VOID, ctypes.c_int))
         self._cell_address = ctypes.addressof(self._cells)
-        self._cell_pointers = (_VOID * 8)(*(self._cell_address + 8 * i for i in range(8)))
+        self._cell_pointers = (_VOID * _MAX_BATCH)(*(self._cell_address + 8 * i for i in range(_MAX_BATCH)))
 
     def read(self, name: str) -> int:
         """One register by name."""
@@ -162,8 +173,10 @@ class Engine:
         return access & 0x90 == 0x90 and (is_data or bool(access & 2)) and (access & 0x60 == 0x60 or is_conforming)
 
     def reader(self, *names: str) -> Callable[[], list[int]]:
-        """A fast reader of up to eight registers at once."""
+        """A fast reader of up to 32 registers at once."""
         count = len(names)
+        if count > _MAX_BATCH:
+            raise ValueError(f"{count} registers at once")
         ids = (ctypes.c_int * count)(*(_REGISTERS[n] for n in names))
         id_address, pointers = ctypes.addressof(ids), ctypes.addressof(self._cell_pointers)
         self._keep.append(ids)
@@ -232,10 +245,11 @@ class Engine:
         self._uc.reg_write(x86_const.UC_X86_REG_RSP, _ENTRY_VADDR + 16)
         self.write("rflags", _EFLAGS_IF | 2)  # without the NT that the guest may have set: it makes the IRETQ a fault
         self._entering, self._entry_fetched = True, False
-        self.flush_tlb()
+        self.flush_page(_ENTRY_VADDR)
+        self.flush_page(rip)
         self._start(_ENTRY_VADDR + entry_offset)  # ends when the guest's first instruction is fetched
         self._entering = False
-        self.flush_tlb()
+        self.flush_page(_ENTRY_VADDR)
         if self._vector is not None:
             vector, self._vector = self._vector, None
             return self._exception(vector)
@@ -394,6 +408,21 @@ class Engine:
         """Forget every translation the CPU holds."""
         self._control(self._handle, _CTL_TLB_FLUSH)
 
+    def flush_page(self, vaddr: int) -> None:
+        """Forget the translations of the page at ``vaddr``."""
+        self._flush_one(self._cpu, vaddr)
+
+    def _find_page_flush(self) -> None:
+        """QEMU's tlb_flush_page, which the library exports but its API has no name for; else all is flushed."""
+        try:
+            address = ctypes.cast(uclib.qemu_get_cpu_x86_64, _VOID).value or 0
+            flush = _FLUSH_PAGE(ctypes.cast(uclib.tlb_flush_page_x86_64, _VOID).value or 0)
+        except AttributeError:
+            return
+        self._cpu = _GET_CPU(address)(self._handle, _UNASSIGNED_CPU_INDEX)
+        if self._cpu:
+            self._flush_one = flush
+
     def drop_all_code(self) -> None:
         """Forget all translated code (a new kernel took over, or a tracer was attached)."""
         self._ram.code_frames.clear()
@@ -406,8 +435,8 @@ class Engine:
         """
         self._window = _CODE_WINDOW + (mfn << PAGE_SHIFT)
         self._uc.ctl_remove_cache(self._window, self._window + PAGE_SIZE)
+        self.flush_page(self._window)
         self._window = -1
-        self.flush_tlb()
 
     def trap_frame(
         self, window_maddr: int, read: Callable[[int, int], int], write: Callable[[int, int, int], None]

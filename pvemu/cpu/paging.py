@@ -2,7 +2,8 @@
 
 Two rules keep the engine fast. Execute permission is granted lazily, only to frames that were fetched from, so that
 stores to data stay on the engine's fast path (a store through an executable entry checks for stale code every time).
-And what has been handed to the TLB since the last flush is remembered, so that a change of anything else needs none.
+And what has been handed to the TLB is remembered, so that a change drops the pages it is about and nothing else: a
+kernel that patches its text switches roots 17,000 times before it runs its first program.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ _READ, _WRITE, _FETCH = int(Access.READ), int(Access.WRITE), int(Access.FETCH)
 _PROT_R, _PROT_W, _PROT_X = 1, 2, 4
 #: Translations lost to others (the engine's TLB is direct mapped and starts with 256 entries) that show it too small.
 _EVICTIONS_PER_FLUSH = 512
+#: More pages than this are dropped by emptying the TLB.
+_PAGES_PER_FLUSH = 64
+_NO_FRAME = -1
 
 
 def is_canonical(vaddr: int) -> bool:
@@ -55,11 +59,18 @@ def table_slot(vaddr: int, level: int) -> int:
     return (vaddr >> (PAGE_SHIFT + 9 * (level - 1))) & 511
 
 
+def _note(holders: dict[int, int], mfn: int, frame: int) -> None:
+    """Remember that linear frame ``frame`` has an entry for ``mfn``."""
+    if holders.setdefault(mfn, frame) != frame:
+        holders[mfn] = _NO_FRAME
+
+
 class PageWalker:
     """Translates guest linear addresses through the tables at ``root_maddr``.
 
-    ``flush`` empties the engine's TLB; ``first_fills`` counts translations that were new since a flush (re-fills after
-    an eviction depend on the host's clock inside the engine and are not counted: guest time is derived from it).
+    ``flush`` empties the engine's TLB, ``flush_page`` drops one page of it; ``first_fills`` counts translations that
+    the TLB was not handed before (re-fills after an eviction depend on the host's clock inside the engine and are not
+    counted: guest time is derived from it).
     """
 
     #: The levels above the L1 tables, from the root down.
@@ -69,26 +80,38 @@ class PageWalker:
     #: The same for an access by Xen on the guest's behalf.
     _xen_required = PTE_US
 
-    def __init__(self, ram: Ram, flush: Callable[[], None], drop_code: Callable[[int], None]) -> None:
+    def __init__(
+        self, ram: Ram, flush: Callable[[], None], drop_code: Callable[[int], None],
+        flush_page: Callable[[int], None] | None = None,
+    ) -> None:  # fmt: skip
         self._ram = ram
         self._flush = flush
         self._drop_code = drop_code
+        self._flush_page = flush_page if flush_page is not None else lambda vaddr: flush()
         self.root_maddr = 0
         self.first_fills = 0
         self.error_code = 0
         self._refilled: set[int] = set()  # L1 entries filled again since the engine's TLB was last emptied
         self._evictions = 0
-        #: Linear frame -> how the L1 table is reached: (quad index of the L1 table, combined RW/US, NX).
-        self._l1_tables: dict[int, tuple[int, int, int]] = {}
-        self._cached_entries: set[int] = set()  # quad indices of L1 entries in the TLB
-        self._written: set[int] = set()  # mfns with a data-only writable entry in the TLB
+        #: Linear frame >> 9 -> how the L1 table is reached: (quad index of the L1 table, combined RW/US, NX, frames
+        #: filled in the same L4 slot).
+        self._l1_tables: dict[int, tuple[int, int, int, set[int]]] = {}
+        self._slots: dict[int, tuple[list[int], set[int]]] = {}  # by L4 slot: (keys of _l1_tables, frames filled)
+        self._upper_entries: set[int] = set()  # quad indices of the upper entries that led there
+        #: Quad index of an L1 entry in the TLB -> its linear frame (_NO_FRAME: several).
+        self._cached_entries: dict[int, int] = {}
+        self._written: dict[int, int] = {}  # mfn with a data-only writable entry -> linear frame (_NO_FRAME: several)
+        self._executable: dict[int, int] = {}  # mfn with an executable entry -> the same
 
     # -- flushing ----------------------------------------------------------------------------------------------------
     def flush(self) -> None:
         """Empty the TLB and forget what was in it."""
         self._l1_tables.clear()
+        self._slots.clear()
+        self._upper_entries.clear()
         self._cached_entries.clear()
         self._written.clear()
+        self._executable.clear()
         self._refilled.clear()
         self._flush()
 
@@ -98,14 +121,60 @@ class PageWalker:
         self._refilled.clear()
         self._flush()
 
+    def entry_changed(self, maddr: int) -> None:
+        """The L1 entry at ``maddr`` was changed: the TLB must not have its old value."""
+        frame = self._cached_entries.pop((maddr - self._ram.base) >> 3, None)
+        if frame is None:
+            return
+        if frame == _NO_FRAME:
+            self.flush()
+        else:
+            self._flush_page(frame << PAGE_SHIFT)
+
+    def upper_entry_changed(self, maddr: int) -> None:
+        """The entry of a level 2..4 table at ``maddr`` was changed."""
+        if (maddr - self._ram.base) >> 3 in self._upper_entries:
+            self.flush()
+
+    def load_root(self, maddr: int) -> None:
+        """Translate through other tables from now on: what they share with the old ones stays in the TLB."""
+        quads, base = self._ram.quads, self._ram.base
+        old, new = (self.root_maddr - base) >> 3, (maddr - base) >> 3
+        self.root_maddr = maddr
+        for slot in [s for s in self._slots if (quads[old + s] ^ quads[new + s]) & ~PTE_A]:
+            if slot in self._slots:  # else one before emptied the TLB
+                self._drop_slot(slot)
+        self._upper_entries.update(new + slot for slot in self._slots)
+
+    def _drop_slot(self, slot: int) -> None:
+        """Take all pages of one L4 slot (512 GiB) out of the TLB."""
+        keys, frames = self._slots[slot]
+        if len(frames) > _PAGES_PER_FLUSH:
+            self.flush()
+            return
+        del self._slots[slot]
+        cached = self._cached_entries
+        for frame in frames:
+            index = self._l1_tables[frame >> 9][0] + (frame & 511)
+            if cached.get(index) == frame:
+                del cached[index]
+                self._flush_page(frame << PAGE_SHIFT)
+            elif index in cached:
+                self._flush_page(frame << PAGE_SHIFT)
+        for key in keys:
+            del self._l1_tables[key]
+
+    def _drop_frame(self, holders: dict[int, int], mfn: int) -> None:
+        """Take the entries for ``mfn`` that ``holders`` tells of out of the engine's TLB, to be granted anew."""
+        frame = holders.pop(mfn, None)
+        if frame == _NO_FRAME:
+            self.flush()
+        elif frame is not None:
+            self._flush_page(frame << PAGE_SHIFT)
+
     def is_entry_cached(self, maddr: int) -> bool:
         """Whether the L1 entry at ``maddr`` may be in the TLB."""
         return (maddr - self._ram.base) >> 3 in self._cached_entries
-
-    def is_page_cached(self, vaddr: int) -> bool:
-        """Whether the translation of ``vaddr`` may be in the TLB."""
-        found = self._l1_tables.get(vaddr >> (PAGE_SHIFT + 9))
-        return found is not None and found[0] + table_slot(vaddr, 1) in self._cached_entries
 
     @property
     def is_empty(self) -> bool:
@@ -133,7 +202,7 @@ class PageWalker:
             found = self._find_l1_table(vaddr, access)
             if found is None:
                 return None
-        table, rights, nx = found
+        table, rights, nx, filled = found
         quads = self._ram.quads
         index = table + (linear_frame & 511)
         entry = quads[index]
@@ -152,13 +221,24 @@ class PageWalker:
             quads[index] = entry = entry | PTE_A
         maddr = entry & PTE_ADDR
         writable = rights & PTE_RW and entry & PTE_D
-        if not self._ram.contains(maddr >> PAGE_SHIFT):
-            return maddr, _PROT_R | (_PROT_W if writable else 0)
-        prot = self._grant(maddr >> PAGE_SHIFT, access, bool(writable), bool(nx))
-        if index not in self._cached_entries:
-            self._cached_entries.add(index)
-            self.first_fills += 1
-        elif index not in self._refilled:
+        is_ram = self._ram.contains(maddr >> PAGE_SHIFT)
+        if is_ram:
+            prot = self._grant(maddr >> PAGE_SHIFT, linear_frame, access, bool(writable), bool(nx))
+        else:
+            prot = _PROT_R | (_PROT_W if writable else 0)
+        cached = self._cached_entries
+        holder = cached.get(index)
+        if holder != linear_frame:
+            if linear_frame >> 9 in self._l1_tables:
+                filled.add(linear_frame)
+            else:
+                self._find_l1_table(vaddr, access)  # all was dropped meanwhile
+                self._l1_tables[linear_frame >> 9][3].add(linear_frame)
+            cached[index] = linear_frame if holder is None else _NO_FRAME
+            if holder is None:
+                self.first_fills += 1
+                return maddr, prot
+        if index not in self._refilled:
             self._refilled.add(index)
         else:
             self._evictions += 1
@@ -166,26 +246,27 @@ class PageWalker:
                 self._grow_tlb()
         return maddr, prot
 
-    def _grant(self, mfn: int, access: int, writable: bool, nx: bool) -> int:
-        """Permissions for one frame, keeping translated code and writable data apart."""
+    def _grant(self, mfn: int, frame: int, access: int, writable: bool, nx: bool) -> int:
+        """Permissions for one frame at a linear frame, keeping translated code and writable data apart."""
         code = self._ram.code_frames
         if access == _FETCH:
             if mfn not in code:
                 code.add(mfn)
-                if mfn in self._written:
-                    self.flush()  # its data-only entry would let later stores go unnoticed
+                self._drop_frame(self._written, mfn)  # a data-only entry would let later stores go unnoticed
+            _note(self._executable, mfn, frame)
             return _PROT_R | _PROT_X | (_PROT_W if writable else 0)
         if mfn in code:
             if not nx:
+                _note(self._executable, mfn, frame)
                 return _PROT_R | _PROT_X | (_PROT_W if writable else 0)
             if access != _WRITE:
                 return _PROT_R
             # Code written through a no-execute alias: it is data until it is fetched from again.
             code.discard(mfn)
             self._drop_code(mfn)
-            self.flush()
+            self._drop_frame(self._executable, mfn)
         if writable:
-            self._written.add(mfn)
+            _note(self._written, mfn, frame)
             return _PROT_R | _PROT_W
         return _PROT_R
 
@@ -197,11 +278,12 @@ class PageWalker:
             code |= PF_INSTR
         self.error_code = code
 
-    def _find_l1_table(self, vaddr: int, access: int) -> tuple[int, int, int] | None:
+    def _find_l1_table(self, vaddr: int, access: int) -> tuple[int, int, int, set[int]] | None:
         ram = self._ram
         quads, base = ram.quads, ram.base
         table = self.root_maddr
         rights, nx = PTE_RW | PTE_US, 0
+        path: list[int] = []
         if not self.is_address(vaddr):
             self._refuse(access, 0)
             return None
@@ -213,11 +295,19 @@ class PageWalker:
                 return None
             if not entry & PTE_A:
                 quads[index] = entry | PTE_A
+            path.append(index)
             rights &= entry
             nx |= entry & PTE_NX
             table = entry & PTE_ADDR
-        found = ((table - base) >> 3, rights, nx)
-        self._l1_tables[vaddr >> (PAGE_SHIFT + 9)] = found
+        slot = table_slot(vaddr, 4)
+        of_slot = self._slots.get(slot)
+        if of_slot is None:
+            of_slot = self._slots[slot] = [], set()
+        key = vaddr >> (PAGE_SHIFT + 9)
+        of_slot[0].append(key)
+        self._upper_entries.update(path)
+        found = (table - base) >> 3, rights, nx, of_slot[1]
+        self._l1_tables[key] = found
         return found
 
     def lookup(self, vaddr: int, access: Access = Access.READ, root_maddr: int | None = None) -> int | None:

@@ -30,8 +30,11 @@ class PaePageWalker(PageWalker):
     upper_levels = (3, 2)
     _xen_required = 0
 
-    def __init__(self, ram: Ram, flush: Callable[[], None], drop_code: Callable[[int], None]) -> None:
-        super().__init__(ram, flush, drop_code)
+    def __init__(
+        self, ram: Ram, flush: Callable[[], None], drop_code: Callable[[int], None],
+        flush_page: Callable[[int], None] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(ram, flush, drop_code, flush_page)
         self.is_user: Callable[[], bool] = lambda: False
         #: Machine address behind an address in Xen's part, where there is one that kernel mode may read.
         self.xen_page: Callable[[int], int | None] = lambda vaddr: None

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from hypercalls.abi import Abi
     from pvemu.builder.kernel import KernelImage
     from pvemu.cpu.paging import PageWalker
-    from pvemu.cpu.registers import Registers
     from pvemu.memory.guest_access import GuestMemory
     from pvemu.memory.ram import Ram
 
@@ -56,16 +55,19 @@ class Stage:
 
 
 class StageWatch:
-    """Tells kernels apart. ``arm`` after each new base pointer; ``check_fetch`` on each page first fetched from."""
+    """Tells kernels apart; ``read_entry`` reads rip and rsi. ``arm`` after each new base pointer; ``check_fetch`` on
+    each page first fetched from.
+    """
 
     def __init__(
-        self, abi: Abi, ram: Ram, walker: PageWalker, guest: GuestMemory, regs: Registers, elapsed: Callable[[], int]
-    ) -> None:
+        self, abi: Abi, ram: Ram, walker: PageWalker, guest: GuestMemory, read_entry: Callable[[], list[int]],
+        elapsed: Callable[[], int],
+    ) -> None:  # fmt: skip
         self._abi = abi
         self._ram = ram
         self._walker = walker
         self._guest = guest
-        self._regs = regs
+        self._read_entry = read_entry
         self._elapsed = elapsed
         self.stages: list[Stage] = []
         self.is_armed = False
@@ -92,16 +94,15 @@ class StageWatch:
         for callback in self._observers:
             callback(stage)
 
-    def arm(self) -> None:
-        """The guest loaded another root table: its next kernel may start under it."""
-        self.is_armed = True
+    def arm(self, is_fresh: bool) -> None:
+        """The guest loaded another root table: its next kernel may start under it, if the table is new."""
+        self.is_armed = is_fresh
 
     def check_fetch(self, page: int) -> bool:
         """Code is about to be fetched from ``page`` for the first time since the switch: True when that is a kernel's
         start of day, which is then recorded.
         """
-        entry = self._regs.read("rip")
-        start_info = self._regs.read("rsi")
+        entry, start_info = self._read_entry()
         if entry & ~PAGE_MASK != page or start_info & PAGE_MASK or not start_info:
             return False
         try:

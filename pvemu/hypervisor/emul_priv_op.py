@@ -194,7 +194,6 @@ class PrivilegedOps:
                     self._mm.write_cr3(value)
                 except XenError:
                     return False
-                self._mm.finish()
             case 4:
                 self.cr4 = value & _CR4_TSD_DE | _CR4_VISIBLE
             case _:

@@ -1,7 +1,7 @@
 """Page-table hypercalls of the running domain: mmu_update, update_va_mapping, mmuext_op (xen/arch/x86/mm.c).
 
-The TLB is flushed once, when the hypercall ends (``finish``), and only if something that the CPU may have cached was
-changed.
+Each change drops from the TLB what the CPU may have cached of the old value, at once: a flush that the guest asks for
+later finds nothing to do.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Mm:
     """Owner of the root page table and of every change to the guest's tables.
 
     ``guest_root`` is the kernel's root (v->arch.guest_table), ``guest_root_user`` the one for user mode or 0.
-    ``on_new_baseptr`` is told of each new kernel root.
+    ``on_new_baseptr`` is told of each new kernel root, and whether it was never loaded since it became one.
     """
 
     root_type = PageType.L4
@@ -57,8 +57,7 @@ class Mm:
         self._walker = walker
         self.guest_root = Mfn(0)
         self.guest_root_user = Mfn(0)
-        self.needs_flush = False
-        self.on_new_baseptr: Callable[[], None] = lambda: None
+        self.on_new_baseptr: Callable[[bool], None] = lambda is_fresh: None
         self.on_set_ldt: Callable[[int, int], None] = lambda vaddr, ents: None
         #: pv_destroy_ldt: the CPU must forget the LDT's pages, a new root may map others there.
         self.on_destroy_ldt: Callable[[], None] = lambda: None
@@ -67,15 +66,9 @@ class Mm:
         """MMUEXT_SET_LDT: the descriptor tables' affair."""
         self.on_set_ldt(vaddr, ents)
 
-    def finish(self) -> None:
-        """End of a hypercall: flush what is stale."""
-        if self.needs_flush:
-            self.needs_flush = False
-            self._walker.flush()
-
     def _changed(self, maddr: int, old: int) -> None:
-        if old & PTE_P and self._walker.is_entry_cached(maddr):
-            self.needs_flush = True
+        if old & PTE_P:
+            self._walker.entry_changed(maddr)
 
     # -- mmu_update --------------------------------------------------------------------------------------------------
     def mmu_update(self, ptr: int, val: int) -> None:
@@ -101,7 +94,7 @@ class Mm:
             elif TABLE_LEVEL[kind]:
                 old = self._types.mod_table_entry(ptr, val, PageType(kind), preserve_ad)
                 if old & PTE_P:
-                    self.tlb_flush()
+                    self._walker.upper_entry_changed(ptr)
             elif kind in (PageType.NONE, PageType.WRITABLE):
                 self._ram.write_u64(ptr, val)
             else:
@@ -121,17 +114,12 @@ class Mm:
             self._types.put_from_l1e(old)
 
     def update_va_mapping(self, vaddr: int, val: int, flags: int) -> None:
-        """Replace the level-1 entry that maps ``vaddr``; ``flags`` are UVMF_*."""
+        """Replace the level-1 entry that maps ``vaddr``; ``flags`` (UVMF_*) ask for flushes, which are done anyway."""
         at = self.l1_entry_address(vaddr)
         if at is None:
             raise XenError(e.EINVAL, f"no L1 table maps {vaddr:#x}")
         old = self._types.mod_l1_entry(at, val)
         self._changed(at, old)
-        kind = flags & xen.UVMF_FLUSHTYPE_MASK
-        if (kind == xen.UVMF_TLB_FLUSH and not self._walker.is_empty) or (
-            kind == xen.UVMF_INVLPG and self._walker.is_page_cached(vaddr)
-        ):
-            self.needs_flush = True
 
     def l1_entry_address(self, vaddr: int) -> int | None:
         """map_guest_l1e: machine address of the level-1 entry for ``vaddr``, None where no table leads there."""
@@ -159,7 +147,6 @@ class Mm:
             self._types.put_page_and_type(mfn)
             raise XenError(e.EINVAL, f"mfn {mfn:x} already pinned")
         self._frames.pinned.add(mfn)
-        self.tlb_flush()  # its type may have changed
 
     def unpin_table(self, mfn: int) -> None:
         """MMUEXT_UNPIN_TABLE."""
@@ -180,9 +167,12 @@ class Mm:
             old, self.guest_root = self.guest_root, Mfn(mfn)
             if old:
                 self._types.put_page_and_type(old)
-            self._walker.root_maddr = mfn << PAGE_SHIFT
-            self.on_new_baseptr()
-        self.needs_flush = True
+            self._walker.load_root(mfn << PAGE_SHIFT)
+            is_fresh = mfn in self._types.fresh_roots
+            if is_fresh:
+                self._types.fresh_roots.discard(mfn)
+                self._walker.flush()  # a kernel that starts here is known by its first fetch
+            self.on_new_baseptr(is_fresh)
 
     def new_user_baseptr(self, mfn: int) -> None:
         """MMUEXT_NEW_USER_BASEPTR; 0 takes it away."""
@@ -203,12 +193,10 @@ class Mm:
         self.new_baseptr(value >> PAGE_SHIFT)
 
     def tlb_flush(self) -> None:
-        """MMUEXT_TLB_FLUSH_*."""
-        self.needs_flush |= not self._walker.is_empty
+        """MMUEXT_TLB_FLUSH_*: every change flushed what it had to when it was made."""
 
     def invlpg(self, vaddr: int) -> None:
-        """MMUEXT_INVLPG_*."""
-        self.needs_flush |= self._walker.is_page_cached(vaddr)
+        """MMUEXT_INVLPG_*: the same."""
 
     def clear_page(self, mfn: int) -> None:
         """MMUEXT_CLEAR_PAGE: the frame must be usable as writable memory."""

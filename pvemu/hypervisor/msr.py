@@ -1,4 +1,4 @@
-"""The model-specific registers that a PV guest may touch, for the Intel CPU that pvemu.cpu.cpuid describes.
+"""The model-specific registers that a PV guest may touch, for the AMD CPU that pvemu.cpu.cpuid describes.
 
 Mirrors xen/arch/x86/msr.c, cpu/mcheck/vmce.c and, of xen/arch/x86/pv/emul-priv-op.c, ``read_msr`` and ``write_msr``.
 """
@@ -28,10 +28,8 @@ _XEN_FIRST, _XEN_END = 0x4000_0000, 0x4000_0300
 #: Read-only words.
 _CONSTANT = {
     0x0: 0, 0x1: 0,  # P5_MC_ADDR, P5_MC_TYPE
-    0x17: 0,  # PLATFORM_ID
     _APIC_BASE: 0xFEE0_0900,  # enabled, at its default address, boot processor
-    0x3A: 1,  # FEATURE_CONTROL: locked
-    _UCODE_REV: 1 << 32,
+    _UCODE_REV: 0x0100_0065,  # PATCHLEVEL of QEMU's AMD CPUs
     0xCE: 0,  # PLATFORM_INFO
     _MISC_FEATURES: 0,
     _MCG_CAP: 0x0100_0002, _MCG_STATUS: 0,

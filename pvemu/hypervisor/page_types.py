@@ -59,6 +59,8 @@ class PageTypes:
         self._ram = ram
         self._frames = frames
         self._xen_entries = xen_entries
+        #: Root tables validated and not loaded since.
+        self.fresh_roots: set[int] = set()
         #: validate_segdesc_page: checks and adjusts a frame of descriptors; XenError(EINVAL) if it cannot be one.
         self.validate_segdesc: Callable[[int], None] = lambda mfn: None
 
@@ -248,6 +250,8 @@ class PageTypes:
             ) from error
         for slot in xen_slots:
             quads[start + slot] = self._xen_entries.get(slot, 0)
+        if level == PageType.L4:
+            self.fresh_roots.add(mfn)
 
     def _forced_bits(self, level: PageType) -> int:
         """adjust_guest_l2e .. l4e: what Xen adds to a present entry of a level 2..4 table."""

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from hypercalls.errors import XenError
 from hypercalls.public import errno as e
+from pvemu.memory.frame_table import PageType
 
 if TYPE_CHECKING:
+    from pvemu.hypervisor.page_types import PageTypes
     from pvemu.hypervisor.vcpu import Vcpu
 
 __all__ = ["Physdev"]
@@ -16,10 +18,12 @@ _MAX_IOPORTS = 65536
 
 
 class Physdev:
-    """Acts on one vcpu."""
+    """Acts on one vcpu of the domain whose references ``types`` keeps."""
 
-    def __init__(self, vcpu: Vcpu) -> None:
+    def __init__(self, vcpu: Vcpu, types: PageTypes) -> None:
         self._vcpu = vcpu
+        self._types = types
+        self._pirq_eoi_map = 0
         self.iobitmap = (0, 0)
 
     def set_iopl(self, iopl: int) -> None:
@@ -37,3 +41,16 @@ class Physdev:
     def eoi(self, pirq: int) -> None:
         """PHYSDEVOP_eoi: no pirq is bound."""
         raise XenError(e.EINVAL, f"pirq {pirq} is not bound")
+
+    def set_pirq_eoi_map(self, mfn: int) -> None:
+        """PHYSDEVOP_pirq_eoi_gmfn: the frame in which a bit says that a pirq wants an EOI; none is bound, so none is
+        ever set. EINVAL for a frame that cannot be written, EBUSY the second time.
+        """
+        try:
+            self._types.get_page_and_type(mfn, PageType.WRITABLE)
+        except XenError as error:
+            raise XenError(e.EINVAL, f"pirq EOI map in mfn {mfn:#x}") from error
+        if self._pirq_eoi_map:
+            self._types.put_page_and_type(mfn)
+            raise XenError(e.EBUSY, "there is a pirq EOI map")
+        self._pirq_eoi_map = mfn

@@ -102,5 +102,4 @@ class RoPageFault:
                 return False
             # The halves of a PAE entry written the wrong way round: the lower one follows at once.
             self._mm.mmu_update(request, new & ~PTE_P)
-        self._mm.finish()
         return True

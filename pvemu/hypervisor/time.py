@@ -34,6 +34,10 @@ _VAIN_EXITS = 1 << 17
 _VAIN_SHIFT = 15
 _VAIN_MAX_SHIFT = 16
 _PATIENT_POLLS = 16
+#: Nor more than this fraction of it while it is short: a delay loop ends about when it means to.
+_POLL_SHORT_SHIFT = 3
+#: A loop looks from a few places; a guest at work, whose scheduler and tracing look at the clock as well, from many.
+_POLL_PLACES = 8
 
 
 class TimerHandle:
@@ -60,6 +64,7 @@ class VirtualClock:
         self._sequence = 0
         self._polls = 0
         self._polling_since = start
+        self._places: set[int] = set()
         self._vain = 0  # exits since the last progress
         #: Called with the time that an idle guest is about to skip to (None: nothing is due, ever). An interactive
         #: session sleeps here; it returns True when something may have changed meanwhile.
@@ -87,18 +92,24 @@ class VirtualClock:
         """Time that passes without the guest having done anything of note (a yield)."""
         self.time += ns
 
-    def poll(self) -> int:
+    def poll(self, place: int = 0) -> int:
         """The guest looked at a clock or a ring; returns system time. The longer it does nothing else, the more time
-        one look takes.
+        one look takes. ``place`` tells looks in one loop from those of a guest at work (its code and stack address).
         """
+        if place not in self._places:
+            if len(self._places) >= _POLL_PLACES:
+                self._places.clear()
+                self._polls = 0
+            self._places.add(place)
         polls = self._polls
         if not polls:
             self._polling_since = self.time
         self._polls = polls + 1
         step = _POLL_NS
         if polls >= _PATIENT_POLLS:
-            longest = min(max(_POLL_MAX_NS, (self.time - self._polling_since) >> _POLL_SHIFT), _POLL_LONGEST_NS)
-            step = min(_POLL_NS << min(polls - _PATIENT_POLLS, 63), longest)
+            elapsed = self.time - self._polling_since
+            longest = min(max(_POLL_MAX_NS, elapsed >> _POLL_SHIFT), _POLL_LONGEST_NS)
+            step = min(max(_POLL_NS, elapsed >> _POLL_SHORT_SHIFT), longest)
         target = self.time + step
         if self._queue and self._queue[0][0] < target:
             target = max(self._queue[0][0], self.time)

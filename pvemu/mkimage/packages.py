@@ -24,8 +24,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Package", "PackageCache", "PackageError"]
 
-# Of a kernel package only /boot is of use to an image; its modules are 400 MB.
-_ONLY = (("linux-image-*", "./boot"),)
+# Of a kernel package an image needs /boot and what finds a root file system; its modules are 400 MB.
+_ONLY = (
+    (
+        "linux-image-*",
+        ("./boot", "./lib/modules/*/kernel/drivers/block/xen-blkfront.ko", "./lib/modules/*/kernel/fs/ext4",
+         "./lib/modules/*/kernel/fs/jbd2", "./lib/modules/*/kernel/fs/mbcache.ko",
+         "./lib/modules/*/kernel/lib/crc16.ko",
+         "./lib/modules/*/kernel/crypto/crc32c_generic.ko"),
+    ),
+)  # fmt: skip
+#: Part of the names of such packages' folders: change it when more of them is unpacked.
+_ONLY_MARK = "+modules"
 
 
 class PackageError(InputError):
@@ -131,7 +141,8 @@ class PackageCache:
         return Package(name, row["version"], row["sha256"], root, tuple(row["files"])) if root.is_dir() else None
 
     def _root(self, name: str, version: str) -> Path:
-        return self.directory / f"root-{name}_{version.replace(':', '%3a')}"
+        mark = _ONLY_MARK if _wanted(name) is not None else ""
+        return self.directory / f"root-{name}_{version.replace(':', '%3a')}{mark}"
 
     # apt and dpkg
 
@@ -163,14 +174,17 @@ class PackageCache:
 
     @staticmethod
     def _extract(deb: Path, name: str, root: Path) -> list[str]:
-        only = next((part for pattern, part in _ONLY if fnmatchcase(name, pattern)), None)
+        only = _wanted(name)
         if only is None:
             _run(["dpkg-deb", "--extract", str(deb), str(root)])
         else:
             archive = deb.with_suffix(".tar")
             with archive.open("wb") as sink:
                 _run(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=sink.fileno())
-            _run(["tar", "--extract", f"--file={archive}", f"--directory={root}", "--no-same-owner", only])
+            names = [name.rstrip("/") for name in _run(["tar", "--list", f"--file={archive}"]).splitlines()]
+            there = [part for part in only if any(fnmatchcase(f"{name}/", f"{part}/*") for name in names)]
+            into = [f"--file={archive}", f"--directory={root}"]
+            _run(["tar", "--extract", *into, "--no-same-owner", "--wildcards", *there])
             archive.unlink()
         unpacked = (path for path in root.rglob("*") if path.is_file() or path.is_symlink())
         return sorted(f"/{path.relative_to(root)}" for path in unpacked)
@@ -228,6 +242,11 @@ class PackageCache:
             encoding="utf-8",
         )
         return config
+
+
+def _wanted(name: str) -> tuple[str, ...] | None:
+    """What of a package is unpacked, as patterns of tar; None for all of it."""
+    return next((parts for pattern, parts in _ONLY if fnmatchcase(name, pattern)), None)
 
 
 def _silent(_text: str) -> None:

@@ -27,7 +27,7 @@ def test_xens_leaves() -> None:
 
 def test_the_vendor_and_brand_are_texts() -> None:
     _, b, c, d = cpuid(0, 0, 7)
-    assert text(b, d, c) == b"GenuineIntel"
+    assert text(b, d, c) == b"AuthenticAMD"
     brand = b"".join(text(*cpuid(leaf, 0, 7)) for leaf in (0x8000_0002, 0x8000_0003, 0x8000_0004))
     assert brand.rstrip(b"\0").decode().isprintable()
 
@@ -45,6 +45,12 @@ def test_what_every_64_bit_kernel_needs_is_there() -> None:
     assert all(edx >> bit & 1 for bit in (0, 4, 5, 6, 8, 15, 24, 25, 26))  # FPU TSC MSR PAE CX8 CMOV FXSR SSE SSE2
     assert ecx >> 31  # HYPERVISOR
     assert all(cpuid(0x8000_0001, 0, 7)[3] >> bit & 1 for bit in (11, 20, 29))  # SYSCALL NX LM
+
+
+def test_nothing_that_would_bring_the_hosts_randomness_or_state_we_do_not_keep_is_there() -> None:
+    _, _, ecx, _ = cpuid(1, 0, 7)
+    assert not any(ecx >> bit & 1 for bit in (26, 27, 28, 30))  # XSAVE OSXSAVE AVX RDRAND
+    assert cpuid(7, 0, 7) == (0, 0, 0, 0)  # RDSEED among others
 
 
 def test_unknown_leaves_are_zero() -> None:

@@ -132,6 +132,8 @@ PHYSDEV_OPS: list[tuple[int, object, object]] = [
     (pd.PHYSDEVOP_set_iopl, pd.physdev_set_iopl(iopl=4), -EINVAL),
     (pd.PHYSDEVOP_set_iobitmap, pd.physdev_set_iobitmap(bitmap=BASE, nr_ports=65536), ("set_iobitmap", BASE, 65536)),
     (pd.PHYSDEVOP_set_iobitmap, pd.physdev_set_iobitmap(bitmap=BASE, nr_ports=65537), -EINVAL),
+    (pd.PHYSDEVOP_pirq_eoi_gmfn_v1, pd.physdev_pirq_eoi_gmfn(gmfn=7), ("set_pirq_eoi_map", 7)),
+    (pd.PHYSDEVOP_pirq_eoi_gmfn_v2, pd.physdev_pirq_eoi_gmfn(gmfn=7), ("set_pirq_eoi_map", 7)),
     (pd.PHYSDEVOP_IRQ_UNMASK_NOTIFY, None, 0),
     (pd.PHYSDEVOP_irq_status_query, pd.physdev_irq_status_query(irq=99), -EINVAL),
     (pd.PHYSDEVOP_irq_status_query, pd.physdev_irq_status_query(irq=9), 0),

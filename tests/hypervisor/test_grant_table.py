@@ -107,7 +107,6 @@ def test_host_map_at_an_address(world: World) -> None:
     grant(world, REF, data, DOMID)
     before = world.counts()
     status, handle, bus = world.grants.map_grant_ref(0x5000, HOST, REF, DOMID)
-    world.mm.finish()
     assert (status, handle, bus) == (gt.GNTST_okay, 0, data << PAGE_SHIFT)
     assert world.entry(l1, 5) == pte(data, RWX | 0x60) | 1 << 63 | 1 << 52
     assert flags(world) == gt.GTF_permit_access | READING | WRITING
@@ -115,7 +114,6 @@ def test_host_map_at_an_address(world: World) -> None:
     assert world.touch(0x5000, Access.WRITE)
     assert not world.touch(0x5000, Access.FETCH)
     assert world.grants.unmap_grant_ref(0x5000, 0, handle) == gt.GNTST_okay
-    world.mm.finish()
     assert (world.entry(l1, 5), flags(world)) == (0, gt.GTF_permit_access)
     assert world.counts() == before
     world.audit()

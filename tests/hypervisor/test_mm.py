@@ -210,17 +210,16 @@ def test_new_baseptr(world: World) -> None:
         refused(e.EINVAL, world.mm.new_baseptr, mfn)
     assert world.walker.root_maddr == l4 << PAGE_SHIFT
     calls: list[str] = []
-    world.mm.on_new_baseptr = lambda: calls.append("new")
+    world.mm.on_new_baseptr = lambda is_fresh: calls.append("fresh" if is_fresh else "known")
     world.touch(0, Access.READ)
     world.mm.new_baseptr(other)
-    world.mm.finish()
     assert world.mm.guest_root == other
     assert world.walker.root_maddr == other << PAGE_SHIFT
     assert of(world, l4) == ("L4", 1, 2)  # the pin is left
-    assert (world.tlb, calls) == ({}, ["new"])
+    assert (world.tlb, calls) == ({}, ["fresh"])
     world.audit()
     world.mm.new_baseptr(other)
-    assert calls == ["new"]
+    assert calls == ["fresh"]
     world.mm.unpin_table(l4)
     assert of(world, l4) == ("NONE", 0, 1)
     world.audit()
@@ -361,35 +360,29 @@ def test_update_va_mapping(world: World) -> None:
     world.audit()
 
 
-def test_only_what_may_be_cached_needs_a_flush(world: World) -> None:
+def test_only_what_may_be_cached_is_dropped(world: World) -> None:
     data = world.mfns[20]
     _, _, l2, l1 = world.boot({0: pte(data, RWX), 1: pte(data, P | US)})
     flushes = world.flushes
     world.update(l1, 9, pte(data, P))
     world.update(l1, 9, 0)
     world.mm.update_va_mapping(0x1000, 0, xen.UVMF_INVLPG)
-    world.mm.tlb_flush()
-    world.mm.invlpg(0)
-    world.mm.finish()
-    assert world.flushes == flushes
+    assert (world.flushes, world.pages_flushed) == (flushes, [])
     assert world.touch(0, Access.READ)
     world.update(l1, 9, pte(data, P))
-    assert world.flushes == flushes
+    assert (world.flushes, world.pages_flushed) == (flushes, [])
     world.update(l1, 0, 0)
-    assert world.flushes == flushes + 1
+    assert (world.flushes, world.pages_flushed) == (flushes, [0])
     assert not world.touch(0, Access.READ)  # the upper tables are remembered now
     world.update(l2, 0, 0)
-    assert world.flushes == flushes + 2
+    assert world.flushes == flushes + 1
     world.update(l2, 0, pte(l1, RWX))
     world.update(l1, 0, pte(data, RWX))
     assert world.touch(0, Access.READ)
     world.audit()
-    world.mm.invlpg(0x1000)
-    world.mm.finish()
-    assert world.flushes == flushes + 2
-    world.mm.invlpg(0)
-    world.mm.finish()
-    assert world.flushes == flushes + 3
+    world.mm.invlpg(0)  # there is nothing left to flush, ever
+    world.mm.tlb_flush()
+    assert (world.flushes, world.pages_flushed) == (flushes + 1, [0])
 
 
 def test_clear_and_copy_page(world: World) -> None:
@@ -452,7 +445,6 @@ def test_a_table_given_back_stays_a_table_until_it_is_unpinned(world: World) -> 
     other, *_ = world.tree({}, first=8)
     world.mm.new_baseptr(other)
     world.mm.unpin_table(l4)
-    world.mm.finish()
     world.audit()
     assert not world.frames.is_guest(l4)
     assert not world.frames.is_guest(l1)

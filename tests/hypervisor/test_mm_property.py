@@ -57,8 +57,6 @@ class Player:
             getattr(self, name)()
         except XenError:
             self.refusals += 1
-        finally:
-            self.world.mm.finish()
 
     # -- requests ----------------------------------------------------------------------------------------------------
     def do_update(self) -> None:

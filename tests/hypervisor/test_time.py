@@ -88,7 +88,7 @@ def test_a_call_may_ask_for_another_one_now() -> None:
 def test_polling_makes_time_run_faster_up_to_what_is_due() -> None:
     clock = VirtualClock()
     steps = []
-    for _ in range(60):
+    for _ in range(120):
         before = clock.now()
         steps.append(clock.poll() - before)
     assert steps[:16] == [50] * 16
@@ -97,11 +97,37 @@ def test_polling_makes_time_run_faster_up_to_what_is_due() -> None:
     clock.charge(1)
     before = clock.now()
     assert clock.poll() - before == 50  # it did something: patience again
-    for _ in range(60):
+    for _ in range(120):
         clock.poll()
     clock.call_at(clock.now() + 7, lambda: None)
     before = clock.now()
     assert clock.poll() - before == 7
+
+
+@pytest.mark.parametrize("delay", [1_000, 50_000, 300_000, 2 * MS, 50 * MS])
+def test_a_delay_loop_ends_about_when_it_means_to(delay: int) -> None:
+    clock = VirtualClock()
+    until = clock.now() + delay
+    looks = 1
+    while clock.poll() < until:
+        looks += 1
+    assert until <= clock.now() <= until + delay // 6
+    assert looks < 200
+
+
+def test_a_countdown_costs_few_looks() -> None:
+    clock = VirtualClock()
+    looks = 1
+    while clock.poll(looks % 3) < START + 5 * S:
+        looks += 1
+    assert looks < 1000
+
+
+def test_a_guest_at_work_that_often_looks_at_the_clock_is_not_polling() -> None:
+    clock = VirtualClock()
+    for look in range(9_000):
+        clock.poll(look % 9)
+    assert clock.now() == START + 9_000 * 50
 
 
 def test_exits_of_which_nothing_comes_use_up_a_guests_time() -> None:

@@ -406,7 +406,6 @@ def test_the_ldt_is_looked_up_when_used_and_dropped_with_the_root(cpu: Cpu) -> N
     refused(e.EBUSY, world.update, world.mfns[3], 7, pte(ldt, RWX))
     other, *_ = world.tree({}, first=8)
     world.mm.new_baseptr(other)
-    world.mm.finish()
     world.audit()
     assert world.frames.type_of(ldt).name == "NONE"
     assert world.tables.page_at(LDT_VADDR, Access.READ) is None

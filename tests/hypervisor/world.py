@@ -50,7 +50,8 @@ class World:
         #: what the CPU's TLB may hold: page of linear addresses -> (root, access, machine page)
         self.tlb: dict[tuple[int, int], int] = {}
         self.flushes = 0
-        self.walker = PageWalker(self.ram, self._flushed, lambda mfn: None)
+        self.pages_flushed: list[int] = []
+        self.walker = PageWalker(self.ram, self._flushed, lambda mfn: None, self._page_flushed)
         self.guest = GuestMemory(self.ram, self.walker)
         self.types = PageTypes(self.ram, self.frames, {})
         self.reservation = Reservation(self.ram, self.frames, self.m2p, pages, self.allocator.alloc_extent)
@@ -79,6 +80,11 @@ class World:
         self.tlb.clear()
         self.flushes += 1
 
+    def _page_flushed(self, vaddr: int) -> None:
+        self.pages_flushed.append(vaddr)
+        for key in [key for key in self.tlb if key[0] == vaddr >> PAGE_SHIFT]:
+            del self.tlb[key]
+
     # -- tables ------------------------------------------------------------------------------------------------------
     def poke(self, mfn: int, slot: int, entry: int) -> None:
         """Write an entry behind everybody's back: only into frames that are no tables yet."""
@@ -89,10 +95,7 @@ class World:
 
     def update(self, mfn: int, slot: int, entry: int, command: int = 0) -> None:
         """HYPERVISOR_mmu_update with one request."""
-        try:
-            self.mm.mmu_update((mfn << PAGE_SHIFT) + 8 * slot | command, entry)
-        finally:
-            self.mm.finish()
+        self.mm.mmu_update((mfn << PAGE_SHIFT) + 8 * slot | command, entry)
 
     def tree(self, l1_entries: dict[int, int], first: int = 0) -> tuple[int, int, int, int]:
         """Four unpinned tables from pfn ``first`` on, L4[0] -> L3[0] -> L2[0] -> L1, with ``l1_entries`` in the L1."""
@@ -109,7 +112,6 @@ class World:
         tables = self.tree(l1_entries, first)
         self.mm.pin_table(4, tables[0])
         self.mm.new_baseptr(tables[0])
-        self.mm.finish()
         return tables
 
     def touch(self, vaddr: int, access: Access) -> bool:

@@ -78,7 +78,10 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "1:2.0-3",
         {"./usr/share/thing/a.txt": b"A", "./usr/share/thing/b.txt": b"B", "./usr/bin/run": b"R"},
     )
-    deb(debs, "linux-image-6.1-amd64", "6.1-2", {"./boot/vmlinuz-6.1": b"K", "./lib/modules/6.1/x.ko": b"M"})
+    deb(debs, "linux-image-6.1-amd64", "6.1-2", {
+        "./boot/vmlinuz-6.1": b"K", "./lib/modules/6.1/kernel/sound/x.ko": b"M",
+        "./lib/modules/6.1/kernel/fs/ext4/ext4.ko": b"E",
+    })  # fmt: skip
     return tmp_path / "log"
 
 
@@ -118,9 +121,10 @@ def test_a_damaged_unpacked_package_is_fetched_again(apt: Path, tmp_path: Path) 
     assert commands(apt).count("download") == 2
 
 
-def test_of_a_kernel_only_boot_is_unpacked(apt: Path, tmp_path: Path) -> None:
+def test_of_a_kernel_only_boot_and_what_finds_a_root_are_unpacked(apt: Path, tmp_path: Path) -> None:
     package = PackageCache(tmp_path / "cache").get(["linux-image-6.1-amd64"])["linux-image-6.1-amd64"]
-    assert package.files == ("/boot/vmlinuz-6.1",)
+    assert package.files == ("/boot/vmlinuz-6.1", "/lib/modules/6.1/kernel/fs/ext4/ext4.ko")
+    assert package.root.name.endswith("+modules"), "not the folder in which an earlier version kept less"
 
 
 def test_apt_gets_directories_of_its_own(apt: Path, tmp_path: Path) -> None:

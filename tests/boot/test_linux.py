@@ -1,0 +1,165 @@
+"""Debian's PV kernel to its userspace: direct, through the host's GRUB, a chainloaded one, to a real root."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from pvemu.mkimage.tools import tool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from pvemu.mkimage.packages import PackageCache
+
+    Guest = Callable[[str, str], Path]
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = Path(__file__).parents[1] / "data" / "reference" / "linux-direct.txt"
+CMDLINE = 'console=hvc0 oracle.arg=1 "quoted arg"'
+PARTITION = 1 << 20
+
+#: What of real Xen's console may be missing, and what of ours may be new: the machine and its builder, the features of
+#: another CPU (FXSAVE instead of XSAVE, no RDRAND), the event channel ABI, the moment.
+MAY_DIFFER = re.compile(
+    r"Linux version|xN?/fpu:|random: crng init done|Poking|xen:events: Using|model name|flags\s*:|bugs\s*:|"
+    r"lrwxrwxrwx|/sys/hypervisor/|\s*N:\s+N\s+xen-|cache size|microcode|"
+    r"xenbus_probe_frontend: xenbus_frontend_dev_shutdown|reboot: System halted"
+)
+
+
+class Ran(NamedTuple):
+    """One process: its exit code, the console, what it said, its report."""
+
+    code: int
+    console: str
+    said: str
+    report: dict[str, Any]
+
+
+def pvemu(report: Path, *arguments: str | Path, hash_seed: str = "0") -> Ran:
+    done = subprocess.run(
+        [sys.executable, "-m", "pvemu.cli", "boot", *arguments, "--json", report],
+        stdin=subprocess.DEVNULL, capture_output=True, check=False,
+        env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    result = json.loads(report.read_text()) if report.exists() else {}
+    return Ran(done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"), result)
+
+
+def masked(console: str) -> list[str]:
+    """Lines without time stamps, numbers, and what the oracle's early console put before them."""
+    lines = []
+    for line in console.replace("\r", "").split("\n"):
+        bare = re.sub(r"^(\(early\) )?(\[ *[0-9]+\.[0-9]+\] |<[0-9]+>)?", "", line)
+        lines.append(re.sub(r"[0-9]+", "N", re.sub(r"0x[0-9a-f]+", "H", bare)).rstrip())
+    return lines
+
+
+def differing(lines: Iterable[str], others: Iterable[str]) -> list[str]:
+    known = set(others)
+    return [line for line in lines if line not in known and not MAY_DIFFER.match(line.removeprefix("  "))]
+
+
+@pytest.fixture(scope="session")
+def kernel(guest: Guest) -> Path:
+    return guest("debian-kernel", "vmlinuz")
+
+
+def test_the_console_is_that_of_real_xen(kernel: Path, guest: Guest, tmp_path: Path) -> None:
+    ran = pvemu(
+        tmp_path / "report.json", kernel, "--memory", "256", "--ramdisk", guest("tiny", "tiny.cpio.gz"),
+        "--cmdline", "console=hvc0 oracle=info earlyprintk=xen", "--disk", f"xvda={guest('menu', 'menu.img')},ro",
+    )  # fmt: skip
+    assert (ran.code, ran.report["verdict"]) == (0, "success"), ran.said
+    assert "ORACLE-MARKER-LINUX\n" in ran.console.replace("\r", "")
+    assert "cmdline: console=hvc0 oracle=info earlyprintk=xen" in ran.console
+    ours, real = masked(ran.console), masked(REFERENCE.read_text("utf-8", "replace"))
+    assert differing(ours, real) == []
+    assert differing(real, ours) == []
+    assert not re.search(r"WARNING|BUG:|Oops|unchecked MSR", ran.console)
+
+
+def check_hand_off(ran: Ran, stages: list[str], ramdisk: Path) -> None:
+    assert (ran.code, ran.report["verdict"]) == (0, "success"), ran.said
+    assert [stage["guest_os"] for stage in ran.report["stages"]] == stages
+    last = ran.report["stages"][-1]
+    content = ramdisk.read_bytes()
+    assert last["cmdline"] == CMDLINE
+    assert last["ramdisk"] == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    assert "Booting kernel on Xen" in ran.console
+    assert f"cmdline: {CMDLINE}" in ran.console
+
+
+def test_through_the_hosts_grub(grub: Path, guest: Guest, tmp_path: Path) -> None:
+    disk = guest("linux", "linux.img")
+    ran = pvemu(tmp_path / "report.json", grub, "--memory", "512", "--disk", f"xvda={disk}")
+    check_hand_off(ran, ["GRUB", "linux"], guest("tiny", "tiny.cpio.gz"))
+
+
+def test_through_a_chainloaded_grub(grub: Path, guest: Guest, tmp_path: Path) -> None:
+    disk = guest("chain-linux", "chain-linux.img")
+    ran = pvemu(tmp_path / "report.json", grub, "--memory", "512", "--disk", f"xvda={disk}")
+    check_hand_off(ran, ["GRUB", "GRUB", "linux"], guest("tiny", "tiny.cpio.gz"))
+    assert ran.report["guest_seconds"] < 10
+
+
+def test_a_real_root_is_written_or_left_alone_and_runs_repeat(
+    kernel: Path, guest: Guest, packages: PackageCache, tmp_path: Path
+) -> None:
+    image, ramdisk = guest("linux-root", "root.img"), guest("linux-root", "root.cpio.gz")
+    disk = tmp_path / "root.img"
+    disk.write_bytes(image.read_bytes())
+    boot: list[str | Path] = [
+        kernel, "--memory", "256", "--ramdisk", ramdisk, "--cmdline", "console=hvc0", "--disk", f"xvda={disk},rw",
+    ]  # fmt: skip
+    kept = pvemu(tmp_path / "kept.json", *boot, hash_seed="1")
+    assert disk.read_bytes() == image.read_bytes()
+    written = pvemu(tmp_path / "written.json", *boot, "--write", hash_seed="4294967295")
+    for ran in (kept, written):
+        assert (ran.code, ran.report["verdict"]) == (0, "success"), ran.said
+        assert re.search(r"root: /dev/xvda1 / ext4 rw", ran.console)
+        assert "root: written" in ran.console
+        assert ran.report["disks"]["xvda"]["writes"] > 0
+        ran.report.pop("wall_seconds")
+    assert kept.console == written.console
+    assert kept.report == written.report
+    part = tmp_path / "part.img"
+    part.write_bytes(disk.read_bytes()[PARTITION:])
+    tool("e2fsck", packages).run("-fn", part)
+    assert b"written by the guest\n" in part.read_bytes()
+
+
+def test_a_shell_takes_input_and_answers(kernel: Path, guest: Guest, tmp_path: Path) -> None:
+    ran = pvemu(
+        tmp_path / "report.json", kernel, "--memory", "256", "--ramdisk", guest("linux-root", "root.cpio.gz"),
+        "--cmdline", "console=hvc0 quiet pvemu.do=shell",
+        "--send", r"echo $((6*7)) of them; cat /proc/version\r", "--send", r"exit\r",
+    )  # fmt: skip
+    assert (ran.code, ran.report["verdict"]) == (0, "success"), ran.said
+    assert "\n42 of them\r\n" in ran.console
+    assert "\nLinux version 6." in ran.console
+
+
+@pytest.mark.parametrize(
+    ("do", "verdict", "shutdown"),
+    [("halt", "success", "poweroff"), ("reboot", "failure", "reboot"), ("panic", "crash", "crash")],
+)
+def test_how_it_ends(do: str, verdict: str, shutdown: str, kernel: Path, guest: Guest, tmp_path: Path) -> None:
+    ran = pvemu(
+        tmp_path / "report.json", kernel, "--memory", "128", "--ramdisk", guest("linux-root", "root.cpio.gz"),
+        "--cmdline", f"console=hvc0 quiet pvemu.do={do}",
+    )  # fmt: skip
+    assert (ran.report["verdict"], ran.report["shutdown"]) == (verdict, shutdown)
+    assert (ran.code == 0) == (verdict == "success")
+    assert ("Kernel panic - not syncing: sysrq triggered crash" in ran.console) == (do == "panic")
