@@ -96,7 +96,7 @@ class PageWalker:
         #: Linear frame >> 9 -> how the L1 table is reached: (quad index of the L1 table, combined RW/US, NX, frames
         #: filled in the same L4 slot).
         self._l1_tables: dict[int, tuple[int, int, int, set[int]]] = {}
-        self._slots: dict[int, tuple[list[int], set[int]]] = {}  # by L4 slot: (keys of _l1_tables, frames filled)
+        self._slots: dict[int, tuple[list[int], set[int]]] = {}  # by root slot: (keys of _l1_tables, frames filled)
         self._upper_entries: set[int] = set()  # quad indices of the upper entries that led there
         #: Quad index of an L1 entry in the TLB -> its linear frame (_NO_FRAME: several).
         self._cached_entries: dict[int, int] = {}
@@ -147,7 +147,7 @@ class PageWalker:
         self._upper_entries.update(new + slot for slot in self._slots)
 
     def _drop_slot(self, slot: int) -> None:
-        """Take all pages of one L4 slot (512 GiB) out of the TLB."""
+        """Take all pages of one slot of the root (512 GiB, or 1 of 32 bits) out of the TLB."""
         keys, frames = self._slots[slot]
         if len(frames) > _PAGES_PER_FLUSH:
             self.flush()
@@ -299,7 +299,7 @@ class PageWalker:
             rights &= entry
             nx |= entry & PTE_NX
             table = entry & PTE_ADDR
-        slot = table_slot(vaddr, 4)
+        slot = table_slot(vaddr, self.upper_levels[0])
         of_slot = self._slots.get(slot)
         if of_slot is None:
             of_slot = self._slots[slot] = [], set()

@@ -101,6 +101,7 @@ class CompatPageTypes(PageTypes):
                 self.put_from_table_entry(quads[start + slot], mfn)
                 quads[start + slot] = _unadjusted(quads[start + slot])
             raise XenError(error.errno, f"{error.reason}; failure in promote_l3_table {mfn:x}") from error
+        self.fresh_roots.add(mfn)
 
     def _get_xen_l2(self, entry: int) -> None:
         """The entry that must be there; its table may serve no other L3 (pae_xen_mappings_check)."""
