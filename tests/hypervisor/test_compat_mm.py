@@ -178,6 +178,22 @@ def test_base_pointers(world: World32) -> None:
     world.mm.write_cr3(compat_pfn_to_cr3(world.l3))
 
 
+def test_another_root_keeps_what_both_share(world: World32) -> None:
+    world.boot()
+    other, xen_l2 = world.mfns[12], world.mfns[13]
+    world.poke(other, 0, world.l2 << 12 | P)
+    world.poke(other, 1, world.mfns[14] << 12 | P)
+    world.poke(other, 3, xen_l2 << 12 | P)
+    world.mm.pin_table(3, other)
+    assert world.types.fresh_roots == {other}
+    assert world.walker.translate(8 << 12, Access.READ) is not None
+    assert world.walker.translate(1 << 30 | 8 << 12, Access.READ) is None
+    world.mm.new_baseptr(other)
+    world.mm.update_va_mapping(8 << 12, world.mfns[15] << 12 | P, 0)
+    assert world.walker.translate(8 << 12, Access.READ) == (world.mfns[15] << 12, 1)
+    assert world.types.fresh_roots == set()
+
+
 @pytest.mark.parametrize("pfn", [1, 0x40000, 0xFFFFF, 0x123456])
 def test_cr3_holds_frames_beyond_4_gib(pfn: int) -> None:
     assert compat_cr3_to_pfn(compat_pfn_to_cr3(pfn)) == pfn
