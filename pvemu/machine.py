@@ -540,11 +540,18 @@ class Machine:
         found = self.walker.translate(vaddr, access)
         if found is not None and found[0] == self._console_maddr:
             return self._console_window, found[1] & 3
-        if access == Access.FETCH and self.stages.is_armed and self.stages.check_fetch(vaddr):
+        if access == Access.FETCH and self.stages.is_armed and self._is_kernel_start(vaddr):
             self.walker.flush()
             self.engine.drop_all_code()
             return self.walker.translate(vaddr, access)
         return found
+
+    def _is_kernel_start(self, vaddr: int) -> bool:
+        self.engine.is_in_handler = True  # it may have gigabytes to search
+        try:
+            return self.stages.check_fetch(vaddr)
+        finally:
+            self.engine.is_in_handler = False
 
     def _xen_area(self, vaddr: int, access: int) -> tuple[int, int] | None:
         maddr = None

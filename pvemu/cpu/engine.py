@@ -108,6 +108,8 @@ class Engine:
         self._window = -1
         self._stopped = False
         self._wedged = False
+        self._unreported: Exit | None = None  # found while stepping
+        self.is_in_handler = False  #: a handler is at work that may take seconds
         self._is_running = False
         self._run_lock = threading.Lock()
         self._no_exit_request = (ctypes.c_ubyte * 1)(0)
@@ -261,6 +263,9 @@ class Engine:
 
     def run(self) -> Exit:
         """Run guest code until a handler stops it or it raises an exception."""
+        if self._unreported is not None:
+            leaving, self._unreported = self._unreported, None
+            return leaving
         self._stopped = False
         if not self._wedged:
             with self._run_lock:
@@ -270,22 +275,29 @@ class Engine:
             finally:
                 with self._run_lock:
                     self._is_running = False
-            if self._is_io_refused:
-                self._is_io_refused = False
-                self._uc.context_restore(self._io_context)
-                self.flush_tlb()
-                return Exit(ExitKind.EXCEPTION, _VECTOR_GP, 0)
-            if self._stopped:
-                return Exit(ExitKind.STOPPED)
-            if self._vector is not None:
-                vector, self._vector = self._vector, None
-                return self._exception(vector)
-            if self._fault is not None:
-                return self._memory_fault()
+            known = self._why_left()
+            if known is not None:
+                return known
         if self._wedged:
             self._wedged = False
             return Exit(ExitKind.WEDGED)
         raise EngineError(f"the CPU stopped without a reason at rip {self.read('rip'):#x}")
+
+    def _why_left(self) -> Exit | None:
+        """What the hooks have noted of the reason why guest code was left; None when it was an interrupt."""
+        if self._is_io_refused:
+            self._is_io_refused = False
+            self._uc.context_restore(self._io_context)
+            self.flush_tlb()
+            return Exit(ExitKind.EXCEPTION, _VECTOR_GP, 0)
+        if self._stopped:
+            return Exit(ExitKind.STOPPED)
+        if self._vector is not None:
+            vector, self._vector = self._vector, None
+            return self._exception(vector)
+        if self._fault is not None:
+            return self._memory_fault()
+        return None
 
     def _start(self, rip: int, count: int = 0) -> None:
         self._fault = self._vector = None
@@ -338,6 +350,8 @@ class Engine:
         ``run`` has returned: one that comes just when guest code is being entered is lost.
         """
         with self._run_lock:
+            if self.is_in_handler:
+                return  # it is we who take long
             self._wedged = True
             if self._is_running:
                 self._uc.emu_stop()
@@ -352,6 +366,7 @@ class Engine:
             nonlocal stores
             stores += 1
 
+        self._stopped = False
         hook = self._uc.hook_add(unicorn_const.UC_HOOK_MEM_WRITE, on_store)
         self.drop_all_code()  # hooks are seen by code that is translated after them only
         seen: dict[tuple[int, ...], int] = {}
@@ -365,7 +380,8 @@ class Engine:
                 seen[state] = step
                 path.append(state[0])
                 self._step(state[0])
-                if stores or self.exits != exits or self._fault is not None or self._vector is not None:
+                self._unreported = self._why_left()
+                if stores or self.exits != exits or self._unreported is not None:
                     return []
             return []
         finally:
@@ -533,11 +549,13 @@ class Engine:
 
         def syscall(_uc: int, _data: int) -> int:
             self.exits += 1
+            self.is_in_handler = True
             try:
                 if not self._is_io_refused:
                     on_syscall()
             except BaseException as error:  # noqa: BLE001 - must not cross C; raised again by run()
                 self._keep_error(error)
+            self.is_in_handler = False
             return 1
 
         return syscall
