@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from hypercalls.abi import ABI64
 from hypercalls.context import E820Entry
 from hypercalls.public import features as feat
 from hypercalls.public import sched as sched_abi
@@ -22,6 +21,7 @@ from pvemu.cpu.cpuid import cpuid
 from pvemu.cpu.engine import Engine
 from pvemu.cpu.exits import PF_INSTR, PF_PRESENT, PF_USER, PF_WRITE, Access, Exit, ExitKind
 from pvemu.cpu.paging import PageWalker
+from pvemu.cpu.paging_pae import HYPERVISOR_COMPAT_VIRT_START, PaePageWalker
 from pvemu.debug.stages import StageWatch
 from pvemu.devices.blkback import Blkback
 from pvemu.devices.console import ConsoleBackend
@@ -30,10 +30,10 @@ from pvemu.devices.xenstore.ring import XenstoreRing
 from pvemu.devices.xenstore.server import XenStore
 from pvemu.devices.xenstore.toolstack import PvDomain, Vbd, create_domain
 from pvemu.disk.image import Disk, open_disks
-from pvemu.errors import KernelError
 from pvemu.frames import PAGE_SHIFT, Mfn
+from pvemu.hypervisor.compat.page_types import m2p_entries
 from pvemu.hypervisor.console_io import ConsoleIo
-from pvemu.hypervisor.descriptor_tables import GDT_VADDR, DescriptorTables
+from pvemu.hypervisor.descriptor_tables import GDT_VADDR
 from pvemu.hypervisor.domain import Domain, DomainCrashError
 from pvemu.hypervisor.emul_priv_op import PrivilegedOps
 from pvemu.hypervisor.event_channel import EventChannels
@@ -41,20 +41,17 @@ from pvemu.hypervisor.exception_entry import ExceptionEntry
 from pvemu.hypervisor.grant_table import GrantTable
 from pvemu.hypervisor.hypercall import HypercallContext, HypercallDispatcher
 from pvemu.hypervisor.memory import Reservation
-from pvemu.hypervisor.mm import Mm
 from pvemu.hypervisor.msr import Msrs
-from pvemu.hypervisor.page_types import PageTypes
 from pvemu.hypervisor.physdev import Physdev
 from pvemu.hypervisor.ro_page_fault import RoPageFault
 from pvemu.hypervisor.sched import Sched
 from pvemu.hypervisor.shared_info import SharedInfo
 from pvemu.hypervisor.time import SYSTEM_TIME_AT_START, VirtualClock
-from pvemu.hypervisor.traps import Traps
-from pvemu.hypervisor.vcpu import Vcpu
+from pvemu.hypervisor.width import PV32, PV64
 from pvemu.memory.allocator import FrameAllocator
 from pvemu.memory.frame_table import FrameTable, Owner, PageType
 from pvemu.memory.guest_access import GuestMemory
-from pvemu.memory.m2p import MachineToPhys
+from pvemu.memory.m2p import CompatMachineToPhys, MachineToPhys
 from pvemu.memory.ram import Ram
 
 if TYPE_CHECKING:
@@ -108,7 +105,8 @@ class Machine:
 
     def __init__(self, config: DomainConfig, image: KernelImage, ramdisk: bytes | None, disks: list[Disk]) -> None:
         self.config = config
-        self.abi = ABI64
+        self.width = PV64 if image.bits == 64 else PV32
+        self.abi = self.width.abi
         self._disks = disks
         self._ramdisk = ramdisk
         self.image = image
@@ -132,11 +130,6 @@ class Machine:
         """Read the files and build the domain. InputError (one line) for anything that cannot be used."""
         kernel = read_file(config.kernel, "kernel")
         image = parse_image(kernel, config.kernel)
-        if image.bits != 64:
-            raise KernelError(
-                f"{config.kernel}: an i386 PV kernel ({image.guest_type}); this version runs x86_64 PV kernels: use "
-                "the x86_64 build"
-            )
         ramdisk = read_file(config.ramdisk, "ramdisk") if config.ramdisk is not None else None
         disks = open_disks(config.disks, write=config.write)
         try:
@@ -156,6 +149,8 @@ class Machine:
         nr_pages = self.config.memory_mib << (20 - PAGE_SHIFT)
         domain_frames = -(-nr_pages // _EXTENT) * _EXTENT + _EXTENT
         heap = _XEN_HEAP_FRAMES + MachineToPhys.frames_needed(_FIRST_MFN, 2 * domain_frames)
+        if self.width.is_compat:
+            heap += CompatMachineToPhys.frames_needed(_FIRST_MFN, 2 * domain_frames)
         heap = -(-heap // _EXTENT) * _EXTENT
         self.nr_pages = nr_pages
         self.ram = Ram(_FIRST_MFN, heap + domain_frames)
@@ -164,6 +159,9 @@ class Machine:
         self.frames.assign(_FIRST_MFN, heap, Owner.XEN)
         m2p_frames = MachineToPhys.frames_needed(_FIRST_MFN, self.ram.nr_frames)
         self.m2p = MachineToPhys(self.ram, self.allocator.alloc_xen(m2p_frames))
+        if self.width.is_compat:
+            compat_frames = CompatMachineToPhys.frames_needed(_FIRST_MFN, self.ram.nr_frames)
+            self.m2p.compat = CompatMachineToPhys(self.ram, self.allocator.alloc_xen(compat_frames))
 
     def _alloc_shared(self) -> Mfn:
         """share_xen_page_with_guest: a zeroed Xen heap frame that the guest may map writable."""
@@ -185,39 +183,43 @@ class Machine:
         self.allocator.free(mfn)
 
     def _make_hypervisor(self) -> None:
-        domid = self.config.domid
+        domid, width = self.config.domid, self.width
         self.engine = Engine(self.ram, self, self.allocator.alloc_xen(), GDT_VADDR)
-        self.walker = PageWalker(
-            self.ram, self.engine.flush_tlb, lambda mfn: self.ram.on_code_write(Mfn(mfn)), self.engine.flush_page
-        )
+        self.walker = self._make_walker()
         self.guest = GuestMemory(self.ram, self.walker)
-        self.types = PageTypes(self.ram, self.frames, {})
+        xen_entries = m2p_entries(self.m2p.compat.superpages()) if self.m2p.compat is not None else {}
+        self.types = width.page_types(self.ram, self.frames, xen_entries)
         self.reservation = Reservation(
             self.ram, self.frames, self.m2p, self.nr_pages, self.allocator.alloc_extent
         )
         self.frames.on_free = self._frame_freed
         self.reservation.set_memory_map([E820Entry(0, self.nr_pages << PAGE_SHIFT, 1)])
-        self.mm = Mm(self.ram, self.frames, self.types, self.m2p, self.walker, self.reservation)
+        self.mm = width.mm(self.ram, self.frames, self.types, self.m2p, self.walker, self.reservation)
         self.shared_info_mfn = self._alloc_shared()
         self.shared_info = SharedInfo(self.abi, self.ram.frame(self.shared_info_mfn))
         infos = [self.shared_info.vcpu_info(0)]
         self.event_channels = EventChannels(domid, self.shared_info, infos)
         self.domain = Domain(domid, self.clock, self.engine.stop)
-        self.vcpu = Vcpu(
+        if self.image.pae_extended_cr3:
+            self.domain.assists.add(xen.VMASST_TYPE_pae_extended_cr3)
+        self.vcpu = width.vcpu(
             self.abi, 0, self.engine, infos[0], self.clock, self.guest, self.ram, self.types, self.event_channels,
-            infos, self.engine.stop, self.engine.enter, self._toggle_guest_mode,
+            infos, self.engine.stop, self.engine.enter_from_ring0 if width.is_compat else self.engine.enter,
+            self._toggle_guest_mode,
         )  # fmt: skip
         self.grants = GrantTable(
             domid, self.ram, self.types, self.mm, self.reservation, self._alloc_shared
         )
-        self.descriptor_tables = DescriptorTables(
+        self.descriptor_tables = width.descriptor_tables(
             self.ram, self.frames, self.types, self.mm, self.allocator.alloc_xen(), self.walker.flush
         )
+        if width.is_compat:
+            self.vcpu.segment_base = self.descriptor_tables.segment_base
         self.sched = Sched(self.clock, self.vcpu, self.event_channels, self._is_stopping, self._stuck)
         self.vcpu.has_architectural_iopl = lambda: xen.VMASST_TYPE_architectural_iopl in self.domain.assists
         self.vcpu.on_last_down = lambda: self.domain.shutdown(sched_abi.SHUTDOWN_poweroff)
         self.reservation.guest_max_pfn = lambda: self.shared_info.max_pfn
-        self.traps = Traps(self.domain, self.vcpu, self.guest)
+        self.traps = width.traps(self.domain, self.vcpu, self.guest)
         physdev = Physdev(self.vcpu, self.types)
         self._make_exceptions(physdev)
         context = HypercallContext(
@@ -233,18 +235,32 @@ class Machine:
         self.mm.on_new_baseptr = self.stages.arm
         self._read_call = self.engine.reader("rax", *self.abi.arg_registers, "rip", "rflags")
         self._read_place = self.engine.reader("rip", "rsp")
+        self._read_cs = self.engine.reader("cs")
         self._write_rax = self.engine.writer("rax")
         self._write_rcx = self.engine.writer("rcx")
         self._write_r11 = self.engine.writer("r11")
 
+    def _make_walker(self) -> PageWalker:
+        def drop_code(mfn: int) -> None:
+            self.ram.on_code_write(Mfn(mfn))
+
+        compat = self.m2p.compat
+        if compat is None:
+            return PageWalker(self.ram, self.engine.flush_tlb, drop_code, self.engine.flush_page)
+        walker = PaePageWalker(self.ram, self.engine.flush_tlb, drop_code, self.engine.flush_page)
+        walker.is_user = lambda: self._read_cs()[0] & 3 == 3
+        walker.xen_page = lambda vaddr: compat.page_at(vaddr - HYPERVISOR_COMPAT_VIRT_START)
+        return walker
+
     def _make_exceptions(self, physdev: Physdev) -> None:
-        msrs = Msrs(self.vcpu, self.clock, self.ram, self.types, hypercall_page(self.abi.bits))
+        is_compat = self.width.is_compat
+        msrs = Msrs(self.vcpu, self.clock, self.ram, self.types, hypercall_page(self.abi.bits), is_compat)
         self.privileged = PrivilegedOps(
-            self.domain, self.vcpu, self.guest, self.mm, self.clock, physdev, msrs
+            self.domain, self.vcpu, self.guest, self.mm, self.clock, physdev, msrs, has_rex=not is_compat
         )  # fmt: skip
         self._copied_page: tuple[int, int] | None = None
         ro_page_fault = RoPageFault(
-            self.vcpu, self.ram, self.frames, self.mm, self.allocator.alloc_xen(), self._run_on_copy
+            self.vcpu, self.ram, self.frames, self.mm, self.allocator.alloc_xen(), self._run_on_copy, is_compat
         )  # fmt: skip
         self.exceptions = ExceptionEntry(
             self.domain, self.vcpu, self.guest, self.traps, self.privileged, ro_page_fault,
@@ -270,7 +286,7 @@ class Machine:
             else:
                 for i in range(pfn, pfn + count):
                     self.m2p.set(p2m[i], i)
-        self.mm.pin_table(4, built.pt_root_mfn)
+        self.mm.pin_table(self.width.root_level, built.pt_root_mfn)
         self.mm.new_baseptr(built.pt_root_mfn)
         self.stages.is_armed = False
         self.store_port = self.event_channels.alloc_for_backend()
@@ -297,7 +313,7 @@ class Machine:
             name=config.name, kernel=config.kernel, domid=config.domid, ramdisk=config.ramdisk,
             cmdline=config.cmdline or None, static_max=kib, target=kib, disks=vbds, store_port=self.store_port,
             store_ring_ref=built.store_mfn, console_port=self.console_port, console_ring_ref=built.console_mfn,
-            uuid=str(self.domain.uuid),
+            uuid=str(self.domain.uuid), protocol=self.width.protocol,
         )  # fmt: skip
         self.xenstore = XenStore()
         connection = create_domain(self.xenstore, domain)
@@ -327,12 +343,15 @@ class Machine:
     def start(self) -> None:
         """Stand at the kernel's entry with the registers of the start of day."""
         registers = dict(self.built.registers)
-        for name in ("ds", "es", "fs", "gs"):
-            self.engine.write(name, registers.pop(name))
-        entry = [registers.pop(name) for name in ("rip", "rsp", "cs", "ss", "rflags")]
+        ds, _es, _fs, _gs = (registers.pop(name) for name in ("ds", "es", "fs", "gs"))  # all the same
+        rip, rsp, cs, ss, rflags = (registers.pop(name) for name in ("rip", "rsp", "cs", "ss", "rflags"))
         for name, value in registers.items():
             self.engine.write(name, value)
-        self.engine.enter(*entry)
+        if self.width.is_compat:
+            self.vcpu.kernel_sp = rsp
+            self.engine.enter_from_ring0(rip, rsp, cs, ss, rflags, ds)
+        else:
+            self.engine.enter(rip, rsp, cs, ss, rflags)
 
     def run(self) -> Outcome:
         """Run until the domain stops or ``stop`` is called; callable again after a ``stop``."""
@@ -352,9 +371,10 @@ class Machine:
         if vcpu.resume is not None:
             action, vcpu.resume = vcpu.resume, None
             action()
-            if vcpu.refused_frame is not None:
-                (refusal, cs, ss), vcpu.refused_frame = vcpu.refused_frame, None
-                self.traps.inject_exception(refusal.vector, refusal.error_code, refusal.address, (cs, ss))
+        if vcpu.refused_frame is not None:
+            (refusal, cs, ss), vcpu.refused_frame = vcpu.refused_frame, None
+            self.exceptions.refused_frame(refusal, cs, ss)
+            return
         self.traps.deliver_events()
         leaving = self.engine.run()
         if leaving.kind == ExitKind.EXCEPTION:
@@ -439,7 +459,7 @@ class Machine:
     def on_syscall(self) -> None:
         """A hypercall, or a system call of user mode."""
         vcpu = self.vcpu
-        if not vcpu.kernel_mode:
+        if self.width.is_compat or not vcpu.kernel_mode:
             vcpu.leave_for(self.traps.inject_syscall)
             return
         op, *args, rip, rflags = self._read_call()
@@ -453,6 +473,20 @@ class Machine:
         self._write_rcx(rip + 2)
         self._write_r11(rflags)
         self._after_exit()
+
+    def on_int82(self) -> bool:
+        """A hypercall of a 32-bit guest's; its gate is for ring 1."""
+        if not self.width.is_compat or not self.vcpu.kernel_mode:
+            return False
+        op, *args, rip, _rflags = self._read_call()
+        clock = self.clock
+        self._charge_fills()
+        clock.charge(_HYPERCALL_NS)
+        result = self.hypercalls.call(op, args)
+        self.recent.append(HypercallRecord(clock.time, rip, op, tuple(args), result))
+        self._write_rax(result & 0xFFFF_FFFF)
+        self._after_exit()
+        return True
 
     def _charge_fills(self) -> None:
         fills = self.walker.first_fills
@@ -485,7 +519,7 @@ class Machine:
 
     def on_cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
         """CPUID, as with CPUID faulting."""
-        return cpuid(leaf, subleaf, self.config.domid)
+        return cpuid(leaf, subleaf, self.config.domid, self.abi.bits)
 
     def on_port_read(self, port: int, size: int) -> int | None:
         """IN and INS, as IOPL and the I/O bitmap allow."""

@@ -45,11 +45,18 @@ _BASIC: dict[int, CpuidLeaf] = {
     0x8000_0006: (0, 0x4200_4200, 0x0200_8140, 0),  # 512 KiB second-level cache
     0x8000_0008: (0x0000_3028, 0, 0, 0),  # 48-bit linear, 40-bit physical addresses
 }
+#: A 32-bit domain's, on an Intel CPU: without LM, what depends on it (CX16, LAHF) and SYSCALL.
+_COMPAT: dict[int, CpuidLeaf] = {
+    0x1: (0x0000_0663, 0x0000_0800, _1C & ~(1 << 13), _1D),
+    0x8000_0001: (0, 0, 0, 1 << 20),
+}
 _XEN_SIGNATURE = _text("XenVMMXenVMM")
 
 
-def cpuid(leaf: int, subleaf: int, domid: int) -> CpuidLeaf:
-    """(eax, ebx, ecx, edx) of one leaf; unknown ones are zero."""
+def cpuid(leaf: int, subleaf: int, domid: int, bits: int = 64) -> CpuidLeaf:
+    """(eax, ebx, ecx, edx) of one leaf for a domain of that width; unknown ones are zero."""
+    if bits == 32 and leaf in _COMPAT:
+        return _COMPAT[leaf]
     if XEN_CPUID_FIRST_LEAF <= leaf < XEN_CPUID_FIRST_LEAF + 0x100:
         return _xen_leaf(leaf - XEN_CPUID_FIRST_LEAF, subleaf, domid)
     return _BASIC.get(leaf, (0, 0, 0, 0))

@@ -12,7 +12,7 @@ import contextlib
 import ctypes
 import struct
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unicorn import UC_ARCH_X86, UC_MODE_64, Uc, UcError, unicorn_const, x86_const
 from unicorn.unicorn_py3.unicorn import uclib
@@ -50,6 +50,9 @@ _REGISTERS: dict[str, int] = {
     for name in (*GENERAL_64, "rip", "rflags", "cs", "ss", "ds", "es", "fs", "gs", "fs_base", "gs_base", "cr0")
 }
 
+#: A 32-bit guest's names for the same registers: it runs in compatibility mode, where the upper halves are zero.
+_REGISTERS |= {"e" + name[1:]: _REGISTERS[name] for name in GENERAL_64[:8]}
+
 #: UC_CTL_WRITE(UC_CTL_TLB_FLUSH, 0): the binding has no name for it.
 _CTL_TLB_FLUSH = (unicorn_const.UC_CTL_IO_WRITE << 30) | unicorn_const.UC_CTL_TLB_FLUSH
 
@@ -69,11 +72,16 @@ _VECTOR_UD = 6
 _VECTOR_PF = 14
 _VECTOR_DB = 1
 _VECTOR_GP = 13
+_VECTOR_HYPERCALL = 0x82
 _HAS_ERROR_CODE = frozenset((8, 10, 11, 12, 13, 14, 17))
-_EFLAGS_TF = 1 << 8
+_EFLAGS_TF, _EFLAGS_IF = 1 << 8, 1 << 9
 _DATA_SELECTORS = frozenset(("ds", "es", "fs", "gs"))
 #: Linear address of the page that holds the one ring-0 instruction we need (inside Xen's text, never the guest's).
 _ENTRY_VADDR = 0xFFFF_82D0_4000_0000
+#: Of QEMU's hflags (target/i386/cpu.h): HF_CPL, HF_CS32, HF_SS32, HF_ADDSEG, HF_CS64.
+_HFLAGS_SEGMENTS = 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 15
+#: mov %eax, %ds; %es; %fs; %gs; iretq
+_LOAD_DATA, _LOAD_DATA_AT = b"\x8e\xd8\x8e\xc0\x8e\xe0\x8e\xe8\x48\xcf", 64
 #: Where frames appear, one at a time, while their translations are dropped (Xen's direct map).
 _CODE_WINDOW = 0xFFFF_8300_0000_0000
 
@@ -110,7 +118,8 @@ class Engine:
         self._error: BaseException | None = None
         self._keep: list[Any] = []
         self._context: Any = None
-        self._exception_fields = (-1, -1)
+        self._fields = _ContextFields(-1, -1, -1)
+        self._kernel_hflags = 0
         self._is_io_refused = False
         self._io_context: Any = None
         self._fault_address: ctypes.c_uint64 | None = None
@@ -206,18 +215,41 @@ class Engine:
             self._no_exit_request[0] = 1
 
     # -- running -----------------------------------------------------------------------------------------------------
-    def enter(self, rip: int, rsp: int, cs: int, ss: int, rflags: int = 0x202) -> Exit | None:
+    def enter_from_ring0(
+        self, rip: int, rsp: int, cs: int, ss: int, rflags: int = 0x202, data: int | None = None
+    ) -> Exit | None:
+        """``enter`` for a guest whose privilege level or code width may be another than the CPU is at. ``data`` is
+        loaded into ds, es, fs and gs, descriptor and all.
+        """
+        self._load_context()
+        raw = _context_bytes(self._context)
+        hflags = raw[self._fields.hflags]
+        raw[self._fields.hflags] = hflags & ~_HFLAGS_SEGMENTS | self._kernel_hflags & _HFLAGS_SEGMENTS
+        self._uc.context_restore(self._context)
+        if data is None:
+            return self.enter(rip, rsp, cs, ss, rflags)
+        rax = self.read("rax")
+        self.write("rax", data)
+        refusal = self.enter(rip, rsp, cs, ss, rflags, _LOAD_DATA_AT)
+        self.write("rax", rax)
+        return refusal
+
+    def enter(
+        self, rip: int, rsp: int, cs: int, ss: int, rflags: int = 0x202, entry_offset: int = 0
+    ) -> Exit | None:
         """Load ``cs``/``ss`` with their privilege level by an IRETQ from ring 0 (a register write sets no CPL), then
         stand at ``rip``. All other registers keep their values. The exception, where the CPU refuses the selectors: it
         stays in ring 0 then, and has to be entered with better ones.
         """
         frame = struct.pack("<5Q", rip, cs, rflags & ~_EFLAGS_TF, rsp, ss)
         self._ram.write(self._entry_maddr, b"\x48\xcf".ljust(16, b"\xcc") + frame)
+        self._ram.write(self._entry_maddr + _LOAD_DATA_AT, _LOAD_DATA)
         self._uc.reg_write(x86_const.UC_X86_REG_RSP, _ENTRY_VADDR + 16)
+        self.write("rflags", _EFLAGS_IF | 2)  # without the NT that the guest may have set: it makes the IRETQ a fault
         self._entering, self._entry_fetched = True, False
         self.flush_page(_ENTRY_VADDR)
         self.flush_page(rip)
-        self._start(_ENTRY_VADDR)  # ends when the guest's first instruction is fetched
+        self._start(_ENTRY_VADDR + entry_offset)  # ends when the guest's first instruction is fetched
         self._entering = False
         self.flush_page(_ENTRY_VADDR)
         if self._vector is not None:
@@ -371,16 +403,21 @@ class Engine:
         """The error code of an exception, and whether it is an ``int n``. Also forgets QEMU's pending exception: it is
         delivered by us, so the engine never clears it, and the next one would arrive as a double fault.
         """
-        if self._context is None:
-            self._context = self._uc.context_save()
-            self._exception_fields = _find_exception_fields()
-        error_at, pending_at = self._exception_fields
-        self._uc.context_update(self._context)
+        self._load_context()
+        error_at = self._fields.error_code
         raw = _context_bytes(self._context)
         error_code, is_software = int(raw[error_at]), bool(raw[error_at + 1])  # error_code, exception_is_int
-        raw[pending_at] = -1
+        raw[self._fields.pending] = -1
         self._uc.context_restore(self._context)
         return error_code, is_software
+
+    def _load_context(self) -> None:
+        """Bring ``_context`` up to date with the CPU; find out first where it keeps what."""
+        if self._context is None:
+            self._context = self._uc.context_save()
+            self._fields, self._kernel_hflags = _find_context_fields()
+        else:
+            self._uc.context_update(self._context)
 
     # -- TLB ---------------------------------------------------------------------------------------------------------
     def flush_tlb(self) -> None:
@@ -595,6 +632,12 @@ class Engine:
 
     def _on_interrupt(self, _uc: int, vector: int, _data: int) -> None:
         self.exits += 1
+        if vector == _VECTOR_HYPERCALL and not self._is_io_refused:
+            try:
+                if self._handler.on_int82():
+                    return
+            except BaseException as error:  # noqa: BLE001 - must not cross C; raised again by run()
+                self._keep_error(error)
         self._vector = vector
         self._uc.emu_stop()
 
@@ -627,22 +670,49 @@ def _context_bytes(context: Any) -> Any:
     return (ctypes.c_int32 * (context.size // 4)).from_address(address)
 
 
-def _find_exception_fields() -> tuple[int, int]:
-    """Where a saved context holds the error code and the pending exception (as int32 indices): found by provoking a
-    #GP with a known error code on a scratch CPU, since the engine's API names neither.
+class _ContextFields(NamedTuple):
+    """int32 indices into a saved context. ``exception_is_int`` follows ``error_code``."""
+
+    error_code: int
+    pending: int
+    hflags: int
+
+
+def _find_context_fields() -> tuple[_ContextFields, int]:
+    """Where a saved context holds the error code, the pending exception and QEMU's hflags, and the hflags of 64-bit
+    code in ring 0. Found by going to ring 3 on a scratch CPU and provoking a #GP with a known error code there, since
+    the engine's API names none of them.
     """
     uc = Uc(UC_ARCH_X86, UC_MODE_64)
-    uc.mem_map(0x1000, PAGE_SIZE)
-    uc.mem_write(0x1000, b"\xb8\x30\x12\x77\x07" + b"\x8e\xd8")  # mov $0x07771230, %eax; mov %eax, %ds
+    uc.mem_map(_SCRATCH, PAGE_SIZE)
+    uc.mem_write(_SCRATCH, _IRETQ.ljust(16, b"\xcc") + _GP_1230)
+    uc.mem_write(_SCRATCH_STACK, struct.pack("<5Q", _SCRATCH + 16, 0x23, 0x2, _SCRATCH_STACK, 0x2B))
+    uc.mem_write(_SCRATCH_GDT, struct.pack("<6Q", 0, 0, 0, 0, 0x00AF_FB00_0000_FFFF, 0x00CF_F300_0000_FFFF))
+    uc.reg_write(x86_const.UC_X86_REG_GDTR, (0, _SCRATCH_GDT, 0x2F, 0))
+    uc.reg_write(x86_const.UC_X86_REG_RSP, _SCRATCH_STACK)
     uc.hook_add(unicorn_const.UC_HOOK_INTR, lambda uc, vector, _data: uc.emu_stop())
     context = uc.context_save()
     before = list(_context_bytes(context))
-    uc.emu_start(0x1000, 0)
+    uc.emu_start(_SCRATCH, 0)
     uc.context_update(context)
     after = list(_context_bytes(context))
-    changed = [(i, old, new) for i, (old, new) in enumerate(zip(before, after, strict=True)) if old != new]
-    error_at = [i for i, _, new in changed if new == 0x1230]
-    pending_at = [i for i, old, new in changed if (old, new) == (-1, 13)]
-    if len(error_at) != 1 or len(pending_at) != 1:
-        raise EngineError(f"this Unicorn keeps exceptions elsewhere (candidates {error_at}, {pending_at}): use 2.1.4")
-    return error_at[0], pending_at[0]
+    long_mode = 1 << 14 | 1 << 15  # HF_LMA, HF_CS64
+    fields = _ContextFields(
+        _one_field(before, after, lambda old, new: new == 0x1230 != old),
+        _one_field(before, after, lambda old, new: (old, new) == (-1, 13)),
+        _one_field(before, after, lambda old, new: old & (long_mode | 3) == long_mode and new == old | 3),
+    )
+    return fields, before[fields.hflags]
+
+
+_IRETQ = b"\x48\xcf"
+#: mov $0x07771230, %eax; mov %eax, %ds: no descriptor is there.
+_GP_1230 = b"\xb8\x30\x12\x77\x07\x8e\xd8"
+_SCRATCH, _SCRATCH_STACK, _SCRATCH_GDT = 0x1000, 0x1100, 0x1200
+
+
+def _one_field(before: list[int], after: list[int], is_change: Callable[[int, int], bool]) -> int:
+    found = [i for i, (old, new) in enumerate(zip(before, after, strict=True)) if is_change(old, new)]
+    if len(found) != 1:
+        raise EngineError(f"this Unicorn keeps its state elsewhere (candidates {found}): use 2.1.4")
+    return found[0]

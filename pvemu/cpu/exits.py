@@ -52,6 +52,9 @@ class ExitHandler(Protocol):
     def on_syscall(self) -> None:
         """SYSCALL (64-bit hypercall): registers are live, rip is the instruction's own address."""
 
+    def on_int82(self) -> bool:
+        """``int $0x82`` (32-bit hypercall): registers are live, rip is behind it. False: it is no hypercall here."""
+
     def on_rdtsc(self) -> int:
         """RDTSC or RDTSCP: the 64-bit counter the guest reads."""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pvemu.memory.ram import Ram
 
 __all__ = ["PTE_A", "PTE_ADDR", "PTE_D", "PTE_NX", "PTE_P", "PTE_PSE", "PTE_RW", "PTE_US", "PageWalker",
-           "is_canonical", "table_slot"]  # fmt: skip
+           "access_ok", "is_canonical", "table_slot"]  # fmt: skip
 
 PTE_P = 1 << 0
 PTE_RW = 1 << 1
@@ -29,6 +29,10 @@ PTE_D = 1 << 6
 PTE_PSE = 1 << 7
 PTE_NX = 1 << 63
 PTE_ADDR = 0x000F_FFFF_FFFF_F000
+
+#: Linear addresses from 0xffff8000_00000000 to here are Xen's: no guest pointer may point into them.
+_XEN_END = 0xFFFF_8800_0000_0000
+_CANONICAL_LOW_END = 0x0000_8000_0000_0000
 
 _READ, _WRITE, _FETCH = int(Access.READ), int(Access.WRITE), int(Access.FETCH)
 _PROT_R, _PROT_W, _PROT_X = 1, 2, 4
@@ -42,6 +46,12 @@ _NO_FRAME = -1
 def is_canonical(vaddr: int) -> bool:
     """Whether the upper bits of a linear address repeat bit 47."""
     return vaddr >> 47 in (0, 0x1FFFF)
+
+
+def access_ok(vaddr: int, size: int) -> bool:
+    """Whether [vaddr, vaddr + size) lies in a 64-bit guest's part of the address space (__addr_ok, access_ok)."""
+    end = vaddr + size
+    return end <= _CANONICAL_LOW_END or (vaddr >= _XEN_END and end <= 1 << 64)
 
 
 def table_slot(vaddr: int, level: int) -> int:
@@ -63,6 +73,13 @@ class PageWalker:
     counted: guest time is derived from it).
     """
 
+    #: The levels above the L1 tables, from the root down.
+    upper_levels: tuple[int, ...] = (4, 3, 2)
+    #: What each entry on the way must have for an access of the guest's: a 64-bit one is in ring 3 always.
+    _required = PTE_US
+    #: The same for an access by Xen on the guest's behalf.
+    _xen_required = PTE_US
+
     def __init__(
         self, ram: Ram, flush: Callable[[], None], drop_code: Callable[[int], None],
         flush_page: Callable[[int], None] | None = None,
@@ -79,7 +96,7 @@ class PageWalker:
         #: Linear frame >> 9 -> how the L1 table is reached: (quad index of the L1 table, combined RW/US, NX, frames
         #: filled in the same L4 slot).
         self._l1_tables: dict[int, tuple[int, int, int, set[int]]] = {}
-        self._slots: dict[int, tuple[list[int], set[int]]] = {}  # by L4 slot: (keys of _l1_tables, frames filled)
+        self._slots: dict[int, tuple[list[int], set[int]]] = {}  # by root slot: (keys of _l1_tables, frames filled)
         self._upper_entries: set[int] = set()  # quad indices of the upper entries that led there
         #: Quad index of an L1 entry in the TLB -> its linear frame (_NO_FRAME: several).
         self._cached_entries: dict[int, int] = {}
@@ -130,7 +147,7 @@ class PageWalker:
         self._upper_entries.update(new + slot for slot in self._slots)
 
     def _drop_slot(self, slot: int) -> None:
-        """Take all pages of one L4 slot (512 GiB) out of the TLB."""
+        """Take all pages of one slot of the root (512 GiB, or 1 of 32 bits) out of the TLB."""
         keys, frames = self._slots[slot]
         if len(frames) > _PAGES_PER_FLUSH:
             self.flush()
@@ -164,6 +181,16 @@ class PageWalker:
         """Whether nothing was handed to the TLB, and nothing of the upper tables remembered, since the last flush."""
         return not self._cached_entries and not self._l1_tables
 
+    @staticmethod
+    def is_address(vaddr: int) -> bool:
+        """Whether the tables can translate such a linear address at all."""
+        return vaddr >> 47 in (0, 0x1FFFF)
+
+    @staticmethod
+    def access_ok(vaddr: int, size: int) -> bool:
+        """Whether a pointer of the guest's may point to [vaddr, vaddr + size)."""
+        return access_ok(vaddr, size)
+
     # -- walking -----------------------------------------------------------------------------------------------------
     def translate(self, vaddr: int, access: int) -> tuple[int, int] | None:
         """(machine address of the page, engine permissions) for a page-aligned ``vaddr``; None for a page fault, whose
@@ -184,7 +211,7 @@ class PageWalker:
             return None
         rights &= entry
         nx |= entry & PTE_NX
-        if not rights & PTE_US or (access == _WRITE and not rights & PTE_RW) or (access == _FETCH and nx):
+        if self._required & ~rights or (access == _WRITE and not rights & PTE_RW) or (access == _FETCH and nx):
             self._refuse(access, PF_PRESENT)
             return None
         if access == _WRITE:
@@ -244,7 +271,7 @@ class PageWalker:
         return _PROT_R
 
     def _refuse(self, access: int, present: int) -> None:
-        code = present | PF_USER
+        code = present | (PF_USER if self._required else 0)
         if access == _WRITE:
             code |= PF_WRITE
         elif access == _FETCH:
@@ -257,10 +284,10 @@ class PageWalker:
         table = self.root_maddr
         rights, nx = PTE_RW | PTE_US, 0
         path: list[int] = []
-        if not is_canonical(vaddr):
+        if not self.is_address(vaddr):
             self._refuse(access, 0)
             return None
-        for level in (4, 3, 2):
+        for level in self.upper_levels:
             index = ((table - base) >> 3) + table_slot(vaddr, level)
             entry = quads[index]
             if not entry & PTE_P or not ram.contains((entry & PTE_ADDR) >> PAGE_SHIFT):
@@ -272,7 +299,7 @@ class PageWalker:
             rights &= entry
             nx |= entry & PTE_NX
             table = entry & PTE_ADDR
-        slot = table_slot(vaddr, 4)
+        slot = table_slot(vaddr, self.upper_levels[0])
         of_slot = self._slots.get(slot)
         if of_slot is None:
             of_slot = self._slots[slot] = [], set()
@@ -290,9 +317,9 @@ class PageWalker:
         ram = self._ram
         table = self.root_maddr if root_maddr is None else root_maddr
         rights, nx = PTE_RW | PTE_US, 0
-        if vaddr >> 47 not in (0, 0x1FFFF):
+        if not self.is_address(vaddr):
             return None
-        for level in (4, 3, 2, 1):
+        for level in (*self.upper_levels, 1):
             if not ram.contains(table >> PAGE_SHIFT):
                 return None
             entry = ram.quads[((table - ram.base) >> 3) + table_slot(vaddr, level)]
@@ -301,21 +328,27 @@ class PageWalker:
             rights &= entry
             nx |= entry & PTE_NX
             table = entry & PTE_ADDR
-        if not rights & PTE_US or (access == Access.WRITE and not rights & PTE_RW) or (access == Access.FETCH and nx):
+        if self._xen_required & ~rights or (access == Access.FETCH and nx):
+            return None
+        if access == Access.WRITE and not rights & PTE_RW:
             return None
         return table | (vaddr & PAGE_MASK)
+
+    def _entries_above_root(self) -> list[tuple[int, int, int]]:
+        """Xen's own entries that lead to the guest's root table."""
+        return []
 
     def entries(self, vaddr: int) -> list[tuple[int, int, int]]:
         """The walk for people: (level, slot, entry) from level 4 down, ending with the first that is not present."""
         ram = self._ram
-        table, found = self.root_maddr, []
-        for level in (4, 3, 2, 1):
+        table, found = self.root_maddr, self._entries_above_root()
+        for level in (*self.upper_levels, 1):
             if not ram.contains(table >> PAGE_SHIFT):
                 break
             slot = table_slot(vaddr, level)
             entry = ram.quads[((table - ram.base) >> 3) + slot]
             found.append((level, slot, entry))
             table = entry & PTE_ADDR
-            if not entry & PTE_P:
+            if not entry & PTE_P or (level == 2 and entry & PTE_PSE):
                 break
         return found

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hypercalls.errors import XenError
 from hypercalls.public import xen
+from pvemu.cpu.paging_pae import HYPERVISOR_COMPAT_VIRT_START
 from pvemu.memory.m2p import INVALID_M2P_ENTRY
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["execution_state", "page_walk", "recent_hypercalls"]
 
 _CR0, _CR4 = 0x8005_0033, 0x660
-_STACK_LINES, _WORDS_PER_LINE = 20, 4
+_STACK_LINES, _WORDS_PER_LINE, _COMPAT_WORDS_PER_LINE = 20, 4, 8
+_PAE_ROOT_LEVEL = 3
 _STACK_SIZE = 8 * 4096
 _PTE_P, _PTE_PSE, _PTE_ADDR = 1, 1 << 7, 0x000F_FFFF_FFFF_F000
 
@@ -41,7 +43,8 @@ def page_walk(walker: PageWalker, m2p: MachineToPhys, vaddr: int) -> list[str]:
 
 
 def execution_state(domid: int, vcpu: Vcpu, regs: Registers, walker: PageWalker, guest: GuestMemory) -> list[str]:
-    """show_execution_state for a guest: version line, registers, stack."""
+    """show_execution_state for a guest: version line, registers (by their 64-bit names in both widths), stack."""
+    is_compat = walker.upper_levels[0] == _PAE_ROOT_LEVEL
     r = {name: regs.read(name) for name in (
         "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
         "rip", "rflags", "cs", "ss", "ds", "es", "fs", "gs", "fs_base", "gs_base",
@@ -64,7 +67,7 @@ def execution_state(domid: int, vcpu: Vcpu, regs: Registers, walker: PageWalker,
         f"fsb: {r['fs_base']:016x}   gsb: {r['gs_base']:016x}   gss: {other_gs:016x}",
         (f"ds: {r['ds']:04x}   es: {r['es']:04x}   fs: {r['fs']:04x}   gs: {r['gs']:04x}   "
         f"ss: {r['ss']:04x}   cs: {r['cs']:04x}"),
-        *_guest_stack(r["rsp"], guest),
+        *(_compat_guest_stack(r["rsp"], guest) if is_compat else _guest_stack(r["rsp"], guest)),
     ]
 
 
@@ -88,6 +91,32 @@ def _guest_stack(rsp: int, guest: GuestMemory) -> list[str]:
         lines.append(f"    {fault}" if words else f"   {fault}")
     elif not words:
         lines.append("   Stack empty.")
+    return lines
+
+
+def _compat_guest_stack(esp: int, guest: GuestMemory) -> list[str]:
+    """compat_show_guest_stack: up to 20 lines of 8 words from ``esp``."""
+    lines = [f"Guest stack trace from esp={esp:08x}:"]
+    if esp + 4 > HYPERVISOR_COMPAT_VIRT_START:
+        return [*lines, " Guest-inaccessible memory."]
+    words: list[str] = []
+    has_fault = False
+    at = esp
+    for _ in range(_STACK_LINES * _COMPAT_WORDS_PER_LINE):
+        if ((at - 1) ^ (at + 4 - 1)) & _STACK_SIZE:
+            break
+        try:
+            words.append(f"{int.from_bytes(guest.copy_from_guest(at, 4), 'little'):08x}")
+        except XenError:
+            has_fault = True
+            break
+        at += 4
+    step = _COMPAT_WORDS_PER_LINE
+    lines += ["  " + " ".join(words[i : i + step]) for i in range(0, len(words), step)]
+    if has_fault:
+        lines.append(f"{'    ' if words else ' '}Fault while accessing guest memory.")
+    elif not words:
+        lines.append(" Stack empty.")
     return lines
 
 

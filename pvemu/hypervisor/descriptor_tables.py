@@ -77,6 +77,9 @@ def check_descriptor(desc: int) -> int | None:
 class DescriptorTables:
     """The vcpu's GDT frames and LDT. ``refresh`` makes the CPU forget cached descriptors' pages."""
 
+    flat_segments = _FLAT
+    check_descriptor = staticmethod(check_descriptor)
+
     def __init__(
         self, ram: Ram, frames: FrameTable, types: PageTypes, mm: Mm, reserved_mfn: Mfn, refresh: Callable[[], None]
     ) -> None:
@@ -95,7 +98,7 @@ class DescriptorTables:
         mm.on_set_ldt = self.set_ldt
         mm.on_destroy_ldt = self.destroy_ldt
         page = bytearray(PAGE_SIZE)
-        for offset, descriptor in _FLAT.items():
+        for offset, descriptor in self.flat_segments.items():
             struct.pack_into("<Q", page, offset, descriptor)
         ram.write(reserved_mfn << PAGE_SHIFT, page)
 
@@ -110,6 +113,13 @@ class DescriptorTables:
         if 0 <= offset < self.ldt_entries * 8 and access != Access.FETCH:
             return self._ldt_page(offset)
         return None
+
+    def segment_base(self, selector: int) -> int:
+        """Base address in the descriptor of a selector (pv_emul_read_descriptor); 0 where there is none."""
+        at = (LDT_VADDR if selector & 4 else GDT_VADDR) + (selector & 0xFFF8)
+        page = self.page_at(at & ~PAGE_MASK, Access.READ)
+        desc = 0 if page is None else self._ram.read_u64(page | at & PAGE_MASK)
+        return desc >> 16 & 0xFF_FFFF | desc >> 32 & 0xFF00_0000
 
     def _ldt_page(self, offset: int) -> int | None:
         """pv_map_ldt_shadow_page: the LDT's pages become descriptor pages when the CPU first looks at them, and stay so
@@ -142,7 +152,7 @@ class DescriptorTables:
         """validate_segdesc_page."""
         quads = self._ram.frame(Mfn(mfn)).cast("Q")
         for i, quad in enumerate(quads.tolist()):
-            checked = check_descriptor(quad)
+            checked = self.check_descriptor(quad)
             if checked is None:
                 raise XenError(e.EINVAL, f"bad descriptor {quad:#x} in frame {mfn:x}")
             quads[i] = checked
@@ -167,7 +177,7 @@ class DescriptorTables:
 
     def update_descriptor(self, maddr: int, desc: int) -> None:
         """HYPERVISOR_update_descriptor."""
-        checked = check_descriptor(desc)
+        checked = self.check_descriptor(desc)
         if maddr & 7 or checked is None:
             raise XenError(e.EINVAL, f"descriptor {desc:#x} at {maddr:#x}")
         mfn = maddr >> PAGE_SHIFT

@@ -54,8 +54,8 @@ class Instruction(NamedTuple):
     is_locked: bool
 
 
-def read_instruction(guest: GuestMemory, rip: int) -> Instruction | None:
-    """Decode what stands at ``rip`` as far as its opcode; None where it cannot be read."""
+def read_instruction(guest: GuestMemory, rip: int, has_rex: bool = True) -> Instruction | None:
+    """Decode what stands at ``rip`` as far as its opcode; None where it cannot be read. ``has_rex``: 64-bit code."""
     code = b""
     size = min(_MAX_LENGTH, _PAGE_SIZE - rip % _PAGE_SIZE)
     try:
@@ -69,7 +69,7 @@ def read_instruction(guest: GuestMemory, rip: int) -> Instruction | None:
         at += 1
         if byte == 0xF0:
             is_locked = True
-        elif byte & 0xF0 == 0x40:
+        elif has_rex and byte & 0xF0 == 0x40:
             rex = byte
             continue
         elif byte not in _PREFIXES:
@@ -87,7 +87,7 @@ class PrivilegedOps:
 
     def __init__(
         self, domain: Domain, vcpu: Vcpu, guest: GuestMemory, mm: Mm, clock: VirtualClock,
-        physdev: Physdev, msrs: Msrs,
+        physdev: Physdev, msrs: Msrs, has_rex: bool = True,
     ) -> None:  # fmt: skip
         self._domain = domain
         self._vcpu = vcpu
@@ -97,6 +97,8 @@ class PrivilegedOps:
         self._clock = clock
         self._physdev = physdev
         self._msrs = msrs
+        self._has_rex = has_rex
+        self._code_mask = _U64 if has_rex else _ALL_ONES
         self.cr4 = _CR4_VISIBLE
         self._pci_config_address = 0
         self._rtc_index = 0
@@ -104,7 +106,8 @@ class PrivilegedOps:
     def emulate(self) -> bool:
         """pv_emulate_privileged_op for the instruction at rip. False: the #GP is the guest's."""
         rip = self._regs.read("rip")
-        instruction = read_instruction(self._guest, rip)
+        base = 0 if self._has_rex else self._vcpu.segment_base(self._regs.read("cs"))
+        instruction = read_instruction(self._guest, (rip + base) & self._code_mask, self._has_rex)
         if instruction is None or instruction.is_locked:
             return False
         opcode = instruction.opcode
@@ -172,7 +175,7 @@ class PrivilegedOps:
             case 2:
                 return self._vcpu.cr2
             case 3:
-                return self._mm.guest_root << PAGE_SHIFT  # a PV guest's frames are machine frames
+                return self._mm.read_cr3()
             case 4:
                 return self.cr4
         return None
@@ -188,7 +191,7 @@ class PrivilegedOps:
                 self._vcpu.info.set_cr2(value)
             case 3:
                 try:
-                    self._mm.new_baseptr(value >> PAGE_SHIFT)
+                    self._mm.write_cr3(value)
                 except XenError:
                     return False
             case 4:

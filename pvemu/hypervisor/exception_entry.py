@@ -101,7 +101,7 @@ class ExceptionEntry:
 
     def _page_fault(self, error_code: int, address: int) -> None:
         if GDT_VADDR <= address < _GDT_LDT_END and not error_code & (PF_WRITE | PF_INSTR):
-            self._descriptor_fault(error_code, address - GDT_VADDR)
+            self._traps.inject_exception(*self._descriptor_fault(error_code, address - GDT_VADDR))
             return
         if (
             error_code & (PF_PRESENT | PF_WRITE | PF_INSTR) == PF_PRESENT | PF_WRITE
@@ -112,16 +112,23 @@ class ExceptionEntry:
             return
         self._traps.inject_exception(_PF, error_code, address)
 
-    def _descriptor_fault(self, error_code: int, offset: int) -> None:
-        """handle_gdt_ldt_mapping_fault: a descriptor where the guest's tables have none."""
+    def refused_frame(self, refusal: Exit, cs: int, ss: int) -> None:
+        """The IRET to the guest was refused: an exception where it would stand, with its selectors in the frame."""
+        raised = refusal.vector, refusal.error_code, refusal.address
+        if refusal.vector == _PF and GDT_VADDR <= refusal.address < _GDT_LDT_END:
+            raised = self._descriptor_fault(refusal.error_code, refusal.address - GDT_VADDR)
+        self._traps.inject_exception(*raised, (cs, ss))
+
+    def _descriptor_fault(self, error_code: int, offset: int) -> tuple[int, int, int]:
+        """handle_gdt_ldt_mapping_fault: vector, error code and address for a descriptor where the guest's tables have
+        none.
+        """
         if offset < 0x10000:
-            self._traps.inject_exception(_GP, offset & 0xFFF8)
-            return
+            return _GP, offset & 0xFFF8, 0
         address = self._ldt_base() + offset - 0x10000
         if address >> 47 not in (0, 0x1FFFF):
-            self._traps.inject_exception(_GP, (offset & 0xFFF8) | 4)
-        else:
-            self._traps.inject_exception(_PF, error_code, address)
+            return _GP, (offset & 0xFFF8) | 4, 0
+        return _PF, error_code, address
 
     def _invalid_op(self) -> None:
         regs = self._vcpu.regs

@@ -18,7 +18,6 @@ from hypercalls.public import xen
 from pvemu.cpu.paging import PTE_A, PTE_ADDR, PTE_D, PTE_NX, PTE_P, PTE_RW, PTE_US
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
 from pvemu.hypervisor.grant_entry import PIN_DEVR, PIN_DEVW, PIN_HSTR, PIN_HSTW, ActiveEntries, GrantRefusedError
-from pvemu.hypervisor.page_types import adjust_l1e
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -213,7 +212,7 @@ class GrantTable:
             entry |= PTE_US
         if not flags & gt.GNTMAP_readonly:
             entry |= PTE_RW
-        self._mm.put_old_l1_entry(self._mm.swap_l1_entry(at, adjust_l1e(entry)))
+        self._mm.put_old_l1_entry(self._mm.swap_l1_entry(at, self._types.adjust_l1e(entry)))
         return gt.GNTST_okay
 
     def _replace_host_mapping(self, host_addr: int, mfn: int, new_addr: int, flags: int) -> int:

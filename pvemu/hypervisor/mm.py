@@ -13,8 +13,7 @@ from hypercalls.public import errno as e
 from hypercalls.public import xen
 from pvemu.cpu.paging import PTE_ADDR, PTE_P, PageWalker, table_slot
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
-from pvemu.memory.frame_table import FrameTable, PageType
-from pvemu.memory.guest_access import access_ok
+from pvemu.memory.frame_table import TABLE_LEVEL, FrameTable, PageType
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +32,8 @@ class Mm:
     ``guest_root`` is the kernel's root (v->arch.guest_table), ``guest_root_user`` the one for user mode or 0.
     ``on_new_baseptr`` is told of each new kernel root, and whether it was never loaded since it became one.
     """
+
+    root_type = PageType.L4
 
     def __init__(
         self, ram: Ram, frames: FrameTable, types: PageTypes, m2p: MachineToPhys, walker: PageWalker,
@@ -90,7 +91,7 @@ class Mm:
             kind = self._frames.type[i] if self._frames.type_count[i] else PageType.NONE
             if kind == PageType.L1:
                 self._changed(ptr, self._types.mod_l1_entry(ptr, val, preserve_ad))
-            elif PageType.L2 <= kind <= PageType.L4:
+            elif TABLE_LEVEL[kind]:
                 old = self._types.mod_table_entry(ptr, val, PageType(kind), preserve_ad)
                 if old & PTE_P:
                     self._walker.upper_entry_changed(ptr)
@@ -122,10 +123,10 @@ class Mm:
 
     def l1_entry_address(self, vaddr: int) -> int | None:
         """map_guest_l1e: machine address of the level-1 entry for ``vaddr``, None where no table leads there."""
-        if not access_ok(vaddr, 1):
+        if not self._walker.access_ok(vaddr, 1):
             return None
         table = self.guest_root << PAGE_SHIFT
-        for level in (4, 3, 2):
+        for level in self._walker.upper_levels:
             if not self._ram.contains(table >> PAGE_SHIFT):
                 return None
             entry = self._ram.read_u64(table + 8 * table_slot(vaddr, level))
@@ -161,7 +162,7 @@ class Mm:
     def new_baseptr(self, mfn: int) -> None:
         """MMUEXT_NEW_BASEPTR: new_guest_cr3."""
         if mfn != self.guest_root:
-            self._types.get_page_and_type(mfn, PageType.L4)
+            self._types.get_page_and_type(mfn, self.root_type)
             self.on_destroy_ldt()
             old, self.guest_root = self.guest_root, Mfn(mfn)
             if old:
@@ -178,10 +179,18 @@ class Mm:
         if mfn == self.guest_root_user:
             return
         if mfn:
-            self._types.get_page_and_type(mfn, PageType.L4)
+            self._types.get_page_and_type(mfn, self.root_type)
         old, self.guest_root_user = self.guest_root_user, Mfn(mfn)
         if old:
             self._types.put_page_and_type(old)
+
+    def read_cr3(self) -> int:
+        """The kernel's root as CR3 shows it: a PV guest's frames are machine frames."""
+        return self.guest_root << PAGE_SHIFT
+
+    def write_cr3(self, value: int) -> None:
+        """MOV to CR3; XenError where it cannot be."""
+        self.new_baseptr(value >> PAGE_SHIFT)
 
     def tlb_flush(self) -> None:
         """MMUEXT_TLB_FLUSH_*: every change flushed what it had to when it was made."""
@@ -221,5 +230,3 @@ class Mm:
             hole = found[-1] if found else 0  # where the machine has no memory, the one before stands again
             found.append(hole if page is None else page >> PAGE_SHIFT)
         return found
-
-

@@ -40,6 +40,7 @@ _CONSTANT = {
     _EFER: 0xD01,  # SCE LME LMA NXE
     _XEN_FIRST: 0,  # the hypercall page's
 }  # fmt: skip
+_COMPAT_EFER = 0x800  # guest_efer: NXE; what belongs to long mode is hidden
 #: Performance counters, which read as zero and ignore writes while the vpmu is off.
 _VPMU = frozenset((*range(0xC1, 0xC9), *range(0x186, 0x18A), *range(0x309, 0x30C), *range(0x38D, 0x391)))
 #: MPERF, APERF, PERF_STATUS, PERF_CTL, THERM_CONTROL, ENERGY_PERF_BIAS, MISC_ENABLE: writes are ignored.
@@ -55,13 +56,16 @@ class Msrs:
     """Reads and writes for one vcpu; ``hypercall_page`` are the bytes that writing Xen's MSR puts into a frame."""
 
     def __init__(
-        self, vcpu: Vcpu, clock: VirtualClock, ram: Ram, types: PageTypes, hypercall_page: bytes
-    ) -> None:
+        self, vcpu: Vcpu, clock: VirtualClock, ram: Ram, types: PageTypes, hypercall_page: bytes,
+        is_compat: bool = False,
+    ) -> None:  # fmt: skip
         self._vcpu = vcpu
         self._clock = clock
         self._ram = ram
         self._types = types
         self._hypercall_page = hypercall_page
+        self._efer = _COMPAT_EFER if is_compat else _CONSTANT[_EFER]
+        self._bases = frozenset[int]() if is_compat else frozenset((_FS_BASE, _GS_BASE, _SHADOW_GS_BASE))
 
     def read(self, number: int) -> int | None:
         """The value of an MSR, None for #GP."""
@@ -72,14 +76,14 @@ class Msrs:
 
     def _known(self, number: int) -> int | None:
         vcpu = self._vcpu
+        if number == _EFER:
+            return self._efer
         if number in _CONSTANT:
             return _CONSTANT[number]
-        if number == _FS_BASE:
-            return vcpu.regs.read("fs_base")
-        if number == _GS_BASE:
-            return vcpu.regs.read("gs_base")
-        if number == _SHADOW_GS_BASE:
-            return vcpu.gs_base_user
+        if number in self._bases:
+            if number == _SHADOW_GS_BASE:
+                return vcpu.gs_base_user
+            return vcpu.regs.read("fs_base" if number == _FS_BASE else "gs_base")
         if number == _IA32_TSC:
             return self._clock.poll()
         if number in _VPMU or number in _MC_CTL2:
@@ -90,7 +94,7 @@ class Msrs:
 
     def write(self, number: int, value: int) -> bool:
         """Write an MSR; False for #GP."""
-        if number in (_FS_BASE, _GS_BASE, _SHADOW_GS_BASE):
+        if number in self._bases:
             if not _is_canonical(value):
                 return False
             if number == _SHADOW_GS_BASE:
@@ -99,7 +103,7 @@ class Msrs:
                 self._vcpu.regs.write("fs_base" if number == _FS_BASE else "gs_base", value)
             return True
         if number == _EFER:
-            return value == _CONSTANT[_EFER]
+            return value == self._efer
         if number in (_UCODE_REV, _MISC_FEATURES):
             return value == 0
         if number == _XEN_FIRST:

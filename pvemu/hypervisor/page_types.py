@@ -13,7 +13,7 @@ from hypercalls.errors import XenError
 from hypercalls.public import errno as e
 from pvemu.cpu.paging import PTE_A, PTE_ADDR, PTE_D, PTE_P, PTE_RW, PTE_US
 from pvemu.frames import PAGE_SHIFT, Mfn
-from pvemu.memory.frame_table import FrameTable, Owner, PageType
+from pvemu.memory.frame_table import TABLE_LEVEL, FrameTable, Owner, PageType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,6 +35,7 @@ _INVALID_MFN = PTE_ADDR >> PAGE_SHIFT
 
 #: L4 slots that belong to Xen in every 64-bit guest (ROOT_PAGETABLE_FIRST/LAST_XEN_SLOT).
 XEN_L4_SLOTS = range(256, 272)
+_NO_SLOTS = range(0)
 
 
 def adjust_l1e(entry: int) -> int:
@@ -48,15 +49,17 @@ def adjust_l1e(entry: int) -> int:
 
 
 class PageTypes:
-    """Takes and drops references on frames of one domain. ``xen_l4_entries`` are what Xen puts into its own slots of
-    every root table: {slot: entry}.
+    """Takes and drops references on frames of one domain. ``xen_entries`` are what Xen puts into its own slots of
+    a table that has such: {slot: entry}.
     """
 
-    def __init__(self, ram: Ram, frames: FrameTable, xen_l4_entries: dict[int, int]) -> None:
+    adjust_l1e = staticmethod(adjust_l1e)
+
+    def __init__(self, ram: Ram, frames: FrameTable, xen_entries: dict[int, int]) -> None:
         self._ram = ram
         self._frames = frames
-        self._xen_l4_entries = xen_l4_entries
-        #: Level-4 tables validated and not loaded since.
+        self._xen_entries = xen_entries
+        #: Root tables validated and not loaded since.
         self.fresh_roots: set[int] = set()
         #: validate_segdesc_page: checks and adjusts a frame of descriptors; XenError(EINVAL) if it cannot be one.
         self.validate_segdesc: Callable[[int], None] = lambda mfn: None
@@ -108,10 +111,10 @@ class PageTypes:
         frames = self._frames
         i = mfn - frames.first_mfn
         kind = frames.type[i]
-        if frames.type_count[i] == 1 and PageType.L1 <= kind <= PageType.L4:
+        if frames.type_count[i] == 1 and TABLE_LEVEL[kind]:
             self._demote(mfn, PageType(kind))
         frames.type_count[i] -= 1
-        if table_mfn is not None and frames.type[table_mfn - frames.first_mfn] == kind:
+        if table_mfn is not None and TABLE_LEVEL[frames.type[table_mfn - frames.first_mfn]] == TABLE_LEVEL[kind]:
             self._count_linear(table_mfn - frames.first_mfn, i, -1)
 
     def get_page_and_type(self, mfn: int, wanted: PageType) -> None:
@@ -176,14 +179,17 @@ class PageTypes:
         """get_page_from_l2e .. l4e: references for an entry of a level 2..4 table. A read-only entry may also point at
         a table of its own level (a linear page table).
         """
-        if entry & _DISALLOW:
-            raise XenError(e.EINVAL, f"Bad L{level.value} flags {entry & _DISALLOW:x}")
+        self._check_flags(entry, level)
         mfn = (entry & PTE_ADDR) >> PAGE_SHIFT
         try:
-            self.get_page_and_type(mfn, PageType(level - 1))
+            self.get_page_and_type(mfn, PageType(TABLE_LEVEL[level] - 1))
         except XenError as error:
             if error.errno != e.EINVAL or not self._get_linear(entry, mfn, level, table_mfn):
                 raise
+
+    def _check_flags(self, entry: int, level: PageType) -> None:
+        if entry & _DISALLOW:
+            raise XenError(e.EINVAL, f"Bad L{TABLE_LEVEL[level]} flags {entry & _DISALLOW:x}")
 
     def _get_linear(self, entry: int, mfn: int, level: PageType, table_mfn: int) -> bool:
         """get_lN_linear_pagetable: an entry for the table itself takes no reference; one for another table of the level
@@ -196,7 +202,9 @@ class PageTypes:
         frames = self._frames
         i = mfn - frames.first_mfn
         table = table_mfn - frames.first_mfn
-        if not frames.is_guest(mfn) or not frames.type_count[i] or frames.type[i] != level:
+        if not frames.is_guest(mfn) or not frames.type_count[i]:
+            return False
+        if TABLE_LEVEL[frames.type[i]] != TABLE_LEVEL[level]:
             return False
         if frames.linear.get(table, 0) < 0 or frames.linear.get(i, 0) > 0:
             return False
@@ -227,9 +235,9 @@ class PageTypes:
                 for taken, entry in self._promote_l1_entries(entries, start):  # noqa: B007 - needed on failure
                     self.get_from_l1e(entry)
                 return
-            set_bits = PTE_US | (PTE_A if level == PageType.L4 else 0)
+            set_bits, xen_slots = self._forced_bits(level), self._xen_slots(level)
             for taken, entry in enumerate(entries):
-                if not entry & PTE_P or (level == PageType.L4 and taken in XEN_L4_SLOTS):
+                if not entry & PTE_P or taken in xen_slots:
                     continue
                 self.get_from_table_entry(entry, level, mfn)
                 if entry & set_bits != set_bits:
@@ -238,12 +246,20 @@ class PageTypes:
             for slot in range(taken):
                 self._put_entry(quads[start + slot], slot, level, mfn)
             raise XenError(
-                error.errno, f"{error.reason}; failure in promote_l{level.value}_table {mfn:x}: slot {taken:#x}"
+                error.errno, f"{error.reason}; failure in promote_l{TABLE_LEVEL[level]}_table {mfn:x}: slot {taken:#x}"
             ) from error
+        for slot in xen_slots:
+            quads[start + slot] = self._xen_entries.get(slot, 0)
         if level == PageType.L4:
-            for slot in XEN_L4_SLOTS:
-                quads[start + slot] = self._xen_l4_entries.get(slot, 0)
             self.fresh_roots.add(mfn)
+
+    def _forced_bits(self, level: PageType) -> int:
+        """adjust_guest_l2e .. l4e: what Xen adds to a present entry of a level 2..4 table."""
+        return PTE_US | (PTE_A if level == PageType.L4 else 0)
+
+    def _xen_slots(self, level: PageType) -> range:
+        """Slots of a level 2..4 table that are Xen's."""
+        return XEN_L4_SLOTS if level == PageType.L4 else _NO_SLOTS
 
     def _promote_l1_entries(self, entries: list[int], start: int) -> Iterator[tuple[int, int]]:
         """Take what most entries need in one sweep (a domain has 100,000s); yield (slot, entry) for the others, which
@@ -252,7 +268,7 @@ class PageTypes:
         frames, quads = self._frames, self._ram.quads
         owner, kinds, counts, refs = frames.owner, frames.type, frames.type_count, frames.refs
         first, limit, writable = frames.first_mfn, frames.nr_frames, int(PageType.WRITABLE)
-        marks = PTE_US | PTE_GUEST_KERNEL
+        marks, adjust = PTE_US | PTE_GUEST_KERNEL, self.adjust_l1e
         for slot, entry in enumerate(entries):
             if not entry & PTE_P:
                 continue
@@ -269,7 +285,7 @@ class PageTypes:
             else:
                 refs[i] += 1
             if entry & marks != marks:
-                adjusted = adjust_l1e(entry)
+                adjusted = adjust(entry)
                 if adjusted != entry:
                     quads[start + slot] = adjusted
 
@@ -286,7 +302,7 @@ class PageTypes:
             self._put_entry(entry, slot, level, mfn)
 
     def _put_entry(self, entry: int, slot: int, level: PageType, table_mfn: int) -> None:
-        if not entry & PTE_P or (level == PageType.L4 and slot in XEN_L4_SLOTS):
+        if not entry & PTE_P or slot in self._xen_slots(level):
             return
         if level == PageType.L1:
             self.put_from_l1e(entry)
@@ -307,7 +323,7 @@ class PageTypes:
         if new & PTE_P:
             if new & _L1_DISALLOW:
                 raise XenError(e.EINVAL, f"Bad L1 flags {new & _L1_DISALLOW:x}")
-            new = adjust_l1e(new)
+            new = self.adjust_l1e(new)
             if not (old ^ new) & _REVALIDATE:
                 ram.write_u64(maddr, new | (old & _AD) if preserve_ad else new)
                 return old
@@ -321,13 +337,13 @@ class PageTypes:
         """mod_l2_entry .. mod_l4_entry: replace an entry of a level 2..4 table; returns the old one."""
         ram = self._ram
         table_mfn = maddr >> PAGE_SHIFT
-        if level == PageType.L4 and (maddr >> 3) & 511 in XEN_L4_SLOTS:
-            raise XenError(e.EINVAL, f"L4 update in Xen-private area, slot {(maddr >> 3) & 511:#x}")
+        slot = (maddr >> 3) & 511
+        if slot in self._xen_slots(level):
+            raise XenError(e.EINVAL, f"L{TABLE_LEVEL[level]} update in Xen-private area, slot {slot:#x}")
         old = ram.quads[(maddr - ram.base) >> 3]
         if new & PTE_P:
-            if new & _DISALLOW:
-                raise XenError(e.EINVAL, f"Bad L{level.value} flags {new & _DISALLOW:x}")
-            new |= PTE_US | (PTE_A if level == PageType.L4 else 0)
+            self._check_flags(new, level)
+            new |= self._forced_bits(level)
             if not (old ^ new) & _REVALIDATE:
                 ram.write_u64(maddr, new | (old & _AD) if preserve_ad else new)
                 return old

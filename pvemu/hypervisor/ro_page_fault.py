@@ -38,14 +38,16 @@ class RoPageFault:
     """
 
     def __init__(
-        self, vcpu: Vcpu, ram: Ram, frames: FrameTable, mm: Mm, scratch: Mfn, run_on_copy: Callable[[int, int], Exit]
-    ) -> None:
+        self, vcpu: Vcpu, ram: Ram, frames: FrameTable, mm: Mm, scratch: Mfn, run_on_copy: Callable[[int, int], Exit],
+        is_compat: bool = False,
+    ) -> None:  # fmt: skip
         self._vcpu = vcpu
         self._ram = ram
         self._frames = frames
         self._mm = mm
         self._scratch = scratch
         self._run_on_copy = run_on_copy
+        self._is_compat = is_compat
 
     def handle(self, address: int) -> bool:
         """pv_ro_page_fault for a refused write at ``address``. False: the #PF is the guest's. GuestException is what
@@ -91,8 +93,13 @@ class RoPageFault:
             return True
         if changed != [(address & PAGE_MASK) >> 3]:
             return False
+        slot = changed[0]
+        request, old, new = (mfn << PAGE_SHIFT) + 8 * slot | xen.MMU_NORMAL_PT_UPDATE, before[slot], after[slot]
         try:
-            self._mm.mmu_update((mfn << PAGE_SHIFT) + 8 * changed[0] | xen.MMU_NORMAL_PT_UPDATE, after[changed[0]])
+            self._mm.mmu_update(request, new)
         except XenError:
-            return False
+            if not (self._is_compat and address & 4 and new & PTE_P and (old ^ new) & 0xFFFF_FFFF == 0):
+                return False
+            # The halves of a PAE entry written the wrong way round: the lower one follows at once.
+            self._mm.mmu_update(request, new & ~PTE_P)
         return True

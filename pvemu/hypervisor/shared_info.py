@@ -23,7 +23,7 @@ class VcpuInfo:
         self._pending_at = offset + abi.offsetof(xen.vcpu_info, "evtchn_upcall_pending")
         self._mask_at = offset + abi.offsetof(xen.vcpu_info, "evtchn_upcall_mask")
         self._sel_at = offset + abi.offsetof(xen.vcpu_info, "evtchn_pending_sel")
-        self._cr2_at = offset + abi.offsetof(xen.vcpu_info, "arch.cr2") if abi.bits == 64 else -1
+        self._cr2_at = offset + abi.offsetof(xen.vcpu_info, "arch.cr2")
         self._time_at = offset + abi.offsetof(xen.vcpu_info, "time")
         self._time = abi.reader(
             xen.vcpu_time_info,
@@ -64,8 +64,7 @@ class VcpuInfo:
 
     def set_cr2(self, value: int) -> None:
         """Where a guest finds the address of a page fault (arch.cr2)."""
-        if self._cr2_at >= 0:
-            self._long.pack_into(self._page, self._cr2_at, value)
+        self._long.pack_into(self._page, self._cr2_at, value)
 
     def set_time(self, version: int, tsc: int, system_time: int, mul: int, shift: int) -> None:
         """Fill vcpu_time_info."""

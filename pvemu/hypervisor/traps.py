@@ -62,37 +62,39 @@ class Traps:
             vcpu.cr2 = address
             vcpu.info.set_cr2(address)
             error_code = (error_code & ~PF_USER) | (0 if vcpu.kernel_mode else PF_USER)
-        if not entry.address:
+        if self._is_null(entry.cs, entry.address):
             shown = error_code if vector in HAS_ERROR_CODE else 0xFFFF_FFFF
             name = VECTOR_NAMES[vector] if vector < len(VECTOR_NAMES) else "???"
             raise DomainCrashError(
                 [f"d{self._domain.domid}v{vcpu.vcpu_id} Unhandled: vec {vector}, {name}[{shown:04x}]"]
             )
         self._bounce(
-            entry.address, error_code if vector in HAS_ERROR_CODE else None,
+            entry.cs, entry.address, error_code if vector in HAS_ERROR_CODE else None,
             masks_events=bool(entry.flags & _TI_IF), selectors=selectors,
         )  # fmt: skip
 
     def inject_software_interrupt(self, vector: int) -> None:
         """An ``int n`` of the guest, with n a gate that the guest filled in."""
         entry = self._vcpu.trap_table[vector]
-        if not entry.address:
+        if self._is_null(entry.cs, entry.address):
             raise DomainCrashError(
                 [f"d{self._domain.domid}v{self._vcpu.vcpu_id} Unhandled: vec {vector}, ???[ffffffff]"]
             )
-        self._bounce(entry.address, None, masks_events=bool(entry.flags & _TI_IF))
+        self._bounce(entry.cs, entry.address, None, masks_events=bool(entry.flags & _TI_IF))
 
     def deliver_events(self) -> bool:
         """test_all_events: an NMI, or an upcall that is pending and not masked. True when a frame was built."""
         vcpu = self._vcpu
         info = vcpu.info
-        if vcpu.nmi_pending and not vcpu.nmi_masked and vcpu.trap_table[_VECTOR_NMI].address:
+        nmi = vcpu.trap_table[_VECTOR_NMI]
+        if vcpu.nmi_pending and not vcpu.nmi_masked and nmi.address:
             vcpu.nmi_pending, vcpu.nmi_masked = False, True
-            self._bounce(vcpu.trap_table[_VECTOR_NMI].address, None, masks_events=True)
+            self._bounce(nmi.cs, nmi.address, None, masks_events=True)
             return True
         if info.upcall_mask or not info.upcall_pending:
             return False
-        self._bounce(self._vcpu.callbacks.get(cb.CALLBACKTYPE_event, 0), None, masks_events=True)
+        event = cb.CALLBACKTYPE_event
+        self._bounce(vcpu.callback_cs.get(event, 0), vcpu.callbacks.get(event, 0), None, masks_events=True)
         return True
 
     def inject_syscall(self) -> None:
@@ -102,13 +104,20 @@ class Traps:
         regs.write("r11", regs.read("rflags"))
         flags = self._vcpu.callback_flags.get(cb.CALLBACKTYPE_syscall, 0)
         self._bounce(
-            self._vcpu.callbacks.get(cb.CALLBACKTYPE_syscall, 0), None,
+            0, self._vcpu.callbacks.get(cb.CALLBACKTYPE_syscall, 0), None,
             masks_events=bool(flags & _CALLBACKF_MASK_EVENTS),
         )  # fmt: skip
 
+    @staticmethod
+    def _is_null(_cs: int, address: int) -> bool:
+        """null_trap_bounce: whether there is no handler."""
+        return not address
+
     def _bounce(
-        self, handler: int, error_code: int | None, masks_events: bool, selectors: tuple[int, int] | None = None
-    ) -> None:
+        self, _cs: int, handler: int, error_code: int | None, masks_events: bool,
+        selectors: tuple[int, int] | None = None,
+    ) -> None:  # fmt: skip
+        """create_bounce_frame: store the frame and stand at the handler."""
         vcpu = self._vcpu
         regs = vcpu.regs
         cs, ss, rsp, rflags = regs.read("cs"), regs.read("ss"), regs.read("rsp"), regs.read("rflags")
@@ -134,16 +143,19 @@ class Traps:
         stack -= 8 * len(frame)
         if not access_ok(stack, 8 * len(frame)):
             raise DomainCrashError(self._sync_crash("bad stack"))
-        try:
-            self._guest.copy_to_guest(stack, struct.pack(f"<{len(frame)}Q", *frame))
-        except XenError:
-            raise DomainCrashError(self._sync_crash("page fault on the guest's stack")) from None
+        self._push(stack, struct.pack(f"<{len(frame)}Q", *frame))
         if not handler:
             raise DomainCrashError(self._sync_crash("no handler"))
         vcpu.set_frame(
             handler, arch_x86.FLAT_KERNEL_CS64, rflags & ~(_AC | _VM | _RF | _NT | _TF), stack,
             arch_x86.FLAT_KERNEL_SS64,
         )  # fmt: skip
+
+    def _push(self, stack: int, frame: bytes) -> None:
+        try:
+            self._guest.copy_to_guest(stack, frame)
+        except XenError:
+            raise DomainCrashError(self._sync_crash("page fault on the guest's stack")) from None
 
     def _sync_crash(self, why: str) -> list[str]:
         return [f"domain_crash_sync called from entry.S: create_bounce_frame: {why}"]

@@ -73,9 +73,10 @@ class Vcpu:
         self._enter = enter
         #: Swap the page-table root and GS base with user mode's; False where user mode has no tables.
         self.toggle_guest_mode = toggle_guest_mode
-        self.kernel_mode = True
+        self._kernel_mode = True
         self.trap_table: list[TrapEntry] = [_UNSET] * 256
         self.callbacks: dict[int, int] = {}
+        self.callback_cs: dict[int, int] = {}  #: their selectors, which only a 32-bit guest chooses
         self.callback_flags: dict[int, int] = {}
         self.kernel_ss = arch_x86.FLAT_KERNEL_SS64
         self.kernel_sp = 0
@@ -96,6 +97,8 @@ class Vcpu:
         self._time_version = 0
         self.nmi_pending = False
         self.nmi_masked = False
+        #: Where the segment of a selector begins: 0 for all that 64-bit code and stacks use.
+        self.segment_base: Callable[[int], int] = lambda selector: 0
         #: Whether the guest sees an IOPL of its own (VMASST_TYPE_architectural_iopl).
         self.has_architectural_iopl: Callable[[], bool] = lambda: False
         #: What happens when the last vcpu goes down.
@@ -111,6 +114,15 @@ class Vcpu:
     def vcpu_id(self) -> int:
         """Number of the vcpu."""
         return self._id
+
+    @property
+    def kernel_mode(self) -> bool:
+        """guest_kernel_mode: whether the guest's kernel runs, not its user mode."""
+        return self._kernel_mode
+
+    @kernel_mode.setter
+    def kernel_mode(self, value: bool) -> None:
+        self._kernel_mode = value
 
     def leave_for(self, action: Callable[[], None]) -> None:
         """Stop the engine; ``action`` runs before the guest goes on."""

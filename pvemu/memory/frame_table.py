@@ -16,7 +16,7 @@ from pvemu.frames import Mfn
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FrameTable", "Owner", "PageType"]
+__all__ = ["TABLE_LEVEL", "FrameTable", "Owner", "PageType"]
 
 
 class Owner(IntEnum):
@@ -39,6 +39,11 @@ class PageType(IntEnum):
     SEG_DESC = 5
     SHARED = 6
     WRITABLE = 7
+    PAE_XEN_L2 = 8  #: PGT_l2_page_table | PGT_pae_xen_l2: the last L2 of a 32-bit guest, which has Xen's slots in it
+
+
+#: Level of a page-table type, 0 of others.
+TABLE_LEVEL = (0, 1, 2, 3, 4, 0, 0, 0, 2)
 
 
 class FrameTable:

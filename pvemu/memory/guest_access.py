@@ -7,23 +7,13 @@ from typing import TYPE_CHECKING
 from hypercalls.errors import XenError
 from hypercalls.public import errno as e
 from pvemu.cpu.exits import Access
-from pvemu.cpu.paging import PTE_A, PTE_ADDR, PTE_D, PageWalker, table_slot
+from pvemu.cpu.paging import PTE_A, PTE_ADDR, PTE_D, PageWalker, access_ok, table_slot
 from pvemu.frames import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
     from pvemu.memory.ram import Ram
 
-__all__ = ["GuestMemory"]
-
-#: Linear addresses from here to _XEN_END are Xen's: no guest pointer may point into them (access_ok).
-_XEN_START, _XEN_END = 0xFFFF_8000_0000_0000, 0xFFFF_8800_0000_0000
-_CANONICAL_LOW_END = 0x0000_8000_0000_0000
-
-
-def access_ok(vaddr: int, size: int) -> bool:
-    """Whether [vaddr, vaddr + size) lies in the guest's part of the address space (__addr_ok, access_ok)."""
-    end = vaddr + size
-    return end <= _CANONICAL_LOW_END or (vaddr >= _XEN_END and end <= 1 << 64)
+__all__ = ["GuestMemory", "access_ok"]
 
 
 class GuestMemory:
@@ -37,7 +27,7 @@ class GuestMemory:
         """``size`` bytes at ``vaddr``. XenError(EFAULT) where the guest has no mapping; none are fine anywhere."""
         if not size:
             return b""
-        if not access_ok(vaddr, size):
+        if not self._walker.access_ok(vaddr, size):
             raise XenError(e.EFAULT, f"guest pointer {vaddr:#x} is not in the guest's address space")
         offset = vaddr & PAGE_MASK
         if offset + size <= PAGE_SIZE:
@@ -58,7 +48,7 @@ class GuestMemory:
         """
         if not data:
             return
-        if not access_ok(vaddr, len(data)):
+        if not self._walker.access_ok(vaddr, len(data)):
             raise XenError(e.EFAULT, f"guest pointer {vaddr:#x} is not in the guest's address space")
         done = 0
         while done < len(data):
@@ -95,7 +85,7 @@ class GuestMemory:
         """Xen writes through the guest's own mapping, so the CPU sets the dirty bit."""
         ram = self._ram
         table = self._walker.root_maddr
-        for level in (4, 3, 2):
+        for level in self._walker.upper_levels:
             table = ram.read_u64(table + 8 * table_slot(vaddr, level)) & PTE_ADDR
         at = table + 8 * table_slot(vaddr, 1)
         entry = ram.read_u64(at)

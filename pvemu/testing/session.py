@@ -30,6 +30,8 @@ _IDLE_NS = _NS_PER_S
 _IDLE_CHECK_NS = _NS_PER_S // 4
 #: How far back a match may begin: output is searched as it comes.
 _SEARCH_WINDOW = 1 << 16
+#: How GRUB's complaints begin, and how near the end one must stand to be why it waits.
+_ERROR, _LAST_LINES = b"error: ", 3
 _ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[78=>]|\r")
 
 
@@ -133,8 +135,17 @@ class Session:
         if outcome.kind == "timeout":
             waiting = "; the guest waits for input" if self.machine.console.is_waiting else ""
             expected = "" if self._until is None else f", no match for {_shown(self._until.pattern)}"
-            return "failure", f"timed out after {self._timeout:g} guest seconds{expected}{waiting}"
+            return "failure", f"timed out after {self._timeout:g} guest seconds{expected}{waiting}{self._last_error()}"
         return "failure", outcome.detail or outcome.kind
+
+    def _last_error(self) -> str:
+        """What a boot loader that gave up said last, in its own words."""
+        lines = _ESCAPES.sub(b"\n", bytes(self.console[-_SEARCH_WINDOW:])).split(b"\n")
+        for line in [line for line in lines if line.strip()][-_LAST_LINES:]:
+            if line.startswith(_ERROR):
+                return "; the guest's last words: " + line.decode("utf-8", "replace").strip()
+        return ""
+
 
 def _shown(text: bytes) -> str:
     return repr(text.decode("utf-8", "replace"))

@@ -15,7 +15,7 @@ from pvemu.testing.session import Session
 from tests.boot.recorded import GUESTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from pvemu.testing.verdict import Verdict
@@ -35,7 +35,8 @@ class Boot(Protocol):
     """
 
     def __call__(
-        self, kernel: Path, *disks: str, memory: int = 256, cmdline: str = "", send: str = "", until: str | None = None,
+        self, kernel: Path, *disks: str, memory: int = 256, cmdline: str = "", send: str | Sequence[str] = (),
+        until: str | None = None,
         timeout: float = 300, epoch: int = DEFAULT_EPOCH, stop_at: str | None = None,
         prepare: Callable[[Machine], object] = ...,
     ) -> Booted: ...  # fmt: skip
@@ -46,10 +47,12 @@ def boot() -> Boot:
     """Boots a kernel with disks (as `--disk` takes them) to the end of its run."""
 
     def run(
-        kernel: Path, *disks: str, memory: int = 256, cmdline: str = "", send: str = "", until: str | None = None,
+        kernel: Path, *disks: str, memory: int = 256, cmdline: str = "", send: str | Sequence[str] = (),
+        until: str | None = None,
         timeout: float = 300, epoch: int = DEFAULT_EPOCH, stop_at: str | None = None,
         prepare: Callable[[Machine], object] = lambda machine: None,
     ) -> Booted:  # fmt: skip
+        to_send = [send] if isinstance(send, str) else send
         config = DomainConfig(
             kernel=str(kernel), cmdline=cmdline, memory_mib=memory, disks=parse_disk_specs(disks), epoch=epoch
         )
@@ -58,7 +61,7 @@ def boot() -> Boot:
             trace: list[str] = []
             trace_requests(machine.xenstore, config.domid, trace.append)
             session = Session(
-                machine, timeout=timeout, send=[send.encode()] if send else [],
+                machine, timeout=timeout, send=[text.encode() for text in to_send if text],
                 until=re.compile(until.encode()) if until is not None else None,
             )  # fmt: skip
             if stop_at is not None:
@@ -81,14 +84,14 @@ def grub(guest: Callable[[str, str], Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def chain_boot(boot: Boot, grub: Path, guest: Callable[[str, str], Path]) -> Callable[[], Booted]:
-    """The recorded chainload (images/chain, 256 MiB), booted once for all tests that look at it."""
-    kept: list[Booted] = []
+def chain_boot(boot: Boot, guest: Callable[[str, str], Path]) -> Callable[[str], Booted]:
+    """A recorded chainload (images/chain, 256 MiB), by its name; booted once for all tests that look at it."""
+    kept: dict[str, Booted] = {}
 
-    def run() -> Booted:
-        if not kept:
-            kept.append(boot(grub, f"xvda={guest('chain', 'chain.img')},rw", epoch=GUESTS["chain"].epoch))
-        return kept[0]
+    def run(name: str) -> Booted:
+        if name not in kept:
+            kernel = guest(*GUESTS[name].kernel)
+            kept[name] = boot(kernel, f"xvda={guest('chain', 'chain.img')},rw", epoch=GUESTS[name].epoch)
+        return kept[name]
 
     return run
-

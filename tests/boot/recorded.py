@@ -21,7 +21,7 @@ _COLUMNS = 80
 
 #: Debian's version of the recorded GRUB, and sizes that GRUB printed of files made from packages.
 RECORDED_GRUB = b"2.06-13+deb12u2"
-RECORDED_SIZES = {b"pvboot-x86_64.elf": b"390.80KiB", b"tiny.cpio.gz": b"1004.29KiB"}
+RECORDED_SIZES = {b"pvboot-x86_64.elf": b"390.80KiB", b"pvboot-i386.elf": b"266.23KiB", b"tiny.cpio.gz": b"1004.29KiB"}
 
 _PROGRESS = re.compile(
     rb"\x1b\[(?P<row>\d+);(?P<column>\d+)H"
@@ -49,20 +49,27 @@ def _at(clock: str, countdown: int = 0) -> int:
 
 
 _GRUB = ("pvgrub", "grub-x86_64-xen.bin")
+_GRUB32 = ("pvgrub", "grub-i386-xen.bin")
 _CHAIN = ("chain", "chain.img")
+#: By the name of the recording.
 GUESTS = {
-    "menu": Recorded(_GRUB, ("menu", "menu.img"), 128, _at("07:53:34"), send="\r"),
-    "timeout": Recorded(_GRUB, ("timeout", "timeout.img"), 256, _at("07:53:44", 2), cmdline="oracle extra args"),
-    "chain": Recorded(_GRUB, _CHAIN, 256, _at("08:13:06", 2)),
-    "pvboot-direct": Recorded(("pvboot", "pvboot-x86_64.elf"), _CHAIN, 128, _at("08:14:12", 2)),
-    "nodisk": Recorded(_GRUB, None, 64, _at("08:13:58"), send="ls\rset\rlsmmap\rhelp\rhalt\r"),
-    "linux-to-hand-off": Recorded(_GRUB, ("linux", "linux.img"), 512, _at("08:00:00")),
+    "grub64-menu": Recorded(_GRUB, ("menu", "menu.img"), 128, _at("07:53:34"), send="\r"),
+    "grub64-timeout": Recorded(_GRUB, ("timeout", "timeout.img"), 256, _at("07:53:44", 2), cmdline="oracle extra args"),
+    "grub64-chain": Recorded(_GRUB, _CHAIN, 256, _at("08:13:06", 2)),
+    "grub64-pvboot-direct": Recorded(("pvboot", "pvboot-x86_64.elf"), _CHAIN, 128, _at("08:14:12", 2)),
+    "grub64-nodisk": Recorded(_GRUB, None, 64, _at("08:13:58"), send="ls\rset\rlsmmap\rhelp\rhalt\r"),
+    "grub32-menu": Recorded(_GRUB32, ("menu", "menu.img"), 128, _at("07:53:27"), send="\r"),
+    "grub32-timeout": Recorded(
+        _GRUB32, ("timeout", "timeout.img"), 256, _at("08:12:25", 2), cmdline="oracle extra args"
+    ),
+    "grub32-chain": Recorded(_GRUB32, _CHAIN, 256, _at("08:11:57", 2)),
+    "grub64-linux-to-hand-off": Recorded(_GRUB, ("linux", "linux.img"), 512, _at("08:00:00")),
 }
 
 
 def recorded_console(name: str) -> bytes:
     """What real Xen's console showed."""
-    return (_DATA / f"grub64-{name}.txt").read_bytes()
+    return (_DATA / f"{name}.txt").read_bytes()
 
 
 def grub_version(console: bytes) -> bytes:

@@ -65,12 +65,15 @@ def once(lines: list[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def test_the_xenstore_requests_are_those_that_real_xen_got(chain_boot: Callable[[], Booted]) -> None:
+@pytest.mark.parametrize(("name", "protocol"), [("grub64-chain", "x86_64-abi"), ("grub32-chain", "x86_32-abi")])
+def test_the_xenstore_requests_are_those_that_real_xen_got(
+    name: str, protocol: str, chain_boot: Callable[[str], Booted]
+) -> None:
     recorded = once([
-        # Recorded with the 32-bit GRUB: its ABI is all that differs.
-        without_clock(line).replace("x86_32-abi", "x86_64-abi") for line in TRACE.read_text().splitlines()
+        # Recorded with the 32-bit GRUB: its ABI is all that differs with the 64-bit one.
+        without_clock(line).replace("x86_32-abi", protocol) for line in TRACE.read_text().splitlines()
     ])  # fmt: skip
-    ours = once(chain_boot().store_trace)
+    ours = once(chain_boot(name).store_trace)
     assert ours[: len(recorded)] == recorded
     # The record was cut after 400 lines; the guest's GRUB goes on opening its disk for one module after the other.
     assert set(ours[len(recorded) :]) == set(recorded[-2:])
@@ -81,6 +84,21 @@ def test_any_memory_will_do(memory: int, boot: Boot, grub: Path, demo: Path) -> 
     done = boot(grub, f"xvda={demo},ro", memory=memory, until=HELLO, send="\r")
     assert done.verdict.verdict == "success"
     assert [stage.guest_os for stage in done.verdict.stages] == ["GRUB", "GRUB"]
+
+
+@pytest.mark.parametrize(("mine", "other"), [("x86_64", "i386"), ("i386", "x86_64")])
+def test_a_kernel_of_the_other_width_is_refused_as_on_xen(
+    mine: str, other: str, boot: Boot, guest: Guest
+) -> None:
+    kernel, disk = guest("pvgrub", f"grub-{mine}-xen.bin"), guest("chain", "chain.img")
+    done = boot(
+        kernel, f"xvda={disk},ro", timeout=10,
+        send=["\x1b", "c", f"linux (xen/xvda,msdos1)/boot/xen/pvboot-{other}.elf\r"],
+    )  # fmt: skip
+    assert b"error: incompatible architecture" in done.console
+    assert done.verdict.verdict == "failure"
+    assert "; the guest's last words: error: incompatible architecture" in done.verdict.reason
+    assert len(done.verdict.stages) == 2
 
 
 class TestDisks:

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
     Guest = Callable[[str, str], Path]
 
-_SOURCES = {b"pvboot-x86_64.elf": ("pvboot", "pvboot-x86_64.elf"), b"tiny.cpio.gz": ("tiny", "tiny.cpio.gz")}
+_SOURCES = {
+    b"pvboot-x86_64.elf": ("pvboot", "pvboot-x86_64.elf"), b"pvboot-i386.elf": ("pvboot", "pvboot-i386.elf"),
+    b"tiny.cpio.gz": ("tiny", "tiny.cpio.gz"),
+}  # fmt: skip
 
 
 def run(name: str, boot: Boot, guest: Guest, stop_at: str | None = None) -> Booted:
@@ -58,23 +61,30 @@ def expect_same(console: bytes, name: str, guest: Guest) -> None:
     assert len(ours) == len(theirs), f"the console is not as long as real Xen's{note}"
 
 
-@pytest.mark.parametrize("name", ["menu", "timeout", "pvboot-direct", "nodisk"])
+@pytest.mark.parametrize(
+    "name",
+    ["grub64-menu", "grub64-timeout", "grub64-pvboot-direct", "grub64-nodisk", "grub32-menu", "grub32-timeout"],
+)
 def test_the_console_is_real_xens(name: str, boot: Boot, guest: Guest) -> None:
     done = run(name, boot, guest)
     expect_same(done.console, name, guest)
     assert (done.verdict.verdict, done.verdict.shutdown) == ("success", "poweroff")
 
 
-def test_the_console_of_a_chainload_is_real_xens(chain_boot: Callable[[], Booted], guest: Guest) -> None:
-    done = chain_boot()
-    expect_same(done.console, "chain", guest)
+@pytest.mark.parametrize("name", ["grub64-chain", "grub32-chain"])
+def test_the_console_of_a_chainload_is_real_xens(
+    name: str, chain_boot: Callable[[str], Booted], guest: Guest
+) -> None:
+    done = chain_boot(name)
+    expect_same(done.console, name, guest)
+    assert [stage.guest_os for stage in done.verdict.stages] == ["GRUB", "GRUB"]
     assert (done.verdict.verdict, done.verdict.shutdown) == ("success", "poweroff")
 
 
 @pytest.mark.slow
 def test_the_console_up_to_linux_is_real_xens(boot: Boot, guest: Guest) -> None:
-    done = run("linux-to-hand-off", boot, guest, stop_at="linux")
-    expect_same(done.console, "linux-to-hand-off", guest)
+    done = run("grub64-linux-to-hand-off", boot, guest, stop_at="linux")
+    expect_same(done.console, "grub64-linux-to-hand-off", guest)
     assert [stage.guest_os for stage in done.verdict.stages] == ["GRUB", "linux"]
 
 

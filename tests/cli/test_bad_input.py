@@ -33,7 +33,6 @@ KERNELS = {
         make_elf(64, [Load(0x100000, PAGE)]), "not a PV kernel: no Xen notes",
         "Not a Xen-ELF image: No ELF notes or '__xen_guest' section found",
     ),
-    "an i386 PV kernel": (make_kernel(32), "an i386 PV kernel", "use the x86_64 build"),
     "an i386 ELF file": (make_elf(32, [Load(0x100000, PAGE)]), "not a PV kernel", "build it with Xen PV support"),
     "an ARM ELF file": (make_elf(32, [Load(0x100000, PAGE)], machine=EM_ARM), "ELF for ARM", "give an x86-64"),
     "an AArch64 ELF file": (

@@ -6,15 +6,19 @@ import ctypes
 
 import pytest
 
-from pvemu.cpu.engine import _UC_STRUCT_FLAGS_AT, _UC_STRUCT_HEAD, _UC_STRUCT_PAGE_SIZES, Engine, _find_exception_fields
+from pvemu.cpu.engine import _UC_STRUCT_FLAGS_AT, _UC_STRUCT_HEAD, _UC_STRUCT_PAGE_SIZES, Engine, _find_context_fields
 from pvemu.cpu.exits import Access, Exit, ExitKind
 from pvemu.frames import Mfn
 from pvemu.memory.ram import Ram
 
 FIRST = Mfn(0x400)
 GDT, CODE, DATA = 0xFFFF_8200_0000_0000, 0x10000, 0x20000
-FLAT = {0x8: 0x00AF9B000000FFFF, 0x30: 0x00AFFB000000FFFF, 0x28: 0x00CFF3000000FFFF, 0x40: 0}
+FLAT = {
+    0x8: 0x00AF9B000000FFFF, 0x18: 0x00CFBB000000FFFF, 0x20: 0x00CFB3000000FFFF, 0x28: 0x00CFF3000000FFFF,
+    0x30: 0x00AFFB000000FFFF, 0x38: 0x00CFFB000000FFFF, 0x40: 0,
+}  # fmt: skip
 CS, SS = 0x33, 0x2B
+RING1_CS, RING1_SS, RING3_CS32 = 0x19, 0x21, 0x3B
 
 
 class Handler:
@@ -25,6 +29,8 @@ class Handler:
         self.engine: Engine | None = None
         self.fills: list[tuple[int, int]] = []
         self.syscalls: list[int] = []
+        self.int82s: list[tuple[int, int]] = []
+        self.is_int82_known = True
         self.raises: BaseException | None = None
         self.port: int | None = 0x5A
 
@@ -35,6 +41,12 @@ class Handler:
         self.syscalls.append(self.engine.read("rax"))
         if self.engine.read("rax") == 99:
             self.engine.stop()
+
+    def on_int82(self) -> bool:
+        assert self.engine is not None
+        self.int82s.append((self.engine.read("rip"), self.engine.read("eax")))
+        self.engine.write("eax", 7)
+        return self.is_int82_known
 
     def on_rdtsc(self) -> int:
         return 0x1_2345_6789
@@ -90,6 +102,39 @@ def test_enter_sets_privilege_and_keeps_registers() -> None:
     assert (cpu.engine.read("rax"), cpu.engine.read("rbx")) == (CS, 0x1122334455667788)
 
 
+CODE32 = "b802000000 cd82 4089c3 f4"  # mov $2, %eax; int $0x82; inc %eax (REX in 64 bits); mov %eax, %ebx; hlt
+
+
+def test_between_widths_and_rings() -> None:
+    cpu = Cpu(CODE32)
+    for cs, ss in ((RING1_CS, RING1_SS), (RING3_CS32, SS), (RING1_CS, RING1_SS)):
+        assert cpu.engine.enter_from_ring0(CODE, DATA + 0x800, cs, ss, 0x202, ss) is None
+        assert cpu.engine.read("rflags") == 0x202
+        assert [cpu.engine.read(name) & 0xFFFF for name in ("cs", "ss", "ds", "es", "fs", "gs")] == [cs, *[ss] * 5]
+        leaving = cpu.run()
+        assert (leaving.vector, leaving.error_code, cpu.engine.read("rip")) == (13, 0, CODE + 10)
+        assert cpu.engine.read("ebx") == 8, "32-bit code, and the answer of int $0x82 in it"
+    assert cpu.handler.int82s == [(CODE + 7, 2)] * 3
+    assert cpu.engine.enter_from_ring0(CODE, DATA + 0x800, CS, SS) is None
+    assert cpu.run().vector == 13
+    assert cpu.engine.read("rbx") == 7, "64-bit code again: the INC was a prefix"
+
+
+def test_int82_that_is_no_hypercall_is_an_interrupt() -> None:
+    cpu = Cpu(CODE32)
+    cpu.handler.is_int82_known = False
+    assert cpu.run() == Exit(ExitKind.EXCEPTION, 0x82, is_software=True)
+
+
+def test_a_refused_selector_leaves_ring_0_enterable() -> None:
+    cpu = Cpu(CODE32)
+    refusal = cpu.engine.enter_from_ring0(CODE, DATA, 0x41, RING1_SS)
+    assert refusal is not None
+    assert (refusal.vector, refusal.error_code) == (13, 0x40)
+    assert cpu.engine.enter_from_ring0(CODE, DATA, RING1_CS, RING1_SS) is None
+    assert cpu.engine.read("rip") == CODE
+
+
 @pytest.mark.parametrize(("cs", "ss", "vector", "error"), [
     (0, SS, 13, 0), (0x43, SS, 13, 0x40), (CS, 0, 13, 0), (CS, CS, 13, 0x30), (0x2B, SS, 13, 0x28),
 ])  # fmt: skip
@@ -142,8 +187,10 @@ def test_software_interrupts_are_told_from_faults() -> None:
 
 
 def test_exception_fields_are_found() -> None:
-    error_at, pending_at = _find_exception_fields()
-    assert 0 <= error_at != pending_at >= 0
+    fields, kernel_hflags = _find_context_fields()
+    assert len({*fields}) == 3
+    assert min(fields) >= 0
+    assert kernel_hflags & 0xC083 == 0xC080  # long mode, 64-bit code, protection, ring 0
 
 
 def test_exit_checks_are_off() -> None:

@@ -54,6 +54,25 @@ class Trap(NamedTuple):
     handler_ss: int
 
 
+class Trap32(NamedTuple):
+    """One entry of a 32-bit guest's trap log. ``esp`` and ``ss`` are in the frame of a trap from user mode only."""
+
+    vector: int
+    error: int  #: -1 without one
+    eip: int
+    cs: int
+    saved_mask: int
+    eflags: int
+    esp: int
+    ss: int
+    entry_esp: int
+    handler_eflags: int
+    handler_mask: int
+    cr2: int
+    handler_cs: int
+    handler_ss: int
+
+
 class Upcall(NamedTuple):
     """One event upcall: pending ports 0..63, the upcall mask in the handler, cs and saved mask of the frame, TSC."""
 
@@ -88,7 +107,8 @@ class MicroGuest:
     def run_to(self, ending: str = "poweroff") -> MicroGuest:
         """Run, and insist on how it ends."""
         self.run()
-        assert self.ending == ending, (self.machine.crash_lines, self.console, self.traps[-3:])
+        log = self.traps if self.machine.abi.bits == 64 else self.traps32
+        assert self.ending == ending, (self.machine.crash_lines, self.console, log[-3:])
         return self
 
     @property
@@ -140,6 +160,21 @@ class MicroGuest:
             )
         return found
 
+    def word(self, symbol: str | int, index: int = 0) -> int:
+        """One u32."""
+        return int.from_bytes(self.read(self.at(symbol) + 4 * index, 4), "little")
+
+    @property
+    def traps32(self) -> list[Trap32]:
+        """The trap log of a 32-bit guest."""
+        found = []
+        for i in range(self.word("trap_count")):
+            w = struct.unpack("<Ii11I", self.read(self.at("trap_log") + 64 * i, 52))
+            found.append(
+                Trap32._make((*w[:3], w[3] & 0xFFFF, w[3] >> 16, *w[4:11], w[11] & 0xFFFF, w[12] & 0xFFFF))
+            )
+        return found
+
     @property
     def upcalls(self) -> list[Upcall]:
         """The upcall log."""
@@ -153,7 +188,7 @@ class MicroGuest:
 class MakeGuest(Protocol):
     """What the `micro` fixture is: a source, or the name of a `.S` file here, and the guest made from it."""
 
-    def __call__(self, source: str, *, memory_mib: int = 16, cmdline: str = "") -> MicroGuest: ...
+    def __call__(self, source: str, *, memory_mib: int = 16, cmdline: str = "", bits: int = 64) -> MicroGuest: ...
 
 
 @pytest.fixture
@@ -161,9 +196,9 @@ def micro(assemble: Assemble) -> Iterator[MakeGuest]:
     """Makes micro-guests, and closes them."""
     made: list[MicroGuest] = []
 
-    def make(source: str, *, memory_mib: int = 16, cmdline: str = "") -> MicroGuest:
+    def make(source: str, *, memory_mib: int = 16, cmdline: str = "", bits: int = 64) -> MicroGuest:
         text = (HERE / source).read_text() if source.endswith(".S") else source
-        path = assemble((HERE / "pv64.S").read_text() + text + "\n", script=SCRIPT)
+        path = assemble((HERE / f"pv{bits}.S").read_text() + text + "\n", bits=bits, script=SCRIPT)
         made.append(MicroGuest(path, memory_mib, cmdline))
         return made[-1]
 

@@ -61,7 +61,7 @@ def test_promotion_adjusts_entries_as_for_a_64_bit_guest(world: World) -> None:
 
 
 def test_xens_slots_of_a_root_are_filled_and_never_looked_at(world: World) -> None:
-    world.types._xen_l4_entries[256] = 0x1234_5000
+    world.types._xen_entries[256] = 0x1234_5000
     l4, *_ = world.tree({})
     world.poke(l4, 256, pte(END + 7, RWX))
     world.poke(l4, 271, pte(END + 7, RWX))
