@@ -7,6 +7,7 @@ reference of its own on what it points at (``promote_ln_table``); the last refer
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING
 
 from hypercalls.errors import XenError
@@ -35,6 +36,8 @@ _INVALID_MFN = PTE_ADDR >> PAGE_SHIFT
 
 #: L4 slots that belong to Xen in every 64-bit guest (ROOT_PAGETABLE_FIRST/LAST_XEN_SLOT).
 XEN_L4_SLOTS = range(256, 272)
+_ALL_GUEST = bytes([Owner.GUEST]) * 512
+_ALL_WRITABLE = bytes([PageType.WRITABLE]) * 512
 _NO_SLOTS = range(0)
 
 
@@ -232,6 +235,8 @@ class PageTypes:
         taken = 0
         try:
             if level == PageType.L1:
+                if self._promote_uniform(entries, start):
+                    return
                 for taken, entry in self._promote_l1_entries(entries, start):  # noqa: B007 - needed on failure
                     self.get_from_l1e(entry)
                 return
@@ -260,6 +265,34 @@ class PageTypes:
     def _xen_slots(self, level: PageType) -> range:
         """Slots of a level 2..4 table that are Xen's."""
         return XEN_L4_SLOTS if level == PageType.L4 else _NO_SLOTS
+
+    def _promote_uniform(self, entries: list[int], start: int) -> bool:
+        """An L1 table that maps 512 frames in a row, all alike in flags and in use so far, as a loader's map of all
+        memory is made of: taken as a whole. False, and nothing done, for any other.
+        """
+        entry = entries[0]
+        frames = self._frames
+        i = ((entry & PTE_ADDR) >> PAGE_SHIFT) - frames.first_mfn
+        end = i + 512
+        if not entry & PTE_P or entry & _L1_DISALLOW or i < 0 or end > frames.nr_frames:
+            return False
+        if entries != list(range(entry, entry + (512 << PAGE_SHIFT), 1 << PAGE_SHIFT)):
+            return False
+        uses, refs = frames.type_count[i], frames.refs[i]
+        if frames.owner[i:end] != _ALL_GUEST or frames.refs[i:end] != array("I", (refs,)) * 512:
+            return False
+        if entry & PTE_RW:
+            if frames.type_count[i:end] != array("I", (uses,)) * 512 or (uses and frames.type[i:end] != _ALL_WRITABLE):
+                return False
+            frames.type[i:end] = _ALL_WRITABLE
+            frames.type_count[i:end] = array("I", (uses + 1,)) * 512
+        frames.refs[i:end] = array("I", (refs + 1,)) * 512
+        adjusted = self.adjust_l1e(entry)
+        if adjusted != entry:
+            self._ram.quads[start : start + 512] = memoryview(
+                array("Q", range(adjusted, adjusted + (512 << PAGE_SHIFT), 1 << PAGE_SHIFT))
+            )
+        return True
 
     def _promote_l1_entries(self, entries: list[int], start: int) -> Iterator[tuple[int, int]]:
         """Take what most entries need in one sweep (a domain has 100,000s); yield (slot, entry) for the others, which
