@@ -26,12 +26,15 @@ MAY_IMPORT = {
     "pvemu.frames": {"pvemu"},
     "pvemu.disk": CONFIG,
     "pvemu.config": GROUND | {"pvemu.disk"},
+    "pvemu.filesystems": {"pvemu"},
     "pvemu.memory": MACHINERY,
     "pvemu.cpu": MACHINERY,
     "pvemu.hypervisor": MACHINERY | CONFIG,
     "pvemu.builder": MACHINERY | CONFIG | {"pvemu.disk"},
     "pvemu.devices": MACHINERY | CONFIG | {"pvemu.disk", "pvemu.hypervisor"},
-    "pvemu.debug": MACHINERY | CONFIG | {"pvemu.disk", "pvemu.hypervisor", "pvemu.builder", "pvemu.devices"},
+    "pvemu.debug": MACHINERY
+    | CONFIG
+    | {"pvemu.disk", "pvemu.filesystems", "pvemu.hypervisor", "pvemu.builder", "pvemu.devices"},
     "pvemu.mkimage": {"pvemu", "pvemu.errors"},
 }
 EVERYTHING_BELOW = {*MAY_IMPORT} - {"pvemu.mkimage"}
