@@ -18,12 +18,12 @@ from pvemu.hypervisor.traps import GuestException
 
 if TYPE_CHECKING:
     from pvemu.hypervisor.domain import Domain
+    from pvemu.hypervisor.guest_access import GuestMemory
     from pvemu.hypervisor.mm import Mm
     from pvemu.hypervisor.msr import Msrs
     from pvemu.hypervisor.physdev import Physdev
     from pvemu.hypervisor.time import VirtualClock
     from pvemu.hypervisor.vcpu import Vcpu
-    from pvemu.memory.guest_access import GuestMemory
 
 __all__ = ["MODRM_ORDER", "Instruction", "PrivilegedOps", "read_instruction"]
 

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     from pvemu.hypervisor.domain import Domain
     from pvemu.hypervisor.emul_priv_op import PrivilegedOps
+    from pvemu.hypervisor.guest_access import GuestMemory
     from pvemu.hypervisor.ro_page_fault import RoPageFault
     from pvemu.hypervisor.traps import Traps
     from pvemu.hypervisor.vcpu import Vcpu
-    from pvemu.memory.guest_access import GuestMemory
 
 __all__ = ["ExceptionEntry"]
 

@@ -11,10 +11,11 @@ from hypercalls.errors import XenError
 from hypercalls.public import arch_x86, xen
 from hypercalls.public import callback as cb
 from pvemu.cpu.exits import PF_USER
+from pvemu.cpu.paging import access_ok
 from pvemu.hypervisor.domain import Domain, DomainCrashError
-from pvemu.memory.guest_access import GuestMemory, access_ok
 
 if TYPE_CHECKING:
+    from pvemu.hypervisor.guest_access import GuestMemory
     from pvemu.hypervisor.vcpu import Vcpu
 
 __all__ = ["HAS_ERROR_CODE", "VECTOR_NAMES", "GuestException", "Traps"]
