@@ -46,6 +46,7 @@ from pvemu.hypervisor.shared_info import SharedInfo
 from pvemu.hypervisor.time import SYSTEM_TIME_AT_START, VirtualClock
 from pvemu.hypervisor.width import PV32, PV64
 from pvemu.memory.machine_memory import MachineMemory
+from pvemu.observers import subscribe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,6 +85,7 @@ class Machine:
         self.crash_lines: list[str] = []
         self.xen_log: list[str] = []
         self.fault_address: int | None = None  #: of the page fault that crashed the guest
+        self._console_observers: list[Callable[[bytes], None]] = []
         self.on_console_output: Callable[[bytes], None] = lambda data: None
         self.on_console_poll: Callable[[], None] = lambda: None
         self.clock = VirtualClock(SYSTEM_TIME_AT_START)
@@ -317,6 +319,10 @@ class Machine:
             self.outcome = Outcome(kind, detail)
         self.engine.stop()
 
+    def observe_console(self, observer: Callable[[bytes], None]) -> Callable[[], None]:
+        """Tell ``observer`` of what the guest writes to its console; returns how to stop that."""
+        return subscribe(self._console_observers, observer)
+
     @property
     def is_stopping(self) -> bool:
         """Whether the run is about to end."""
@@ -351,6 +357,8 @@ class Machine:
     def _console_output(self, data: bytes) -> None:
         self.clock.progress()
         self.clock.charge(len(data) * 100)
+        for observer in tuple(self._console_observers):
+            observer(data)
         self.on_console_output(data)
 
     def _console_polled(self) -> None:
