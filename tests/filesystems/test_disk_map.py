@@ -86,7 +86,7 @@ class TestPartitioned:
 
     CONTENT = b"a file of its own".ljust(700, b".")
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def fat(self) -> bytes:
         """A FAT12 of 64 KiB made by hand: one file, in clusters 2 and 3."""
         boot = bytearray(512)
