@@ -82,6 +82,10 @@ def run(arguments: argparse.Namespace) -> int:
         _refuse_overwriting(arguments, [disk.path for disk in config.disks])
         transcript = _open_output(arguments.transcript, "--transcript")
         report = _open_output(arguments.json, "--json")
+        if report is not None:
+            from pvemu.debug.origins import Origins
+
+            Origins(machine.stages, machine.ram, machine.backends, config.disks)
         session = Session(machine, until=until, timeout=timeout, send=send, sink=_sink(transcript))
         with _stopping_on_signals(machine) as received:
             if is_interactive:
