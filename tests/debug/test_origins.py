@@ -20,7 +20,9 @@ name = "grub.bin"
 kind = "grub"
 target = "x86_64-xen"
 prefix = "/boot/grub"
-modules = ["normal", "part_msdos", "ext2", "memdisk", "tar", "linux", "gzio", "xzio", "hashsum", "gcry_md5", "test", "halt"]
+modules = [
+  "normal", "part_msdos", "ext2", "memdisk", "tar", "linux", "gzio", "xzio", "hashsum", "gcry_md5", "test", "halt",
+]
 config = """
 set pager=0
 {script}
