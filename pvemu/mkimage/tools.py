@@ -121,7 +121,7 @@ class Tool:
         failed = self.name == "debugfs" and any(not line.startswith("debugfs 1.") for line in complaint.splitlines())
         if done.returncode or failed:
             last = complaint.splitlines()[-1] if complaint else f"exit code {done.returncode}"
-            raise ToolError(f"{self.name}: {last}")
+            raise ToolError(f"{self.name}: {last.removeprefix(f'{self.name}: ')}")
         return done.stdout
 
     def _time(self, now: int) -> dict[str, str]:
