@@ -12,7 +12,7 @@ from pvemu.mkimage.symbol_folders import DEBUG_PACKAGE
 
 
 def main(arguments: list[str]) -> int:
-    """Fetch the packages of the named recipes (`all`: of every recipe, and GRUB's debug files); exit code 2 says that something is missing."""
+    """Fetch the packages of the named recipes (`all`: of every recipe, and GRUB's debug files); 2 is a failure."""
     names = list_recipes() if arguments == ["all"] else arguments
     try:
         cache = PackageCache(report=lambda text: print(f"setup: {text}", file=sys.stderr))
