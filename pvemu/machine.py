@@ -35,6 +35,7 @@ from pvemu.hypervisor.compat.page_types import m2p_entries
 from pvemu.hypervisor.console_io import ConsoleIo
 from pvemu.hypervisor.descriptor_tables import GDT_VADDR
 from pvemu.hypervisor.domain import Domain, DomainCrashError
+from pvemu.hypervisor.domain_page import DomainPages
 from pvemu.hypervisor.emul_priv_op import PrivilegedOps
 from pvemu.hypervisor.event_channel import EventChannels
 from pvemu.hypervisor.exception_entry import ExceptionEntry
@@ -198,7 +199,9 @@ class Machine:
         self.shared_info_mfn = self._alloc_shared()
         self.shared_info = SharedInfo(self.abi, self.ram.frame(self.shared_info_mfn))
         infos = [self.shared_info.vcpu_info(0)]
-        self.event_channels = EventChannels(domid, self.shared_info, infos)
+        self.event_channels = EventChannels(
+            domid, self.shared_info, infos, DomainPages(self.ram, self.types), self.xen_log.append
+        )
         self.domain = Domain(domid, self.clock, self.engine.stop)
         if self.image.pae_extended_cr3:
             self.domain.assists.add(xen.VMASST_TYPE_pae_extended_cr3)

@@ -13,6 +13,7 @@ from pvemu.cpu.exits import Access
 from pvemu.cpu.paging import PTE_ADDR, PTE_P, PTE_RW, PageWalker
 from pvemu.frames import PAGE_SHIFT, Mfn
 from pvemu.hypervisor.descriptor_tables import DescriptorTables
+from pvemu.hypervisor.domain_page import DomainPages
 from pvemu.hypervisor.grant_table import GrantTable
 from pvemu.hypervisor.memory import Reservation
 from pvemu.hypervisor.mm import Mm
@@ -217,6 +218,27 @@ class World:
             mfn = maddr >> PAGE_SHIFT
             if access == Access.WRITE:
                 assert self.frames.type_of(mfn) == PageType.WRITABLE, f"{mfn:#x} can be written"
+
+
+class FakePages(DomainPages):
+    """Frames of the guest's by number, all of which it may write; those in ``refused`` are not its own."""
+
+    def __init__(self) -> None:
+        self.frames: dict[int, bytearray] = {}
+        self.mapped: Counter[int] = Counter()
+        self.refused: frozenset[int] = frozenset()
+
+    def map(self, gfn: int) -> memoryview:
+        from hypercalls.errors import XenError
+        from hypercalls.public.errno import EINVAL
+
+        if gfn in self.refused:
+            raise XenError(EINVAL, f"frame {gfn:x}")
+        self.mapped[gfn] += 1
+        return memoryview(self.frames.setdefault(gfn, bytearray(4096)))
+
+    def unmap(self, gfn: int) -> None:
+        self.mapped[gfn] -= 1
 
 
 def refused(errno: int, call: Callable[..., object], *args: object) -> None:
