@@ -50,7 +50,7 @@ from pvemu.hypervisor.shared_info import SharedInfo
 from pvemu.hypervisor.time import SYSTEM_TIME_AT_START, VirtualClock
 from pvemu.hypervisor.width import PV32, PV64
 from pvemu.memory.allocator import FrameAllocator
-from pvemu.memory.frame_table import FrameTable, Owner, PageType
+from pvemu.memory.frame_table import FrameTable, Owner
 from pvemu.memory.guest_access import GuestMemory
 from pvemu.memory.m2p import CompatMachineToPhys, MachineToPhys
 from pvemu.memory.ram import Ram
@@ -167,9 +167,7 @@ class Machine:
     def _alloc_shared(self) -> Mfn:
         """share_xen_page_with_guest: a zeroed Xen heap frame that the guest may map writable."""
         mfn = self.allocator.alloc_xen()
-        self.frames.assign(mfn, 1, Owner.SHARED)
-        i = mfn - self.frames.first_mfn
-        self.frames.type[i], self.frames.type_count[i] = PageType.WRITABLE, 1
+        self.frames.share(mfn)
         return mfn
 
     def _alloc_domain_extent(self, order: int) -> Mfn:
@@ -211,7 +209,7 @@ class Machine:
             self._toggle_guest_mode,
         )  # fmt: skip
         self.grants = GrantTable(
-            domid, self.ram, self.types, self.mm, self.reservation, self._alloc_shared
+            domid, self.ram, self.frames, self.types, self.mm, self.reservation, self._alloc_shared
         )
         self.descriptor_tables = width.descriptor_tables(
             self.ram, self.frames, self.types, self.mm, self.allocator.alloc_xen(), self.walker.flush

@@ -59,7 +59,7 @@ class World:
         self.frames.on_free = self._freed
         self.mm = Mm(self.ram, self.frames, self.types, self.m2p, self.walker, self.reservation)
         self.shared_info = self.alloc_shared()
-        self.grants = GrantTable(DOMID, self.ram, self.types, self.mm, self.reservation, self.alloc_shared)
+        self.grants = GrantTable(DOMID, self.ram, self.frames, self.types, self.mm, self.reservation, self.alloc_shared)
         self.tables = DescriptorTables(
             self.ram, self.frames, self.types, self.mm, self.allocator.alloc_xen(), self.walker.flush
         )
@@ -69,8 +69,7 @@ class World:
 
     def alloc_shared(self) -> Mfn:
         mfn = self.allocator.alloc_xen()
-        self.frames.assign(mfn, 1, Owner.SHARED)
-        self.frames.type[mfn - FIRST], self.frames.type_count[mfn - FIRST] = PageType.WRITABLE, 1
+        self.frames.share(mfn)
         return mfn
 
     def _freed(self, mfn: Mfn) -> None:
@@ -204,11 +203,11 @@ class World:
             mfn = self.grants._entries.frame_of(ref)
             refs[mfn] += len(maps)
             typed[PageType.WRITABLE][mfn] += maps.count(False)
-        for mapping in self.grants._maps.values():
-            if mapping.flags & 1:
-                mfn = self.grants._entries.frame_of(mapping.ref)
+        for ref, flags in self.grants.mappings.items():
+            if flags & 1:
+                mfn = self.grants._entries.frame_of(ref)
                 refs[mfn] += 1
-                typed[PageType.WRITABLE][mfn] += not mapping.flags & 4
+                typed[PageType.WRITABLE][mfn] += not flags & 4
 
     def _audit_tlb(self) -> None:
         """A cached translation is what the tables say, and a writable one never leads to a table in use."""
