@@ -26,6 +26,7 @@ from pvemu.hypervisor.evtchn import (
     Evtchn,
     PortOps,
 )
+from pvemu.observers import subscribe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,6 +85,23 @@ class EventChannels:
         self._virqs: dict[tuple[int, int], int] = {}
         self.on_bind_virq: Callable[[int, int], None] = lambda virq, vcpu: None
         self.raised = 0  #: how often a port became pending
+        self._send_observers: list[Callable[[int], None]] = []
+        self._raise_observers: list[Callable[[int], None]] = []
+
+    def observe(
+        self, on_send: Callable[[int], None] | None = None, on_raise: Callable[[int], None] | None = None
+    ) -> Callable[[], None]:
+        """``on_send`` is told each port that the guest sends on, ``on_raise`` each that becomes pending; returns how to
+        stop that.
+        """
+        undo = [subscribe(self._send_observers, on_send)] if on_send is not None else []
+        undo += [subscribe(self._raise_observers, on_raise)] if on_raise is not None else []
+
+        def stop() -> None:
+            for one in undo:
+                one()
+
+        return stop
 
     # -- allocation --------------------------------------------------------------------------------------------------
     def _get_free_port(self) -> Evtchn:
@@ -188,6 +206,8 @@ class EventChannels:
     def send(self, port: int) -> None:
         """EVTCHNOP_send."""
         chn = self._from_port(port)
+        for observer in tuple(self._send_observers):
+            observer(port)
         if chn.state == ECS_INTERDOMAIN:
             if chn.backend is not None:
                 chn.backend.on_send()
@@ -260,7 +280,8 @@ class EventChannels:
         """EVTCHNOP_expand_array: one more page of event words; EOPNOTSUPP before a control block."""
         if self._fifo is None:
             raise XenError(e.EOPNOTSUPP, "no control block was initialised")
-        self.raised += self._fifo.expand_array(array_gfn, self._channels)
+        for port in self._fifo.expand_array(array_gfn, self._channels):
+            self._count_raised(port)
 
     def set_priority(self, port: int, priority: int) -> None:
         """EVTCHNOP_set_priority: ENOSYS in the 2-level ABI, EACCES for a closed port."""
@@ -277,7 +298,13 @@ class EventChannels:
     def _set_pending(self, chn: Evtchn) -> None:
         """evtchn_port_set_pending."""
         if chn.is_usable and self._ports.set_pending(chn, chn.notify_vcpu_id):
-            self.raised += 1
+            self._count_raised(chn.port)
+
+    def _count_raised(self, port: int) -> None:
+        """A port has become pending: a poller may wait for it (evtchn_check_pollers)."""
+        self.raised += 1
+        for observer in tuple(self._raise_observers):
+            observer(port)
 
     def raise_port(self, port: int) -> None:
         """An event for the guest on one of its ports."""

@@ -66,8 +66,8 @@ class FifoPorts:
         page = self._pages.map(gfn)
         self._blocks[vcpu_id] = _ControlBlock(gfn, page[offset : offset + _BLOCK_SIZE].cast("I"))
 
-    def expand_array(self, gfn: int, channels: Iterable[Evtchn]) -> int:
-        """One more page of words. Events that were raised when they had none are raised now; returns how many."""
+    def expand_array(self, gfn: int, channels: Iterable[Evtchn]) -> list[int]:
+        """One more page of words. Events that were raised when they had none are raised now: their ports."""
         if len(self._array) >= _MAX_ARRAY_PAGES:
             raise XenError(e.ENOSPC, "the event array is full")
         page = self._pages.map(gfn)
@@ -75,7 +75,7 @@ class FifoPorts:
         self._array.append(page.cast("I"))
         self._array_gfns.append(gfn)
         raised = [chn for chn in channels if chn.pending and first <= chn.port < first + _WORDS_PER_PAGE]
-        return sum(self.set_pending(chn, chn.notify_vcpu_id) for chn in raised)
+        return [chn.port for chn in raised if self.set_pending(chn, chn.notify_vcpu_id)]
 
     def destroy(self) -> None:
         """evtchn_fifo_destroy: back to two levels."""
