@@ -14,7 +14,7 @@ from pvemu.frames import PAGE_MASK, PAGE_SIZE
 if TYPE_CHECKING:
     from pvemu.cpu.paging import PageWalker
     from pvemu.debug.symbols.table import Module
-    from pvemu.memory.guest_access import GuestMemory
+    from pvemu.hypervisor.guest_access import GuestMemory
     from pvemu.memory.ram import Ram
 
 __all__ = ["CodeCopies", "Original"]

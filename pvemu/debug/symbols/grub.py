@@ -18,7 +18,7 @@ from pvemu.frames import PAGE_MASK, PAGE_SIZE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pvemu.memory.guest_access import GuestMemory
+    from pvemu.hypervisor.guest_access import GuestMemory
 
 __all__ = ["GrubKernel", "GrubModule", "find_grub"]
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pvemu.debug.symbols.files import SymbolFiles
     from pvemu.debug.symbols.grub import GrubKernel, GrubModule
     from pvemu.debug.symbols.table import Symbol
-    from pvemu.memory.guest_access import GuestMemory
+    from pvemu.hypervisor.guest_access import GuestMemory
 
 __all__ = ["GrubModules"]
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pvemu.debug.symbols.files import SymbolFiles
-    from pvemu.memory.guest_access import GuestMemory
+    from pvemu.hypervisor.guest_access import GuestMemory
 
 __all__ = ["find_linux", "read_system_map"]
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pvemu.config import DomainConfig
     from pvemu.cpu.paging import PageWalker
     from pvemu.debug.stages import Stage, StageWatch
-    from pvemu.memory.guest_access import GuestMemory
+    from pvemu.hypervisor.guest_access import GuestMemory
     from pvemu.memory.ram import Ram
 
 __all__ = ["Symbols", "Watched"]

@@ -8,7 +8,7 @@ from hypercalls.errors import XenError
 
 if TYPE_CHECKING:
     from pvemu.debug.symbols.elf_file import ElfFile, Section
-    from pvemu.memory.guest_access import GuestMemory
+    from pvemu.hypervisor.guest_access import GuestMemory
 
 __all__ = ["fits", "is_loaded"]
 
