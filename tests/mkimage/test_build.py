@@ -285,7 +285,7 @@ EXT = PART + f'size = "1MiB"\nfs = "ext4"\nuuid = "{UUID}"\n'
         (DISK + 'table = "apm"', "artifact[0].table: expected one of mbr, gpt, extended, bsd, not 'apm'"),
         (DISK + 'table = "gpt"\nid = 5\n' + SLOT, "artifact[0].id: expected a string, not 5"),
         (DISK + 'table = "gpt"\nid = "x"\n' + SLOT, "recipe.toml:6: artifact[0].id: expected a GUID in lower case"),
-        (DISK + 'table = "gpt"\n' + SLOT + 'type = "hfs"', "recipe.toml:8: artifact[0].partition[0].type: expected one"),
+        (DISK + 'table = "gpt"\n' + SLOT + 'type = "hfs"', "recipe.toml:8: artifact[0].partition[0].type: "),
         (DISK + 'table = "gpt"\nsize = "2MiB"\n' + SLOT, "artifact[0].size: expected at least 2114048 bytes"),
         (PART + 'size = "1MiB"\n[[artifact.partition.partition]]\nsize = "1"', "table: expected one of mbr, gpt, ext"),
         (EXT + 'table = "mbr"', "partition[0].fs: expected nothing, since there is table: exactly one says what"),

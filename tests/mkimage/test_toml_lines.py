@@ -68,5 +68,5 @@ def test_a_key_is_where_it_is(path: tuple[str | int, ...], line: str) -> None:
 
 def test_nothing_inside_a_string_or_an_array_is_a_key() -> None:
     tomllib.loads(TEXT)
-    assert not [path for path in key_lines(TEXT) if "not a key" in path or path[-1] == "text" and len(path) == 1]
+    assert not [path for path in key_lines(TEXT) if "not a key" in path or (path[-1] == "text" and len(path) == 1)]
     assert len([path for path in key_lines(TEXT) if path[-1] == "size"]) == 4
