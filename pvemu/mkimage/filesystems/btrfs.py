@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["make_btrfs"]
 
-# What libfaketime's getrandom starts from, and a process number: UUIDs that no option of mkfs.btrfs sets are from these.
+# What libfaketime makes random numbers from: UUIDs that no option of mkfs.btrfs sets are such.
 _SEED = {"FAKERANDOM_SEED": "0x70766d75696d6167", "FAKETIME_FAKEPID": "77"}
 
 
