@@ -247,5 +247,3 @@ def _print_verdict(verdict: Verdict) -> None:
     )
     sys.stdout.flush()
     print("\n".join(lines), file=sys.stderr)
-
-
