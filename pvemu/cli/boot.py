@@ -243,5 +243,3 @@ def _print_verdict(verdict: Verdict) -> None:
     )
     sys.stdout.flush()
     print("\n".join(lines), file=sys.stderr)
-
-

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn
+import sys
 
 from pvemu.xl.usage import print_usage
 
+TYPE_CHECKING = False  # typing itself is left out: each xl is a process of its own, and starts in milliseconds
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import NoReturn
 
 __all__ = ["Leave", "Options", "parse_options"]
 
@@ -49,8 +51,6 @@ def parse_options(
     """``letters`` as for getopt (``n:`` takes an argument), ``long`` names by letter. Prints and raises Leave as xl
     does: 2 for an unknown option or too few operands, 0 after help.
     """
-    import sys
-
     names = {"help": "h", **(long or {})}
     options = Options()
     err: list[str] = []
