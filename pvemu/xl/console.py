@@ -1,4 +1,4 @@
-"""The client's end of a console (tools/console/client/main.c): bytes out, keys in if this is a terminal, Ctrl-] leaves."""
+"""The client's end of a console (tools/console/client/main.c): bytes out, keys in at a terminal, Ctrl-] leaves."""
 
 from __future__ import annotations
 

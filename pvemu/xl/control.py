@@ -1,8 +1,8 @@
 """A domain's control socket: requests of one line, consoles that come and go, and those who wait for its end.
 
-A thread of the domain's process; the guest runs in the main one. Requests: ``info``, ``config``, ``pause``, ``unpause``,
-``destroy``, ``shutdown``, ``reboot``, ``sysrq X`` are answered with one line; ``console`` turns the connection into the
-guest's console, from its first byte on; ``watch`` gives xl's log lines; both end when the domain does.
+A thread of the domain's process; the guest runs in the main one. Requests: ``info``, ``config``, ``pause``,
+``unpause``, ``destroy``, ``shutdown``, ``reboot``, ``sysrq X`` are answered with one line; ``console`` turns the
+connection into the guest's console, from its first byte on; ``watch`` gives xl's log lines; both end with the domain.
 """
 
 from __future__ import annotations

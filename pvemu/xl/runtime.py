@@ -1,8 +1,9 @@
 """The runtime directory: one entry for each domain, and what outlives domains (their consoles, Xen's log).
 
 ``$PVEMU_RUN``, or ``pvemu`` under ``$XDG_RUNTIME_DIR``, or ``/tmp/pvemu-UID``; for its owner alone. In it:
-``domains/N`` with the control socket and what was fixed at creation, ``ended/N`` for a while after, ``console/guest-NAME.log`` as
-xenconsoled keeps them, ``log/``, and a lock. An entry whose process is gone is swept away by whoever meets it.
+``domains/N`` with the control socket and what was fixed at creation, ``ended/N`` for a while after,
+``console/guest-NAME.log`` as xenconsoled keeps them, ``log/``, and a lock. An entry whose process is gone is swept away
+by whoever meets it.
 """
 
 from __future__ import annotations
