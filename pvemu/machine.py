@@ -29,6 +29,7 @@ from pvemu.hypervisor.compat.page_types import m2p_entries
 from pvemu.hypervisor.console_io import ConsoleIo
 from pvemu.hypervisor.descriptor_tables import GDT_VADDR
 from pvemu.hypervisor.domain import Domain, DomainCrashError
+from pvemu.hypervisor.domain_page import DomainPages
 from pvemu.hypervisor.emul_priv_op import PrivilegedOps
 from pvemu.hypervisor.event_channel import EventChannels
 from pvemu.hypervisor.exception_entry import ExceptionEntry
@@ -153,7 +154,7 @@ class Machine:
         self.reservation.guest_max_pfn = lambda: self.shared_info.max_pfn
         self.mm = width.mm(self.ram, self.frames, self.types, self.m2p, self.walker, self.reservation)
         self.grants = GrantTable(
-            self.config.domid, self.ram, self.types, self.mm, self.reservation, memory.alloc_shared
+            self.config.domid, self.ram, self.frames, self.types, self.mm, self.reservation, memory.alloc_shared
         )
         self.descriptor_tables = width.descriptor_tables(
             self.ram, self.frames, self.types, self.mm, memory.alloc_xen(), self.walker.flush
@@ -165,7 +166,9 @@ class Machine:
         domid, width, engine = self.config.domid, self.width, self.engine
         self.shared_info = SharedInfo(self.abi, self.ram.frame(self.shared_info_mfn))
         infos = [self.shared_info.vcpu_info(0)]
-        self.event_channels = EventChannels(domid, self.shared_info, infos)
+        self.event_channels = EventChannels(
+            domid, self.shared_info, infos, DomainPages(self.ram, self.types), self.xen_log.append
+        )
         self.domain = Domain(domid, self.clock, engine.stop)
         if self.image.pae_extended_cr3:
             self.domain.assists.add(xen.VMASST_TYPE_pae_extended_cr3)
