@@ -42,7 +42,7 @@ MAY_IMPORT = {
 EVERYTHING_BELOW = {*MAY_IMPORT} - {"pvemu.mkimage", "pvemu.xlcfg"}
 MAY_IMPORT["pvemu.machine"] = EVERYTHING_BELOW
 MAY_IMPORT["pvemu.testing"] = EVERYTHING_BELOW | {"pvemu.machine", "pvemu.mkimage"}
-MAY_IMPORT["pvemu.xl"] = EVERYTHING_BELOW | {"pvemu.machine", "pvemu.xlcfg"}
+MAY_IMPORT["pvemu.xl"] = EVERYTHING_BELOW | {"pvemu.machine", "pvemu.testing", "pvemu.xlcfg"}
 MAY_IMPORT["pvemu.cli"] = EVERYTHING_BELOW | {
     "pvemu.machine", "pvemu.mkimage", "pvemu.testing", "pvemu.xl", "pvemu.xlcfg"
 }  # fmt: skip
