@@ -143,9 +143,7 @@ class Machine:
         memory, width = self.memory, self.width
         xen_entries = m2p_entries(self.m2p.compat.superpages()) if self.m2p.compat is not None else {}
         self.types = width.page_types(self.ram, self.frames, xen_entries)
-        self.reservation = Reservation(
-            self.ram, self.frames, self.m2p, self.nr_pages, memory.allocator.alloc_extent
-        )
+        self.reservation = Reservation(self.ram, self.frames, self.m2p, self.nr_pages, memory.allocator.alloc_extent)
 
         def frame_freed(mfn: Mfn) -> None:
             self.reservation.frame_freed(mfn)
