@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from hypercalls.public import sched
 from pvemu.debug.crash_report import execution_state, page_walk, recent_hypercalls
+from pvemu.debug.loader_refusal import LoaderWatch
 from pvemu.debug.screen import render
 from pvemu.hypervisor.domain import SHUTDOWN_NAMES
 from pvemu.testing.verdict import Verdict
@@ -53,6 +54,8 @@ class Session:
         self._sink = sink
         self._last_output = machine.clock.now()
         self._hang_seconds = HANG_SECONDS
+        self._loader = LoaderWatch(machine.backends, machine.abi.bits)
+        machine.stages.observe(lambda stage: self._loader.forget())
         machine.on_console_output = self._on_output
         machine.on_console_poll = self._on_poll
 
@@ -76,6 +79,7 @@ class Session:
     # -- what the guest does -------------------------------------------------------------------------------------------
     def _on_output(self, data: bytes) -> None:
         self.console += data
+        self._loader.take_output(data)
         self._last_output = self.machine.clock.now()
         self._sink(data)
         if self._until is not None and self.matched is None:
@@ -109,11 +113,16 @@ class Session:
         reason_code = machine.domain.shutdown_reason
         shutdown = SHUTDOWN_NAMES.get(reason_code, str(reason_code)) if reason_code is not None else None
         verdict, reason = self._words(outcome, reason_code, shutdown)
+        refusal = self._loader.refusal() if verdict == "failure" else None
+        if refusal is not None:
+            reason += f"; {refusal}"
+        elif outcome.kind == "timeout":
+            reason += self._last_error()
         report = Verdict(
             verdict=verdict, reason=reason, shutdown=shutdown, stages=machine.stages.stages,
             guest_seconds=(machine.clock.now() - machine.clock.start) / _NS_PER_S, wall_seconds=wall_seconds,
             hypercalls=machine.hypercalls.counts, disks=machine.disk_statistics(),
-            unknown_hypercalls=machine.hypercalls.unknown,
+            unknown_hypercalls=machine.hypercalls.unknown, refusal=refusal,
         )  # fmt: skip
         if verdict == "crash":
             report.crash_report = crash_report(machine, bytes(self.console))
@@ -135,7 +144,7 @@ class Session:
         if outcome.kind == "timeout":
             waiting = "; the guest waits for input" if self.machine.console.is_waiting else ""
             expected = "" if self._until is None else f", no match for {_shown(self._until.pattern)}"
-            return "failure", f"timed out after {self._timeout:g} guest seconds{expected}{waiting}{self._last_error()}"
+            return "failure", f"timed out after {self._timeout:g} guest seconds{expected}{waiting}"
         return "failure", outcome.detail or outcome.kind
 
     def _last_error(self) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pvemu.debug.loader_refusal import Refusal
     from pvemu.debug.stages import Stage
 
 __all__ = ["EXIT_CODES", "Verdict"]
@@ -16,7 +17,9 @@ EXIT_CODES = {"success": 0, "error": 4, "failure": 5, "crash": 6}
 
 @dataclass(slots=True)
 class Verdict:
-    """``verdict`` is a key of EXIT_CODES, ``reason`` one sentence; times in seconds; ``disks`` by vdev."""
+    """``verdict`` is a key of EXIT_CODES, ``reason`` one sentence; times in seconds; ``disks`` by vdev; ``refusal`` where a
+    boot loader would not start a kernel.
+    """
 
     verdict: str
     reason: str
@@ -27,6 +30,7 @@ class Verdict:
     hypercalls: dict[str, int]
     disks: dict[str, dict[str, int]]
     unknown_hypercalls: dict[str, int] = field(default_factory=dict)
+    refusal: Refusal | None = None
     crash_report: list[str] = field(default_factory=list)
 
     @property
@@ -45,6 +49,7 @@ class Verdict:
             "wall_seconds": self.wall_seconds,
             "hypercalls": dict(sorted(self.hypercalls.items())),
             "disks": self.disks,
+            "refusal": self.refusal.as_json() if self.refusal is not None else None,
         }
 
 
