@@ -1,6 +1,6 @@
 """The five rules of docs/architecture.md, read off the import statements.
 
-R1 imports point down only. R2 `hypercalls` imports nothing of `pvemu`. R3 `unicorn` is imported in one module. R4 the
+R1 imports point down only. R2 `hypercalls` imports nothing of `pvemu`. R3 `unicorn` is imported in one room. R4 the
 hypervisor does not know the devices. R5 only `machine` knows everything. Type-checking imports count: a cycle that
 hides there is a cycle.
 """
@@ -16,22 +16,26 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 # Who may import whom, room by room; `pvemu` itself is a name that holds nothing.
-GROUND = {"pvemu", "pvemu.errors", "pvemu.frames", "hypercalls"}
+GROUND = {"pvemu", "pvemu.errors", "pvemu.frames", "pvemu.observers", "hypercalls"}
 CONFIG = GROUND | {"pvemu.config"}
-MACHINERY = GROUND | {"pvemu.memory", "pvemu.cpu"}  # one storey: page walks read memory, guest accesses walk pages
+MACHINERY = GROUND | {"pvemu.memory", "pvemu.cpu"}
 MAY_IMPORT = {
     "hypercalls": {"hypercalls"},
     "pvemu": {"pvemu"},
     "pvemu.errors": {"pvemu"},
     "pvemu.frames": {"pvemu"},
+    "pvemu.observers": {"pvemu"},
     "pvemu.disk": CONFIG,
     "pvemu.config": GROUND | {"pvemu.disk"},
-    "pvemu.memory": MACHINERY,
-    "pvemu.cpu": MACHINERY,
+    "pvemu.filesystems": {"pvemu"},
+    "pvemu.memory": GROUND,
+    "pvemu.cpu": GROUND | {"pvemu.memory"},
     "pvemu.hypervisor": MACHINERY | CONFIG,
     "pvemu.builder": MACHINERY | CONFIG | {"pvemu.disk"},
     "pvemu.devices": MACHINERY | CONFIG | {"pvemu.disk", "pvemu.hypervisor"},
-    "pvemu.debug": MACHINERY | CONFIG | {"pvemu.disk", "pvemu.hypervisor", "pvemu.builder", "pvemu.devices"},
+    "pvemu.debug": MACHINERY
+    | CONFIG
+    | {"pvemu.disk", "pvemu.filesystems", "pvemu.hypervisor", "pvemu.builder", "pvemu.devices"},
     "pvemu.mkimage": {"pvemu", "pvemu.errors"},
 }
 EVERYTHING_BELOW = {*MAY_IMPORT} - {"pvemu.mkimage"}
@@ -39,7 +43,7 @@ MAY_IMPORT["pvemu.machine"] = EVERYTHING_BELOW
 MAY_IMPORT["pvemu.testing"] = EVERYTHING_BELOW | {"pvemu.machine", "pvemu.mkimage"}
 MAY_IMPORT["pvemu.cli"] = EVERYTHING_BELOW | {"pvemu.machine", "pvemu.mkimage", "pvemu.testing"}
 
-ENGINE = "pvemu.cpu.engine"
+ENGINE = "pvemu.cpu.unicorn"
 ABOVE_THE_MACHINE = {"pvemu.machine", "pvemu.testing", "pvemu.cli"}
 # The table's row type may be named below; the table itself is handed down by the machine.
 ONLY_FROM_THE_MACHINE = {ENGINE, "hypercalls.table.TABLE"}
@@ -90,7 +94,7 @@ def violations(root: Path) -> list[str]:
     broken = []
     for module, line, target in imports(root):
         where = f"{module}:{line}: imports {target}"
-        if is_within(target, "unicorn") and module != ENGINE:
+        if is_within(target, "unicorn") and not is_within(module, ENGINE):
             broken.append(f"R3 {where}, which only {ENGINE} may")
         if target.split(".")[0] not in {"pvemu", "hypercalls"}:
             continue
@@ -116,7 +120,8 @@ def test_the_tree_keeps_the_rules() -> None:
 
 def test_unicorn_is_imported_where_the_engine_is() -> None:
     users = {entry.module for entry in imports(ROOT) if is_within(entry.target, "unicorn")}
-    assert users == {ENGINE}
+    assert users
+    assert all(is_within(user, ENGINE) for user in users)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +131,8 @@ def test_unicorn_is_imported_where_the_engine_is() -> None:
         ("pvemu/memory/ram.py", "import pvemu.hypervisor.domain", "R1"),
         ("pvemu/disk/raw.py", "from ..devices import ring", "R1"),
         ("pvemu/disk/raw.py", "def f():\n    from pvemu import machine", "R1"),
+        ("pvemu/memory/ram.py", "from pvemu.cpu.paging import PageWalker", "R1"),
+        ("pvemu/cpu/paging.py", "from pvemu.hypervisor.traps import Traps", "R1"),
         ("pvemu/frames.py", "from pvemu.memory.ram import Ram", "R1"),
         ("pvemu/machine.py", "from pvemu.cli import main", "R1"),
         ("pvemu/mkimage/build.py", "from pvemu.disk import raw", "R1"),
@@ -136,7 +143,7 @@ def test_unicorn_is_imported_where_the_engine_is() -> None:
         ("pvemu/machine.py", "import unicorn", "R3"),
         ("pvemu/cpu/paging.py", "from unicorn.x86_const import UC_X86_REG_RAX", "R3"),
         ("pvemu/hypervisor/domain.py", "from pvemu.devices import console", "R4"),
-        ("pvemu/hypervisor/domain.py", "from pvemu.cpu.engine import Engine", "R5"),
+        ("pvemu/hypervisor/domain.py", "from pvemu.cpu.unicorn.engine import Engine", "R5"),
         ("pvemu/hypervisor/hypercall.py", "from hypercalls.table import TABLE", "R5"),
     ],
 )
@@ -154,9 +161,9 @@ def test_a_violation_is_found(tmp_path: Path, file: str, line: str, rule: str) -
     [
         (
             "pvemu/machine.py",
-            "from pvemu.cpu.engine import Engine\nfrom hypercalls.table import TABLE\nfrom pvemu import debug",
+            "from pvemu.cpu.unicorn.engine import Engine\nfrom hypercalls.table import TABLE\nfrom pvemu import debug",
         ),
-        ("pvemu/cpu/engine.py", "import unicorn"),
+        ("pvemu/cpu/unicorn/hooks.py", "import unicorn"),
         (
             "pvemu/devices/blkback.py",
             "from . import ring\nfrom pvemu.disk import raw\nfrom hypercalls.public.io import blkif",

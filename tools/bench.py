@@ -156,10 +156,12 @@ class Stopwatch:
 
 def install_stopwatch() -> Stopwatch:
     """A stopwatch on everything between the engine and the back ends."""
-    from pvemu.cpu.engine import Engine
+    from pvemu.cpu.unicorn.engine import Engine
     from pvemu.devices.blkback import BlkifRing
     from pvemu.devices.console import ConsoleBackend
     from pvemu.devices.xenstore.ring import XenstoreRing
+    from pvemu.hypervisor.address_space import AddressSpace
+    from pvemu.hypervisor.exit_handler import PvExitHandler
     from pvemu.machine import Machine
 
     watch = Stopwatch()
@@ -167,9 +169,9 @@ def install_stopwatch() -> Stopwatch:
     Machine.create = timed_create  # type: ignore[method-assign]  # it is bound already
     for owner, part, names in (
         (Engine, "engine", ("run",)),
-        (Machine, "TLB fills", ("on_tlb_miss",)),
-        (Machine, "hypercalls", ("on_syscall",)),
-        (Machine, "polls", ("on_rdtsc", "on_cpuid")),
+        (AddressSpace, "TLB fills", ("on_tlb_miss",)),
+        (PvExitHandler, "hypercalls", ("on_syscall", "on_int82")),
+        (PvExitHandler, "polls", ("on_rdtsc", "on_cpuid")),
         (ConsoleBackend, "polls", ("guest_read", "guest_write")),
         (ConsoleBackend, "back ends", ("kick",)),
         (XenstoreRing, "back ends", ("kick",)),

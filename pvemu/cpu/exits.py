@@ -1,8 +1,8 @@
 """The closed set of reasons why the CPU leaves guest code, as the engine reports them.
 
-The engine calls :class:`ExitHandler`; handlers of resumable exits (hypercall, RDTSC, CPUID, a trapped frame) run inside
-the engine's own hook and the guest simply goes on. A handler that changes the control flow asks the engine to
-:meth:`~pvemu.cpu.engine.Engine.stop`; the run loop then sees one :class:`Exit`.
+The engine calls :class:`ExitHandler` and :class:`Mmu`; handlers of resumable exits (hypercall, RDTSC, CPUID, a trapped
+frame) run inside the engine's own hook and the guest simply goes on. A handler that changes the control flow asks the
+engine to :meth:`~pvemu.cpu.unicorn.engine.Engine.stop`; the run loop then sees one :class:`Exit`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
-__all__ = ["PF_INSTR", "PF_PRESENT", "PF_USER", "PF_WRITE", "Access", "Exit", "ExitHandler", "ExitKind"]
+__all__ = ["PF_INSTR", "PF_PRESENT", "PF_USER", "PF_WRITE", "Access", "Exit", "ExitHandler", "ExitKind", "Mmu"]
 
 #: Page-fault error code bits (Intel SDM 3A 4.7).
 PF_PRESENT = 1
@@ -66,6 +66,10 @@ class ExitHandler(Protocol):
 
     def on_port_write(self, port: int, size: int, value: int) -> bool:
         """OUT (or one step of OUTS); False for #GP."""
+
+
+class Mmu(Protocol):
+    """Who walks page tables for the engine."""
 
     def on_tlb_miss(self, vaddr: int, access: int) -> tuple[int, int] | None:
         """Walk the page tables for one page: its machine address and permissions (1 read, 2 write, 4 execute); None

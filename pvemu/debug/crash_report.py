@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from pvemu.cpu.paging import PageWalker
     from pvemu.cpu.registers import Registers
+    from pvemu.hypervisor.guest_access import GuestMemory
     from pvemu.hypervisor.vcpu import Vcpu
-    from pvemu.memory.guest_access import GuestMemory
     from pvemu.memory.m2p import MachineToPhys
 
 __all__ = ["execution_state", "page_walk", "recent_hypercalls"]

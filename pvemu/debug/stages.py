@@ -16,6 +16,7 @@ from hypercalls.public import xen
 from pvemu.builder.elfnotes import ElfDomParms, find_notes
 from pvemu.cpu.paging import PTE_ADDR, PTE_P
 from pvemu.frames import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from pvemu.observers import subscribe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from hypercalls.abi import Abi
     from pvemu.builder.kernel import KernelImage
     from pvemu.cpu.paging import PageWalker
-    from pvemu.memory.guest_access import GuestMemory
+    from pvemu.hypervisor.guest_access import GuestMemory
     from pvemu.memory.ram import Ram
 
 __all__ = ["Ramdisk", "Stage", "StageWatch"]
@@ -55,8 +56,8 @@ class Stage:
 
 
 class StageWatch:
-    """Tells kernels apart; ``read_entry`` reads rip and rsi. ``arm`` after each new base pointer; ``check_fetch`` on
-    each page first fetched from.
+    """Tells kernels apart; ``read_entry`` reads rip and rsi. After the guest loaded a new root table: ``check_fetch``
+    on each page first fetched from, until it finds one.
     """
 
     def __init__(
@@ -70,14 +71,13 @@ class StageWatch:
         self._read_entry = read_entry
         self._elapsed = elapsed
         self.stages: list[Stage] = []
-        self.is_armed = False
         self._l1_for = -1
         self._l1_entries: list[int] = []
         self._observers: list[Callable[[Stage], None]] = []
 
-    def observe(self, callback: Callable[[Stage], None]) -> None:
-        """Be told of each new stage."""
-        self._observers.append(callback)
+    def observe(self, callback: Callable[[Stage], None]) -> Callable[[], None]:
+        """Be told of each new stage; returns how to stop that."""
+        return subscribe(self._observers, callback)
 
     def first_stage(self, image: KernelImage, cmdline: str, ramdisk: bytes | None) -> None:
         """Stage 0: the kernel that the domain was built from."""
@@ -91,12 +91,8 @@ class StageWatch:
 
     def _add(self, stage: Stage) -> None:
         self.stages.append(stage)
-        for callback in self._observers:
+        for callback in tuple(self._observers):
             callback(stage)
-
-    def arm(self, is_fresh: bool) -> None:
-        """The guest loaded another root table: its next kernel may start under it, if the table is new."""
-        self.is_armed = is_fresh
 
     def check_fetch(self, page: int) -> bool:
         """Code is about to be fetched from ``page`` for the first time since the switch: True when that is a kernel's
@@ -112,7 +108,6 @@ class StageWatch:
         info = self._abi.unpack(xen.start_info, raw)
         if not info.magic.startswith(_MAGIC) or self._walker.lookup(info.pt_base) != self._walker.root_maddr:
             return False
-        self.is_armed = False
         self._add(self._describe(entry, info))
         return True
 

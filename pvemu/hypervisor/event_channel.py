@@ -15,6 +15,7 @@ from hypercalls.errors import XenError
 from hypercalls.public import errno as e
 from hypercalls.public import event_channel as ec
 from hypercalls.public import xen
+from pvemu.observers import subscribe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,6 +81,23 @@ class EventChannels:
         self.on_pending: Callable[[int], None] = lambda vcpu: None
         self.on_bind_virq: Callable[[int, int], None] = lambda virq, vcpu: None
         self.raised = 0  #: how often a port became pending
+        self._send_observers: list[Callable[[int], None]] = []
+        self._raise_observers: list[Callable[[int], None]] = []
+
+    def observe(
+        self, on_send: Callable[[int], None] | None = None, on_raise: Callable[[int], None] | None = None
+    ) -> Callable[[], None]:
+        """``on_send`` is told each port that the guest sends on, ``on_raise`` each that becomes pending; returns how to
+        stop that.
+        """
+        undo = [subscribe(self._send_observers, on_send)] if on_send is not None else []
+        undo += [subscribe(self._raise_observers, on_raise)] if on_raise is not None else []
+
+        def stop() -> None:
+            for one in undo:
+                one()
+
+        return stop
 
     # -- allocation --------------------------------------------------------------------------------------------------
     def _free_port(self) -> int:
@@ -173,6 +191,8 @@ class EventChannels:
     def send(self, port: int) -> None:
         """EVTCHNOP_send."""
         channel = self._get(port)
+        for observer in tuple(self._send_observers):
+            observer(port)
         if channel.state == _INTERDOMAIN:
             if channel.local_peer:
                 self.raise_port(channel.local_peer)
@@ -251,6 +271,8 @@ class EventChannels:
             return
         self._shared.pending[word] |= value
         self.raised += 1
+        for observer in tuple(self._raise_observers):
+            observer(port)
         if not self._shared.mask[word] & value:
             self._select(channel.vcpu, word)
         else:

@@ -14,13 +14,13 @@ from hypercalls.public import arch_x86, xen
 from hypercalls.public import callback as cb
 from hypercalls.public import errno as e
 from hypercalls.public import vcpu as vc
+from pvemu.cpu.paging import access_ok
 from pvemu.frames import PAGE_SIZE, Mfn
 from pvemu.hypervisor.domain import DomainCrashError
 from pvemu.hypervisor.shared_info import VcpuInfo
 from pvemu.hypervisor.time import TSC_SHIFT, TSC_TO_SYSTEM_MUL, VirtualClock
 from pvemu.hypervisor.vcpu_timers import VcpuTimers
 from pvemu.memory.frame_table import PageType
-from pvemu.memory.guest_access import access_ok
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from pvemu.cpu.exits import Exit
     from pvemu.cpu.registers import Registers
     from pvemu.hypervisor.event_channel import EventChannels
+    from pvemu.hypervisor.guest_access import GuestMemory
     from pvemu.hypervisor.page_types import PageTypes
-    from pvemu.memory.guest_access import GuestMemory
     from pvemu.memory.ram import Ram
 
 __all__ = ["CALLBACK_KINDS", "Vcpu"]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import pytest
 
-from pvemu.cpu.engine import _UC_STRUCT_FLAGS_AT, _UC_STRUCT_HEAD, _UC_STRUCT_PAGE_SIZES, Engine, _find_context_fields
 from pvemu.cpu.exits import Access, Exit, ExitKind
+from pvemu.cpu.unicorn.engine import Engine
+from pvemu.cpu.unicorn.hidden_state import find_context_fields
 from pvemu.frames import Mfn
 from pvemu.memory.ram import Ram
 
@@ -81,7 +80,8 @@ class Cpu:
             self.ram.write_u64(((FIRST + 3) << 12) + selector, descriptor)
         self.ram.write((FIRST + 1) << 12, bytes.fromhex(code))
         self.handler = Handler()
-        self.engine = self.handler.engine = Engine(self.ram, self.handler, FIRST, GDT)
+        self.engine = self.handler.engine = Engine(self.ram, FIRST, GDT)
+        self.engine.attach(self.handler, self.handler)
         assert self.engine.enter(CODE, DATA + 0x800, CS, SS) is None
 
     def run(self) -> Exit:
@@ -187,7 +187,7 @@ def test_software_interrupts_are_told_from_faults() -> None:
 
 
 def test_exception_fields_are_found() -> None:
-    fields, kernel_hflags = _find_context_fields()
+    fields, kernel_hflags = find_context_fields()
     assert len({*fields}) == 3
     assert min(fields) >= 0
     assert kernel_hflags & 0xC083 == 0xC080  # long mode, 64-bit code, protection, ring 0
@@ -195,8 +195,7 @@ def test_exception_fields_are_found() -> None:
 
 def test_exit_checks_are_off() -> None:
     cpu = Cpu(STOP)
-    head = bytes((ctypes.c_ubyte * _UC_STRUCT_HEAD).from_address(cpu.engine._handle))
-    assert head[head.find(_UC_STRUCT_PAGE_SIZES) + _UC_STRUCT_FLAGS_AT + 2] == 1
+    assert cpu.engine._no_exit_request[0] == 1
 
 
 def test_handler_errors_come_out_of_run() -> None:

@@ -11,10 +11,10 @@ from pvemu.cpu.paging_pae import PaePageWalker
 from pvemu.frames import Mfn
 from pvemu.hypervisor.compat.mm import CompatMm, compat_cr3_to_pfn, compat_pfn_to_cr3
 from pvemu.hypervisor.compat.page_types import XEN_L2_SLOTS, CompatPageTypes, m2p_entries
+from pvemu.hypervisor.guest_access import GuestMemory
 from pvemu.hypervisor.memory import Reservation
 from pvemu.memory.allocator import FrameAllocator
 from pvemu.memory.frame_table import FrameTable, Owner, PageType
-from pvemu.memory.guest_access import GuestMemory
 from pvemu.memory.m2p import CompatMachineToPhys, MachineToPhys
 from pvemu.memory.ram import Ram
 

@@ -14,12 +14,12 @@ from pvemu.cpu.paging import PTE_ADDR, PTE_P, PTE_RW, PageWalker
 from pvemu.frames import PAGE_SHIFT, Mfn
 from pvemu.hypervisor.descriptor_tables import DescriptorTables
 from pvemu.hypervisor.grant_table import GrantTable
+from pvemu.hypervisor.guest_access import GuestMemory
 from pvemu.hypervisor.memory import Reservation
 from pvemu.hypervisor.mm import Mm
 from pvemu.hypervisor.page_types import XEN_L4_SLOTS, PageTypes
 from pvemu.memory.allocator import FrameAllocator
 from pvemu.memory.frame_table import FrameTable, Owner, PageType
-from pvemu.memory.guest_access import GuestMemory
 from pvemu.memory.m2p import MachineToPhys
 from pvemu.memory.ram import Ram
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from hypercalls.errors import XenError
 from hypercalls.public import errno as e
 from pvemu.cpu.exits import Access
-from pvemu.cpu.paging import PTE_A, PTE_ADDR, PTE_D, PageWalker, access_ok, table_slot
+from pvemu.cpu.paging import PTE_A, PTE_ADDR, PTE_D, PageWalker, table_slot
 from pvemu.frames import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
     from pvemu.memory.ram import Ram
 
-__all__ = ["GuestMemory", "access_ok"]
+__all__ = ["GuestMemory"]
 
 
 class GuestMemory:

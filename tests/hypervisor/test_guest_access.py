@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hypercalls.public import errno as e
-from pvemu.memory.guest_access import access_ok
+from pvemu.cpu.paging import access_ok
 from tests.hypervisor.world import RWX, US, P, World, pte, refused
 
 LOW_END, HIGH = 1 << 47, 0xFFFF_8800_0000_0000

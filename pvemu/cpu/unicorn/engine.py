@@ -1,0 +1,353 @@
+"""One vcpu on Unicorn: entering guest code, running it, and telling why it was left."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from typing import TYPE_CHECKING, Any
+
+from unicorn import UC_ARCH_X86, UC_MODE_64, Uc, UcError, unicorn_const, x86_const
+
+from pvemu.cpu.exits import Access, Exit, ExitHandler, ExitKind, Mmu
+from pvemu.cpu.paging import is_canonical
+from pvemu.cpu.registers import GENERAL_64
+from pvemu.cpu.unicorn.hidden_state import (
+    ContextFields,
+    context_words,
+    find_context_fields,
+    find_fault_address,
+    find_no_exit_request,
+)
+from pvemu.cpu.unicorn.hooks import ENTRY_VADDR, Hooks
+from pvemu.cpu.unicorn.native import U64, EngineError, Native
+from pvemu.cpu.unicorn.register_file import RegisterFile
+from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
+
+if TYPE_CHECKING:
+    import ctypes
+    from collections.abc import Callable
+
+    from pvemu.memory.ram import Ram
+
+__all__ = ["Engine", "EngineError"]
+
+_VECTOR_DB, _VECTOR_UD, _VECTOR_GP, _VECTOR_PF = 1, 6, 13, 14
+_HAS_ERROR_CODE = frozenset((8, 10, 11, 12, 13, 14, 17))
+_EFLAGS_TF, _EFLAGS_IF = 1 << 8, 1 << 9
+#: Of QEMU's hflags (target/i386/cpu.h): HF_CPL, HF_CS32, HF_SS32, HF_ADDSEG, HF_CS64.
+_HFLAGS_SEGMENTS = 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 15
+#: mov %eax, %ds; %es; %fs; %gs; iretq
+_LOAD_DATA, _LOAD_DATA_AT = b"\x8e\xd8\x8e\xc0\x8e\xe0\x8e\xe8\x48\xcf", 64
+
+
+class Engine:
+    """``entry_mfn`` is a hypervisor-owned frame for the ring-0 entry code; ``gdt_vaddr`` the linear address at which
+    the MMU serves the GDT. Registers can be used at once, guest code runs after :meth:`attach`.
+    """
+
+    def __init__(self, ram: Ram, entry_mfn: Mfn, gdt_vaddr: int) -> None:
+        self._uc = uc = Uc(UC_ARCH_X86, UC_MODE_64)
+        uc.ctl_set_cpu_model(x86_const.UC_CPU_X86_SANDYBRIDGE)  # the last without RDRAND, which would ask the host
+        self._native = native = Native(uc)
+        self._ram = ram
+        self._entry_maddr = entry_mfn << PAGE_SHIFT
+        self._gdt_vaddr = gdt_vaddr
+        self._stopped = False
+        self._wedged = False
+        self._unreported: Exit | None = None  # found while stepping
+        self._is_running = False
+        self._run_lock = threading.Lock()
+        self._no_exit_request: Any = None
+        self._context: Any = None
+        self._fields = ContextFields(-1, -1, -1)
+        self._kernel_hflags = 0
+        self._fault_address: ctypes.c_uint64 | None = None
+        uc.mem_map_ptr(ram.base, ram.size, unicorn_const.UC_PROT_ALL, ram.host_address())
+        uc.ctl_set_tlb_mode(unicorn_const.UC_TLB_VIRTUAL)
+        uc.ctl_exits_enabled(True)
+        uc.reg_write(x86_const.UC_X86_REG_GDTR, (0, gdt_vaddr, 0xFFFF, 0))
+        native.find_page_flush()
+        self.registers = RegisterFile(uc, native, self._read_descriptor)
+        self.read, self.write = self.registers.read, self.registers.write
+        self.reader, self.writer = self.registers.reader, self.registers.writer
+        self.flush_tlb, self.flush_page = native.flush_tlb, native.flush_page
+
+    def attach(self, handler: ExitHandler, mmu: Mmu) -> None:
+        """Who serves exits, and who walks page tables: once, before anything runs."""
+        self._mmu = mmu
+        self._hooks = Hooks(self._uc, self._native, self.registers, handler, mmu, self._entry_maddr)
+        self._leave_out_exit_checks()
+        self._ram.on_code_write = self._hooks.drop_translations
+
+    @property
+    def exits(self) -> int:
+        """Exits seen so far: a watchdog tells a busy guest from a wedged one by it."""
+        return self._hooks.exits
+
+    @property
+    def tlb_fills(self) -> int:
+        """TLB misses served so far."""
+        return self._hooks.tlb_fills
+
+    @property
+    def is_in_handler(self) -> bool:
+        """Whether a handler is at work that may take seconds."""
+        return self._hooks.is_in_handler
+
+    @is_in_handler.setter
+    def is_in_handler(self, value: bool) -> None:
+        self._hooks.is_in_handler = value
+
+    def _read_descriptor(self, selector: int) -> int | None:
+        vaddr = self._gdt_vaddr + (selector & ~7)
+        found = self._mmu.on_tlb_miss(vaddr & -PAGE_SIZE, Access.READ)
+        return None if found is None else self._ram.read_u64(found[0] | vaddr & (PAGE_SIZE - 1))
+
+    def _leave_out_exit_checks(self) -> None:
+        """Set uc_struct.no_exit_request: no call after each memory access to ask whether to stop (that takes 40 % of
+        the time of memory-bound code). A stop then takes effect at the end of the translated block.
+        """
+        self._no_exit_request = find_no_exit_request(self._native.handle)
+        if self._no_exit_request is None:
+            self._no_exit_request = [0]
+        else:
+            self._no_exit_request[0] = 1
+
+    # -- entering ----------------------------------------------------------------------------------------------------
+    def enter_from_ring0(
+        self, rip: int, rsp: int, cs: int, ss: int, rflags: int = 0x202, data: int | None = None
+    ) -> Exit | None:
+        """``enter`` for a guest whose privilege level or code width may be another than the CPU is at. ``data`` is
+        loaded into ds, es, fs and gs, descriptor and all.
+        """
+        self._load_context()
+        raw = context_words(self._context)
+        hflags = raw[self._fields.hflags]
+        raw[self._fields.hflags] = hflags & ~_HFLAGS_SEGMENTS | self._kernel_hflags & _HFLAGS_SEGMENTS
+        self._uc.context_restore(self._context)
+        if data is None:
+            return self.enter(rip, rsp, cs, ss, rflags)
+        rax = self.read("rax")
+        self.write("rax", data)
+        refusal = self.enter(rip, rsp, cs, ss, rflags, _LOAD_DATA_AT)
+        self.write("rax", rax)
+        return refusal
+
+    def enter(
+        self, rip: int, rsp: int, cs: int, ss: int, rflags: int = 0x202, entry_offset: int = 0
+    ) -> Exit | None:
+        """Load ``cs``/``ss`` with their privilege level by an IRETQ from ring 0 (a register write sets no CPL), then
+        stand at ``rip``. All other registers keep their values. The exception, where the CPU refuses the selectors: it
+        stays in ring 0 then, and has to be entered with better ones.
+        """
+        hooks = self._hooks
+        frame = struct.pack("<5Q", rip, cs, rflags & ~_EFLAGS_TF, rsp, ss)
+        self._ram.write(self._entry_maddr, b"\x48\xcf".ljust(16, b"\xcc") + frame)
+        self._ram.write(self._entry_maddr + _LOAD_DATA_AT, _LOAD_DATA)
+        self._uc.reg_write(x86_const.UC_X86_REG_RSP, ENTRY_VADDR + 16)
+        self.write("rflags", _EFLAGS_IF | 2)  # without the NT that the guest may have set: it makes the IRETQ a fault
+        hooks.is_entering, hooks.is_entry_fetched = True, False
+        self.flush_page(ENTRY_VADDR)
+        self.flush_page(rip)
+        self._start(ENTRY_VADDR + entry_offset)  # ends when the guest's first instruction is fetched
+        hooks.is_entering = False
+        self.flush_page(ENTRY_VADDR)
+        refusal = self._raised()
+        if refusal is None and rflags & _EFLAGS_TF:
+            self.write("rflags", rflags)
+        return refusal
+
+    # -- running -----------------------------------------------------------------------------------------------------
+    def run(self) -> Exit:
+        """Run guest code until a handler stops it or it raises an exception."""
+        if self._unreported is not None:
+            leaving, self._unreported = self._unreported, None
+            return leaving
+        self._stopped = False
+        if not self._wedged:
+            with self._run_lock:
+                self._is_running = True
+            try:
+                self._start(self.read("rip"))
+            finally:
+                with self._run_lock:
+                    self._is_running = False
+            known = self._why_left()
+            if known is not None:
+                return known
+        if self._wedged:
+            self._wedged = False
+            return Exit(ExitKind.WEDGED)
+        raise EngineError(f"the CPU stopped without a reason at rip {self.read('rip'):#x}")
+
+    def step(self) -> Exit | None:
+        """Run the one instruction that is next: why it left guest code, as ``run`` would say it, None when it did
+        not. An exit that was found by looking for a loop and is not reported yet comes first.
+        """
+        if self._unreported is not None:
+            return self.run()
+        self._stopped = False
+        self._run_one(self.read("rip"))
+        return self._why_left()
+
+    def _why_left(self) -> Exit | None:
+        """What the hooks have noted of the reason why guest code was left; None when it was an interrupt."""
+        hooks = self._hooks
+        if hooks.is_io_refused:
+            hooks.is_io_refused = False
+            self._uc.context_restore(hooks.io_context)
+            self.flush_tlb()
+            return Exit(ExitKind.EXCEPTION, _VECTOR_GP, 0)
+        if self._stopped:
+            return Exit(ExitKind.STOPPED)
+        return self._raised()
+
+    def _raised(self) -> Exit | None:
+        hooks = self._hooks
+        if hooks.vector is not None:
+            vector, hooks.vector = hooks.vector, None
+            return self._exception(vector)
+        if hooks.fault is not None:
+            return self._memory_fault()
+        return None
+
+    def _start(self, rip: int, count: int = 0) -> None:
+        hooks = self._hooks
+        hooks.fault = hooks.vector = None
+        try:
+            self._uc.emu_start(rip, 0, 0, count)
+        except UcError as error:
+            is_known = hooks.fault is not None or hooks.vector is not None or hooks.is_io_refused or hooks.is_entering
+            if hooks.error is None and not is_known:
+                raise EngineError(f"{error} at rip {self.read('rip'):#x}") from error
+        if hooks.error is not None:
+            kept, hooks.error = hooks.error, None
+            raise kept
+
+    def _run_one(self, rip: int) -> None:
+        """Run the one instruction at ``rip``: with exit checks, or the whole block would run."""
+        self._no_exit_request[0], kept = 0, self._no_exit_request[0]
+        try:
+            self._start(rip, count=1)
+        finally:
+            self._no_exit_request[0] = kept
+
+    def _memory_fault(self) -> Exit:
+        hooks = self._hooks
+        page, hooks.fault = hooks.fault, None
+        if self._fault_address is None:
+            self._fault_address = U64.from_address(self._native.handle + find_fault_address())
+        address = self._fault_address.value
+        if page is None or address >> PAGE_SHIFT != page >> PAGE_SHIFT:
+            raise EngineError(f"a fault at {address:#x} was refused at {page}: this Unicorn keeps it elsewhere")
+        if not is_canonical(address):
+            return Exit(ExitKind.EXCEPTION, _VECTOR_GP, 0)
+        return Exit(ExitKind.EXCEPTION, _VECTOR_PF, self._mmu.fault_error_code(), address)
+
+    def _exception(self, vector: int) -> Exit:
+        if vector in (_VECTOR_DB, _VECTOR_UD):
+            return Exit(ExitKind.EXCEPTION, vector)
+        error_code, is_software = self._take_error_code()
+        if is_software:
+            return Exit(ExitKind.EXCEPTION, vector, is_software=True)
+        if vector not in _HAS_ERROR_CODE:
+            error_code = -1
+        return Exit(ExitKind.EXCEPTION, vector, error_code)
+
+    def _take_error_code(self) -> tuple[int, bool]:
+        """The error code of an exception, and whether it is an ``int n``. Also forgets QEMU's pending exception: it is
+        delivered by us, so the engine never clears it, and the next one would arrive as a double fault.
+        """
+        self._load_context()
+        error_at = self._fields.error_code
+        raw = context_words(self._context)
+        error_code, is_software = int(raw[error_at]), bool(raw[error_at + 1])  # error_code, exception_is_int
+        raw[self._fields.pending] = -1
+        self._uc.context_restore(self._context)
+        return error_code, is_software
+
+    def _load_context(self) -> None:
+        """Bring ``_context`` up to date with the CPU; find out first where it keeps what."""
+        if self._context is None:
+            self._context = self._uc.context_save()
+            self._fields, self._kernel_hflags = find_context_fields()
+        else:
+            self._uc.context_update(self._context)
+
+    def stop(self) -> None:
+        """Leave guest code when the current hook returns."""
+        self._stopped = True
+        self._uc.emu_stop()
+
+    def interrupt(self) -> None:
+        """Leave guest code from another thread: only for a guest that has made no exit for a long time. Repeat it until
+        ``run`` has returned: one that comes just when guest code is being entered is lost.
+        """
+        with self._run_lock:
+            if self.is_in_handler:
+                return  # it is we who take long
+            self._wedged = True
+            if self._is_running:
+                self._uc.emu_stop()
+
+    # -- loops -------------------------------------------------------------------------------------------------------
+    def find_loop(self, max_steps: int = 4096) -> list[int]:
+        """Instruction addresses of the loop that the guest provably repeats for ever, empty when it is none: the same
+        registers come back and nothing was stored or left guest code meanwhile. Steps through the guest for real.
+        """
+        stores = 0
+
+        def on_store(*_args: object) -> None:
+            nonlocal stores
+            stores += 1
+
+        self._stopped = False
+        hook = self._uc.hook_add(unicorn_const.UC_HOOK_MEM_WRITE, on_store)
+        self.drop_all_code()  # hooks are seen by code that is translated after them only
+        seen: dict[tuple[int, ...], int] = {}
+        path: list[int] = []
+        read = self.read
+        try:
+            exits = self.exits
+            for step in range(max_steps):
+                general = map(read, GENERAL_64)
+                state = (read("rip"), read("rflags"), *general, *self.registers.vector_registers())
+                if state in seen:
+                    return path[seen[state] :]
+                seen[state] = step
+                path.append(state[0])
+                self._run_one(state[0])
+                self._unreported = self._why_left()
+                if stores or self.exits != exits or self._unreported is not None:
+                    return []
+            return []
+        finally:
+            self._uc.hook_del(hook)
+            self.drop_all_code()
+
+    def step_to(self, rip: int, max_steps: int) -> None:
+        """Run single instructions until ``rip`` is next."""
+        for _ in range(max_steps):
+            here = self.read("rip")
+            if here == rip:
+                return
+            self._run_one(here)
+
+    # -- code and memory ---------------------------------------------------------------------------------------------
+    def drop_all_code(self) -> None:
+        """Forget all translated code (a new kernel took over, or a tracer was attached)."""
+        self._ram.code_frames.clear()
+        self._uc.ctl_flush_tb()
+        self.flush_tlb()
+
+    def trap_frame(
+        self, window_maddr: int, read: Callable[[int, int], int], write: Callable[[int, int, int], None]
+    ) -> None:
+        """Serve every access to the page at ``window_maddr`` (not RAM) by ``read(offset, size)`` and
+        ``write(offset, size, value)``: how polling of a shared page is seen. 0.5 us an access.
+        """
+        self._hooks.trap_frame(window_maddr, read, write)
+
+    def monitor_fills(self, watch: Callable[[int, int, tuple[int, int] | None], None]) -> Callable[[], None]:
+        """``watch(page, access, what the MMU answered)`` after each TLB miss; the returned callable takes it off."""
+        return self._hooks.monitor_fills(watch)

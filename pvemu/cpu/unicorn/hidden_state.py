@@ -1,0 +1,110 @@
+"""State of the engine's that its API does not name, and where it is: found at run time, never assumed.
+
+Three places: where uc_struct keeps the exact address of a refused access, where its flag is that leaves out a check
+after every memory access, and where a saved context holds a pending exception.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import struct
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from unicorn import UC_ARCH_X86, UC_MODE_64, Uc, UcError, unicorn_const, x86_const
+
+from pvemu.cpu.unicorn.native import EngineError
+from pvemu.frames import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["ContextFields", "context_words", "find_context_fields", "find_fault_address", "find_no_exit_request"]
+
+#: uc_struct of include/uc_priv.h: target_page_size, target_page_align, qemu_host_page_size, qemu_real_host_page_size
+#: stand in a row; four flags follow 24 bytes behind them.
+_UC_STRUCT_PAGE_SIZES = struct.pack("<IIQQ", PAGE_SIZE, PAGE_SIZE - 1, PAGE_SIZE, PAGE_SIZE)
+_UC_STRUCT_FLAGS_AT = 48
+_UC_STRUCT_HEAD = 4096
+
+_IRETQ = b"\x48\xcf"
+#: mov $0x07771230, %eax; mov %eax, %ds: no descriptor is there.
+_GP_1230 = b"\xb8\x30\x12\x77\x07\x8e\xd8"
+_SCRATCH, _SCRATCH_STACK, _SCRATCH_GDT = 0x1000, 0x1100, 0x1200
+
+
+def find_no_exit_request(handle: int) -> Any:
+    """uc_struct.no_exit_request of the CPU at ``handle``, one byte; None where its neighbours are not where 2.1.4 has
+    them.
+    """
+    head = (ctypes.c_ubyte * _UC_STRUCT_HEAD).from_address(handle)
+    anchor = bytes(head).find(_UC_STRUCT_PAGE_SIZES)
+    flags = head[anchor + _UC_STRUCT_FLAGS_AT : anchor + _UC_STRUCT_FLAGS_AT + 4]
+    if anchor < 0 or flags != [0, 0, 0, 1]:  # hook_insert, first_tb, no_exit_request, init_done
+        return None
+    return (ctypes.c_ubyte * 1).from_address(handle + anchor + _UC_STRUCT_FLAGS_AT + 2)
+
+
+def find_fault_address() -> int:
+    """Where uc_struct keeps the exact address of a refused access (``invalid_addr``; hooks are told the page only):
+    found by provoking one on a scratch CPU.
+    """
+    uc = Uc(UC_ARCH_X86, UC_MODE_64)
+    code, address = 0x1000, 0x5A5A_1234_5678
+    uc.mem_map(code, PAGE_SIZE)
+    uc.mem_write(code, b"\x48\xa1" + address.to_bytes(8, "little"))  # movabs address, %rax
+    with contextlib.suppress(UcError):  # the very point
+        uc.emu_start(code, 0)
+    handle = int(uc._uch.value or 0)  # noqa: SLF001 - the binding has no public name for the handle
+    head = bytes((ctypes.c_ubyte * _UC_STRUCT_HEAD).from_address(handle))
+    offset = head.find(address.to_bytes(8, "little"))
+    if offset < 0 or head.count(address.to_bytes(8, "little")) != 1:
+        raise EngineError("this Unicorn keeps the address of a fault elsewhere: use 2.1.4")
+    return offset
+
+
+def context_words(context: Any) -> Any:
+    """The saved context as an array of int32, writable in place."""
+    address = ctypes.cast(context.context, ctypes.c_void_p).value
+    return (ctypes.c_int32 * (context.size // 4)).from_address(address)
+
+
+class ContextFields(NamedTuple):
+    """int32 indices into a saved context. ``exception_is_int`` follows ``error_code``."""
+
+    error_code: int
+    pending: int
+    hflags: int
+
+
+def find_context_fields() -> tuple[ContextFields, int]:
+    """Where a saved context holds the error code, the pending exception and QEMU's hflags, and the hflags of 64-bit
+    code in ring 0. Found by going to ring 3 on a scratch CPU and provoking a #GP with a known error code there.
+    """
+    uc = Uc(UC_ARCH_X86, UC_MODE_64)
+    uc.mem_map(_SCRATCH, PAGE_SIZE)
+    uc.mem_write(_SCRATCH, _IRETQ.ljust(16, b"\xcc") + _GP_1230)
+    uc.mem_write(_SCRATCH_STACK, struct.pack("<5Q", _SCRATCH + 16, 0x23, 0x2, _SCRATCH_STACK, 0x2B))
+    uc.mem_write(_SCRATCH_GDT, struct.pack("<6Q", 0, 0, 0, 0, 0x00AF_FB00_0000_FFFF, 0x00CF_F300_0000_FFFF))
+    uc.reg_write(x86_const.UC_X86_REG_GDTR, (0, _SCRATCH_GDT, 0x2F, 0))
+    uc.reg_write(x86_const.UC_X86_REG_RSP, _SCRATCH_STACK)
+    uc.hook_add(unicorn_const.UC_HOOK_INTR, lambda uc, vector, _data: uc.emu_stop())
+    context = uc.context_save()
+    before = list(context_words(context))
+    uc.emu_start(_SCRATCH, 0)
+    uc.context_update(context)
+    after = list(context_words(context))
+    long_mode = 1 << 14 | 1 << 15  # HF_LMA, HF_CS64
+    fields = ContextFields(
+        _one_field(before, after, lambda old, new: new == 0x1230 != old),
+        _one_field(before, after, lambda old, new: (old, new) == (-1, 13)),
+        _one_field(before, after, lambda old, new: old & (long_mode | 3) == long_mode and new == old | 3),
+    )
+    return fields, before[fields.hflags]
+
+
+def _one_field(before: list[int], after: list[int], is_change: Callable[[int, int], bool]) -> int:
+    found = [i for i, (old, new) in enumerate(zip(before, after, strict=True)) if is_change(old, new)]
+    if len(found) != 1:
+        raise EngineError(f"this Unicorn keeps its state elsewhere (candidates {found}): use 2.1.4")
+    return found[0]

@@ -1,0 +1,84 @@
+"""The CPU's registers by name (pvemu.cpu.registers), one at a time or fast and in groups."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING
+
+from unicorn import Uc, x86_const
+
+from pvemu.cpu.unicorn.native import MAX_BATCH, REGISTERS, Native
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["RegisterFile"]
+
+_DATA_SELECTORS = frozenset(("ds", "es", "fs", "gs"))
+
+
+class RegisterFile:
+    """Registers of one CPU. ``read_descriptor(selector)`` is the GDT's entry, None where there is none."""
+
+    def __init__(self, uc: Uc, native: Native, read_descriptor: Callable[[int], int | None]) -> None:
+        self._uc = uc
+        self._native = native
+        self._read_descriptor = read_descriptor
+
+    def read(self, name: str) -> int:
+        """One register by name."""
+        return int(self._uc.reg_read(REGISTERS[name]))
+
+    def write(self, name: str, value: int) -> None:
+        """Set one register by name. A data selector that the CPU would refuse becomes 0: its fault would jump out of
+        the engine, through Python's own frames.
+        """
+        native = self._native
+        if name in _DATA_SELECTORS and not self._is_data_selector(value & 0xFFFF):
+            value = 0
+        native.cells[0] = value & 0xFFFF_FFFF_FFFF_FFFF
+        native.write(native.handle, REGISTERS[name], native.cell_address)
+
+    def _is_data_selector(self, selector: int) -> bool:
+        """Whether ring 3 may load this selector of the GDT (the engine has no LDT) into ds, es, fs or gs."""
+        if selector < 4 or selector & 4:
+            return False
+        descriptor = self._read_descriptor(selector)
+        if descriptor is None:
+            return False
+        access = descriptor >> 40 & 0xFF
+        is_data, is_conforming = not access & 8, access & 0xC == 0xC
+        return access & 0x90 == 0x90 and (is_data or bool(access & 2)) and (access & 0x60 == 0x60 or is_conforming)
+
+    def reader(self, *names: str) -> Callable[[], list[int]]:
+        """A fast reader of up to 32 registers at once."""
+        count = len(names)
+        if count > MAX_BATCH:
+            raise ValueError(f"{count} registers at once")
+        native = self._native
+        ids = native.keep((ctypes.c_int * count)(*(REGISTERS[n] for n in names)))
+        id_address, pointers = ctypes.addressof(ids), ctypes.addressof(native.cell_pointers)
+        batch, handle, cells = native.read_batch, native.handle, native.cells
+
+        def read() -> list[int]:
+            batch(handle, id_address, pointers, count)
+            return cells[:count]
+
+        return read
+
+    def writer(self, name: str) -> Callable[[int], None]:
+        """A fast writer of one register."""
+        native = self._native
+        write, handle, number, cells, address = (
+            native.write, native.handle, REGISTERS[name], native.cells, native.cell_address,
+        )  # fmt: skip
+
+        def set_register(value: int) -> None:
+            cells[0] = value
+            write(handle, number, address)
+
+        return set_register
+
+    def vector_registers(self) -> list[int]:
+        """XMM0 to XMM15."""
+        return [int(self._uc.reg_read(x86_const.UC_X86_REG_XMM0 + i)) for i in range(16)]

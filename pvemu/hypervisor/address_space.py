@@ -1,0 +1,91 @@
+"""The running vcpu's address space as a TLB miss sees it: the guest's tables, and what Xen shows of itself.
+
+Xen's part is its read-only machine-to-physical table and the vcpu's descriptor tables
+(xen/arch/x86/include/asm/config.h).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pvemu.cpu.exits import PF_INSTR, PF_PRESENT, PF_USER, PF_WRITE, Access
+from pvemu.frames import PAGE_SHIFT, Mfn
+from pvemu.hypervisor.descriptor_tables import GDT_VADDR, DescriptorTables
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pvemu.cpu.exits import Exit
+    from pvemu.cpu.paging import PageWalker
+    from pvemu.memory.m2p import MachineToPhys
+
+__all__ = ["AddressSpace"]
+
+_XEN_START, _XEN_END = 0xFFFF_8000_0000_0000, 0xFFFF_8800_0000_0000
+_M2P_END = 0xFFFF_8080_0000_0000
+_FETCH = int(Access.FETCH)
+_PROT_R, _PROT_RW = 1, 3
+
+
+class AddressSpace:
+    """What the engine asks (pvemu.cpu.exits.Mmu)."""
+
+    def __init__(
+        self, walker: PageWalker, m2p: MachineToPhys, descriptor_tables: DescriptorTables,
+        flush_page: Callable[[int], None],
+    ) -> None:  # fmt: skip
+        self._walker = walker
+        self._m2p = m2p
+        self._descriptor_tables = descriptor_tables
+        self._flush_page = flush_page
+        self._copied_page: tuple[int, int] | None = None
+        self._trapped_maddr = self._window = -1
+        #: While armed: asked about each page that is fetched from first; True when a new kernel starts there.
+        self.is_start_of_day: Callable[[int], bool] | None = None
+        #: Forget all translated code: a new kernel brings its own.
+        self.drop_all_code: Callable[[], None] = lambda: None
+
+    def trap_frame(self, mfn: Mfn, window: int) -> None:
+        """Show ``window``, a page that is not RAM, wherever the guest maps frame ``mfn``."""
+        self._trapped_maddr, self._window = mfn << PAGE_SHIFT, window
+
+    def on_tlb_miss(self, vaddr: int, access: int) -> tuple[int, int] | None:
+        """One page of the guest's address space, or of the part that Xen shows it."""
+        if _XEN_START <= vaddr < _XEN_END:
+            return self._xen_area(vaddr, access)
+        if self._copied_page is not None and vaddr == self._copied_page[0]:
+            return self._copied_page[1], _PROT_RW
+        found = self._walker.translate(vaddr, access)
+        if found is not None and found[0] == self._trapped_maddr:
+            return self._window, found[1] & _PROT_RW
+        if access == _FETCH and self.is_start_of_day is not None and self.is_start_of_day(vaddr):
+            self._walker.flush()
+            self.drop_all_code()
+            return self._walker.translate(vaddr, access)
+        return found
+
+    def fault_error_code(self) -> int:
+        """Error code of the refused access."""
+        return self._walker.error_code
+
+    def _xen_area(self, vaddr: int, access: int) -> tuple[int, int] | None:
+        maddr = None
+        if vaddr < _M2P_END:
+            maddr = self._m2p.page_at(vaddr - _XEN_START)
+        elif vaddr >= GDT_VADDR and access == Access.READ:
+            maddr = self._descriptor_tables.page_at(vaddr, access)
+        if maddr is None or access != Access.READ:
+            code = {Access.WRITE: PF_USER | PF_WRITE, Access.FETCH: PF_USER | PF_INSTR}.get(Access(access), PF_USER)
+            self._walker.error_code = code if maddr is None else code | PF_PRESENT
+            return None
+        return maddr, _PROT_R
+
+    def run_on_copy(self, page: int, maddr: int, run: Callable[[], Exit]) -> Exit:
+        """``run`` with the page at linear address ``page`` writable at ``maddr`` instead of where it is mapped."""
+        self._copied_page = page, maddr
+        self._flush_page(page)
+        try:
+            return run()
+        finally:
+            self._copied_page = None
+            self._flush_page(page)

@@ -1,0 +1,144 @@
+"""What happens when guest code leaves for Xen and goes on behind: hypercalls, RDTSC, CPUID, ports
+(xen/arch/x86/x86_64/entry.S, compat/entry.S and what they call). Each exit takes guest time, charged here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from pvemu.cpu.cpuid import cpuid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hypercalls.abi import Abi
+    from pvemu.cpu.guest_cpu import GuestCpu
+    from pvemu.cpu.paging import PageWalker
+    from pvemu.hypervisor.emul_priv_op import PrivilegedOps
+    from pvemu.hypervisor.hypercall import HypercallDispatcher
+    from pvemu.hypervisor.time import VirtualClock
+    from pvemu.hypervisor.traps import Traps
+    from pvemu.hypervisor.vcpu import Vcpu
+
+__all__ = ["TRAP_NS", "HypercallRecord", "PvExitHandler"]
+
+TRAP_NS = 1_000
+_HYPERCALL_NS = 1_000
+_FIRST_FILL_NS = 100
+_RECENT_HYPERCALLS = 16
+_EPOCH_NS = 1_000_000_000
+
+
+class HypercallRecord(NamedTuple):
+    """One hypercall as it happened: guest time in ns, rip after it, number, arguments, result."""
+
+    time: int
+    rip: int
+    op: int
+    args: tuple[int, ...]
+    result: int
+
+
+class PvExitHandler:
+    """Serves the exits of one vcpu (pvemu.cpu.exits.ExitHandler)."""
+
+    def __init__(
+        self, abi: Abi, domid: int, cpu: GuestCpu, clock: VirtualClock, vcpu: Vcpu, walker: PageWalker,
+        hypercalls: HypercallDispatcher, traps: Traps, privileged: PrivilegedOps,
+    ) -> None:  # fmt: skip
+        self._bits = abi.bits
+        self._is_compat = abi.bits == 32
+        self._domid = domid
+        self._stop = cpu.stop
+        self._clock = clock
+        self._vcpu = vcpu
+        self._walker = walker
+        self._hypercalls = hypercalls
+        self._traps = traps
+        self._privileged = privileged
+        self.recent: deque[HypercallRecord] = deque(maxlen=_RECENT_HYPERCALLS)  #: the last hypercalls
+        self._fills_charged = 0
+        self._calibration_due = clock.start + _EPOCH_NS
+        self._read_call: Callable[[], list[int]] = cpu.reader("rax", *abi.arg_registers, "rip", "rflags")
+        self._read_place = cpu.reader("rip", "rsp")
+        self._write_rax = cpu.writer("rax")
+        self._write_rcx = cpu.writer("rcx")
+        self._write_r11 = cpu.writer("r11")
+
+    def on_syscall(self) -> None:
+        """A hypercall, or a system call of user mode."""
+        vcpu = self._vcpu
+        if self._is_compat or not vcpu.kernel_mode:
+            vcpu.leave_for(self._traps.inject_syscall)
+            return
+        op, *args, rip, rflags = self._read_call()
+        clock = self._clock
+        self._charge_fills()
+        clock.charge(_HYPERCALL_NS)
+        op &= 0xFFFF_FFFF
+        result = self._hypercalls.call(op, args)
+        self.recent.append(HypercallRecord(clock.time, rip, op, tuple(args), result))
+        self._write_rax(result & 0xFFFF_FFFF_FFFF_FFFF)
+        self._write_rcx(rip + 2)
+        self._write_r11(rflags)
+        self.after_exit()
+
+    def on_int82(self) -> bool:
+        """A hypercall of a 32-bit guest's; its gate is for ring 1."""
+        if not self._is_compat or not self._vcpu.kernel_mode:
+            return False
+        op, *args, rip, _rflags = self._read_call()
+        clock = self._clock
+        self._charge_fills()
+        clock.charge(_HYPERCALL_NS)
+        result = self._hypercalls.call(op, args)
+        self.recent.append(HypercallRecord(clock.time, rip, op, tuple(args), result))
+        self._write_rax(result & 0xFFFF_FFFF)
+        self.after_exit()
+        return True
+
+    def on_rdtsc(self) -> int:
+        """RDTSC: the virtual clock."""
+        self._charge_fills()
+        rip, rsp = self._read_place()
+        value = self._clock.poll(rip << 64 | rsp)
+        self.after_exit()
+        return value
+
+    def on_cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
+        """CPUID, as with CPUID faulting."""
+        return cpuid(leaf, subleaf, self._domid, self._bits)
+
+    def on_port_read(self, port: int, size: int) -> int | None:
+        """IN and INS, as IOPL and the I/O bitmap allow."""
+        self._clock.charge(TRAP_NS)
+        return self._privileged.port_read(port, size)
+
+    def on_port_write(self, port: int, size: int, value: int) -> bool:
+        """OUT and OUTS."""
+        self._clock.charge(TRAP_NS)
+        return self._privileged.port_write(port, size, value)
+
+    # -- time --------------------------------------------------------------------------------------------------------
+    def _charge_fills(self) -> None:
+        fills = self._walker.first_fills
+        if fills != self._fills_charged:
+            self._clock.pass_time((fills - self._fills_charged) * _FIRST_FILL_NS)
+            self._clock.progress()
+            self._fills_charged = fills
+
+    def after_exit(self) -> None:
+        """test_all_events: run what is due by now, and leave guest code for an upcall that it may take."""
+        clock = self._clock
+        clock.run_due()
+        if clock.time >= self._calibration_due:
+            self._calibrate()
+        info = self._vcpu.info
+        if info.upcall_pending and not info.upcall_mask:
+            self._stop()
+
+    def _calibrate(self) -> None:
+        """local_time_calibration of xen/arch/x86/time.c: vcpu_time_info is as old as an EPOCH, not older."""
+        self._calibration_due = self._clock.time - self._clock.time % _EPOCH_NS + _EPOCH_NS
+        self._vcpu.update_time()
