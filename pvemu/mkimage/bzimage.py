@@ -45,7 +45,8 @@ def compression_of(kernel: bytes) -> str:
     start, _ = _payload(kernel)
     found = next((name for name, (magic, *_) in _FORMATS.items() if kernel.startswith(magic, start)), None)
     if found is None:
-        raise ToolError(f"the kernel's payload starts {kernel[start : start + 6].hex(' ')}, which is no compression known")
+        first = kernel[start : start + 6].hex(" ")
+        raise ToolError(f"the kernel's payload is compressed in no way known (it starts {first})")
     return found
 
 
