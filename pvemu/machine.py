@@ -30,6 +30,7 @@ from pvemu.hypervisor.compat.page_types import m2p_entries
 from pvemu.hypervisor.console_io import ConsoleIo
 from pvemu.hypervisor.descriptor_tables import GDT_VADDR
 from pvemu.hypervisor.domain import Domain, DomainCrashError
+from pvemu.hypervisor.domain_page import DomainPages
 from pvemu.hypervisor.emul_priv_op import PrivilegedOps
 from pvemu.hypervisor.event_channel import EventChannels
 from pvemu.hypervisor.exception_entry import ExceptionEntry
@@ -154,9 +155,7 @@ class Machine:
         memory, width = self.memory, self.width
         xen_entries = m2p_entries(self.m2p.compat.superpages()) if self.m2p.compat is not None else {}
         self.types = width.page_types(self.ram, self.frames, xen_entries)
-        self.reservation = Reservation(
-            self.ram, self.frames, self.m2p, self.nr_pages, memory.allocator.alloc_extent
-        )
+        self.reservation = Reservation(self.ram, self.frames, self.m2p, self.nr_pages, memory.allocator.alloc_extent)
 
         def frame_freed(mfn: Mfn) -> None:
             self.reservation.frame_freed(mfn)
@@ -167,7 +166,7 @@ class Machine:
         self.reservation.guest_max_pfn = lambda: self.shared_info.max_pfn
         self.mm = width.mm(self.ram, self.frames, self.types, self.m2p, self.walker, self.reservation)
         self.grants = GrantTable(
-            self.config.domid, self.ram, self.types, self.mm, self.reservation, memory.alloc_shared
+            self.config.domid, self.ram, self.frames, self.types, self.mm, self.reservation, memory.alloc_shared
         )
         self.descriptor_tables = width.descriptor_tables(
             self.ram, self.frames, self.types, self.mm, memory.alloc_xen(), self.walker.flush
@@ -179,7 +178,9 @@ class Machine:
         domid, width, engine = self.config.domid, self.width, self.engine
         self.shared_info = SharedInfo(self.abi, self.ram.frame(self.shared_info_mfn))
         infos = [self.shared_info.vcpu_info(0)]
-        self.event_channels = EventChannels(domid, self.shared_info, infos)
+        self.event_channels = EventChannels(
+            domid, self.shared_info, infos, DomainPages(self.ram, self.types), self.xen_log.append
+        )
         self.domain = Domain(domid, self.clock, engine.stop)
         if self.image.pae_extended_cr3:
             self.domain.assists.add(xen.VMASST_TYPE_pae_extended_cr3)

@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from pvemu.config import DEFAULT_MEMORY_MIB, DomainConfig
-from pvemu.disk.spec import parse_disk_specs
+from pvemu.cli.domain import add_arguments, domain_config
 from pvemu.errors import ConfigError
 from pvemu.machine import Machine
 from pvemu.testing.session import Session
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction
     from collections.abc import Callable, Iterator
 
+    from pvemu.config import DomainConfig
     from pvemu.testing.verdict import Verdict
 
 __all__ = ["add_parser", "run"]
@@ -44,16 +44,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "boot", help=text, description=text,
         epilog="exit codes: 0 success, 2 bad usage or input, 4 error of pvemu, 5 expectation not met, 6 guest crashed",
     )  # fmt: skip
-    parser.add_argument("kernel", metavar="KERNEL", help="an ELF PV kernel or a Linux bzImage, as xl's kernel=")
-    parser.add_argument("--ramdisk", metavar="FILE", help="a ramdisk for the kernel")
-    parser.add_argument("--cmdline", metavar="TEXT", default="", help="the kernel's command line")
-    parser.add_argument(
-        "--memory", metavar="MIB", default=str(DEFAULT_MEMORY_MIB),
-        help=f"memory in MiB (default {DEFAULT_MEMORY_MIB})",
-    )  # fmt: skip
-    parser.add_argument(
-        "--disk", metavar="[VDEV=]PATH[,ro|rw]", action="append", default=[], help="a disk image; repeatable"
-    )
+    add_arguments(parser)
     parser.add_argument(
         "--send", metavar="TEXT", action="append", default=[],
         help="type TEXT (C escapes) once the guest waits for input; repeatable",
@@ -69,7 +60,6 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )  # fmt: skip
     parser.add_argument("--transcript", metavar="FILE", help="write the console's bytes here too")
     parser.add_argument("--json", metavar="FILE", help="write a report of the run here")
-    parser.add_argument("--write", action="store_true", help="let disks given as rw be written")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -79,14 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
     is_interactive = sys.stdin.isatty() and sys.stdout.isatty()
     timeout = _seconds(arguments.timeout, None if is_interactive else DEFAULT_TIMEOUT)
     max_reboots = _count(arguments.max_reboots, None if is_interactive else DEFAULT_MAX_REBOOTS)
-    config = DomainConfig(
-        kernel=arguments.kernel, ramdisk=arguments.ramdisk, cmdline=arguments.cmdline,
-        memory_mib=_memory(arguments.memory), disks=parse_disk_specs(arguments.disk), write=arguments.write,
-        name=Path(arguments.kernel).name or "guest",
-    )  # fmt: skip
+    config = domain_config(arguments)
     machine = Machine.create(config)
     try:
-        _refuse_overwriting(arguments, [disk.path for disk in config.disks])
+        _refuse_overwriting(arguments, config)
         transcript = _open_output(arguments.transcript, "--transcript")
         report = _open_output(arguments.json, "--json")
         session = Session(
@@ -179,16 +165,6 @@ def _pattern(text: str | None) -> re.Pattern[bytes] | None:
         ) from None
 
 
-def _memory(text: str) -> int:
-    try:
-        value = float(text)
-    except ValueError:
-        raise ConfigError(f"--memory {text!r}: not a number; give MiB, such as 256") from None
-    if not math.isfinite(value) or value != int(value):
-        raise ConfigError(f"--memory {text}: not a whole number of MiB; give one such as 256")
-    return int(value)
-
-
 def _count(text: str | None, default: int | None) -> int | None:
     if text is None:
         return default
@@ -223,11 +199,10 @@ def _unescape(text: str) -> bytes:
     return _ESCAPE.sub(replace, text.encode("utf-8", "surrogateescape"))
 
 
-def _refuse_overwriting(arguments: argparse.Namespace, disks: list[str]) -> None:
+def _refuse_overwriting(arguments: argparse.Namespace, config: DomainConfig) -> None:
     """An output that names an input is a slip that would cost the user a disk image."""
-    inputs = [arguments.kernel, *disks]
-    if arguments.ramdisk is not None:
-        inputs.append(arguments.ramdisk)
+    given = (config.kernel, config.ramdisk, arguments.kernel, arguments.config)
+    inputs = [*filter(None, given), *(disk.path for disk in config.disks)]
     used = {os.path.realpath(path): path for path in inputs}
     for option, path in (("--transcript", arguments.transcript), ("--json", arguments.json)):
         if path is None or (Path(path).exists() and not Path(path).is_file()):
@@ -273,5 +248,3 @@ def _print_verdict(verdict: Verdict) -> None:
     )
     sys.stdout.flush()
     print("\n".join(lines), file=sys.stderr)
-
-

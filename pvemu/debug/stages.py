@@ -86,8 +86,14 @@ class StageWatch:
         digest = Ramdisk(len(ramdisk), hashlib.sha256(ramdisk).hexdigest()) if ramdisk is not None else None
         self._add(
             Stage(
-                image.guest_os or None, image.loader or None, image.guest_version or None, image.virt_entry, cmdline,
-                digest, self._elapsed(), self._domid,
+                image.guest_os or None,
+                image.loader or None,
+                image.guest_version or None,
+                image.virt_entry,
+                cmdline,
+                digest,
+                self._elapsed(),
+                self._domid,
             )
         )
 

@@ -135,9 +135,7 @@ class Engine:
         self.write("rax", rax)
         return refusal
 
-    def enter(
-        self, rip: int, rsp: int, cs: int, ss: int, rflags: int = 0x202, entry_offset: int = 0
-    ) -> Exit | None:
+    def enter(self, rip: int, rsp: int, cs: int, ss: int, rflags: int = 0x202, entry_offset: int = 0) -> Exit | None:
         """Load ``cs``/``ss`` with their privilege level by an IRETQ from ring 0 (a register write sets no CPL), then
         stand at ``rip``. All other registers keep their values. The exception, where the CPU refuses the selectors: it
         stays in ring 0 then, and has to be entered with better ones.
