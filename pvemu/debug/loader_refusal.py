@@ -2,7 +2,7 @@
 
 A loader says little ("not xen image"), and what matters is not on the screen: how the kernel is compressed, and for
 which width it is. The file is found among what the loader read from its disks before it complained: a Linux setup
-header or the ELF header of a program, the one read last.
+header or the ELF header of a program, that of which most was read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hypercalls.public.io.blkif import BLKIF_OP_READ, BLKIF_RSP_OKAY
 from pvemu.builder.bzimage import bzimage_bits, is_bzimage, payload_compression, payload_range
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from pvemu.devices.blkback import Blkback
     from pvemu.devices.blkback_request import CompletedRequest
@@ -126,30 +126,44 @@ class LoaderWatch:
         """The last complaint that follows the reading of a kernel; None when there is none."""
         starts = [0, *(mark for _, mark in self._errors)]
         for (error, mark), start in zip(reversed(self._errors), reversed(starts[:-1]), strict=True):
-            for read in reversed(self._reads[start:mark]):
-                kernel = self._kernel_in(read)
-                if kernel is not None:
-                    return Refusal(error, kernel, self._advice(kernel))
+            kernel = self._kernel_in(self._reads[start:mark])
+            if kernel is not None:
+                return Refusal(error, kernel, self._advice(kernel))
         return None
 
     # -- what kind of file it is ---------------------------------------------------------------------------------------
-    def _kernel_in(self, read: _Read) -> KernelFile | None:
-        """The last kernel whose header is in one stretch of sectors."""
+    def _kernel_in(self, reads: list[_Read]) -> KernelFile | None:
+        """The kernel of which most was read: loaders read ahead, to the beginning of whatever file comes next."""
+        found: dict[str, dict[int, KernelFile]] = {}
+        for read in reads:
+            for kernel in self._headers_in(read):
+                found.setdefault(read.vdev, {})[kernel.sector] = kernel
+        most, chosen = 0, None
+        for vdev, kernels in found.items():
+            sectors = sorted(kernels)
+            for sector, following in zip(sectors, [*sectors[1:], 1 << 63], strict=True):
+                count = sum(
+                    max(min(read.end, following) - max(read.start, sector), 0) for read in reads if read.vdev == vdev
+                )
+                if count > most:
+                    most, chosen = count, kernels[sector]
+        return chosen
+
+    def _headers_in(self, read: _Read) -> Iterator[KernelFile]:
+        """The kernels whose headers are in one stretch of sectors."""
         data = self._sectors(read.vdev, read.start, min(read.end - read.start, _MAX_SEARCH // _SECTOR))
-        found = [hit for magic, at in _HEADERS for hit in _hits(data, magic, at)]
-        for offset in sorted(found, reverse=True):
+        for offset in (hit for magic, at in _HEADERS for hit in _hits(data, magic, at)):
             header = data[offset : offset + _HEADER_SIZE]
             sector = read.start + offset // _SECTOR
             if is_bzimage(header):
                 start, _length = payload_range(header)
                 # Files that a boot loader is to read lie in one piece, or nearly so.
                 payload = self._magic(read.vdev, sector + start // _SECTOR, start % _SECTOR)
-                return KernelFile(read.vdev, sector, "bzImage", payload, bzimage_bits(header))
-            if header.startswith(b"\x7fELF") and _u16(header, 16) in (_ET_EXEC, _ET_DYN):
+                yield KernelFile(read.vdev, sector, "bzImage", payload, bzimage_bits(header))
+            elif header.startswith(b"\x7fELF") and _u16(header, 16) in (_ET_EXEC, _ET_DYN):
                 machine = _u16(header, 18)
                 if machine in (_EM_386, _EM_X86_64):
-                    return KernelFile(read.vdev, sector, "ELF", None, 64 if machine == _EM_X86_64 else 32)
-        return None
+                    yield KernelFile(read.vdev, sector, "ELF", None, 64 if machine == _EM_X86_64 else 32)
 
     def _magic(self, vdev: str, sector: int, within: int) -> str | None:
         data = self._sectors(vdev, sector, 2)
