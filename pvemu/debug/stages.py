@@ -63,7 +63,7 @@ class GivenFiles(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One kernel at its start of day. ``start_ns`` is guest time since the domain began."""
+    """One kernel at its start of day. ``start_ns`` is guest time since the run began, ``domid`` the domain's number."""
 
     guest_os: str | None
     loader: str | None
@@ -72,6 +72,7 @@ class Stage:
     cmdline: str
     ramdisk: Ramdisk | None
     start_ns: int
+    domid: int = 1
     origin: Origin | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -94,7 +95,7 @@ class StageWatch:
 
     def __init__(
         self, abi: Abi, ram: Ram, walker: PageWalker, guest: GuestMemory, read_entry: Callable[[], list[int]],
-        elapsed: Callable[[], int],
+        elapsed: Callable[[], int], domid: int = 1,
     ) -> None:  # fmt: skip
         self._abi = abi
         self._ram = ram
@@ -102,6 +103,7 @@ class StageWatch:
         self._guest = guest
         self._read_entry = read_entry
         self._elapsed = elapsed
+        self._domid = domid
         self.stages: list[Stage] = []
         self.origin_of: Callable[[int, Ramdisk | None], Origin] | None = None  #: of a kernel that is about to start
         self._l1_for = -1
@@ -125,7 +127,8 @@ class StageWatch:
                 image.virt_entry,
                 cmdline,
                 digest,
-                0,
+                self._elapsed(),
+                self._domid,
                 GivenFiles(image.name, ramdisk_file),
             )
         )
@@ -162,7 +165,7 @@ class StageWatch:
         cmdline = info.cmd_line.split(b"\0", 1)[0][:_MAX_CMDLINE].decode("utf-8", "replace")
         ramdisk = self._ramdisk(info)
         origin = self.origin_of(entry, ramdisk) if self.origin_of is not None else None
-        return Stage(guest_os, loader, version, entry, cmdline, ramdisk, self._elapsed(), origin)
+        return Stage(guest_os, loader, version, entry, cmdline, ramdisk, self._elapsed(), self._domid, origin)
 
     def _find_notes(self, entry: int) -> ElfDomParms | None:
         """Notes whose entry is ours: those of the loaded image if it carries them, else the loader's copy of the file,
