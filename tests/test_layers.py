@@ -43,8 +43,9 @@ EVERYTHING_BELOW = {*MAY_IMPORT} - {"pvemu.mkimage", "pvemu.xlcfg"}
 MAY_IMPORT["pvemu.machine"] = EVERYTHING_BELOW
 MAY_IMPORT["pvemu.testing"] = EVERYTHING_BELOW | {"pvemu.machine", "pvemu.mkimage"}
 MAY_IMPORT["pvemu.xl"] = EVERYTHING_BELOW | {"pvemu.machine", "pvemu.testing", "pvemu.xlcfg"}
+MAY_IMPORT["pvemu.scenario"] = EVERYTHING_BELOW | {"pvemu.machine", "pvemu.mkimage", "pvemu.testing"}
 MAY_IMPORT["pvemu.cli"] = EVERYTHING_BELOW | {
-    "pvemu.machine", "pvemu.mkimage", "pvemu.testing", "pvemu.xl", "pvemu.xlcfg"
+    "pvemu.machine", "pvemu.mkimage", "pvemu.scenario", "pvemu.testing", "pvemu.xl", "pvemu.xlcfg"
 }  # fmt: skip
 
 ENGINE = "pvemu.cpu.unicorn"

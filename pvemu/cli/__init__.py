@@ -18,6 +18,7 @@ __all__ = ["main"]
 _VERBS = {
     "boot": "boot a kernel and watch its console",
     "image": "make guest images from recipes",
+    "test": "run scenarios: guests with what is typed and what must come of it",
     "xl": "xl's commands, for tools that call xl",
 }
 _BAD_INPUT, _OUR_ERROR, _INTERRUPTED = 2, 4, 130

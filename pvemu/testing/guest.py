@@ -15,17 +15,21 @@ import re
 import shlex
 from dataclasses import dataclass
 from os import fspath
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from hypercalls.public import sched
 from pvemu.config import DEFAULT_MEMORY_MIB, DomainConfig
 from pvemu.debug.crash_report import recent_hypercalls
 from pvemu.debug.origins import Origins
-from pvemu.debug.screen import render
+from pvemu.debug.screen import render, render_svg
 from pvemu.devices.xenstore.dump import xenstore_ls
 from pvemu.disk.spec import parse_disk_specs
+from pvemu.filesystems.disk_map import DiskMap, device_name
 from pvemu.hypervisor.domain import SHUTDOWN_NAMES
 from pvemu.machine import Machine
+from pvemu.observers import subscribe
+from pvemu.testing.asciicast import asciicast
 from pvemu.testing.failures import (
     ExpectTimeoutError,
     GuestCrashError,
@@ -78,6 +82,7 @@ class Guest:
         self.config = config
         self.machine = machine = Machine.create(config)
         self.console = bytearray()  #: every byte that the guest has written
+        self.timeline: list[tuple[float, bytes]] = []  #: the same by pieces, with the guest second of each
         self.sent: list[str] = []  #: what was typed so far
         self._disk_specs: tuple[str, ...] = ()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -85,7 +90,7 @@ class Guest:
         self._text = ""
         self._position = 0
         self._ended: Outcome | None = None
-        self._on_output: Callable[[int], None] = lambda fresh: None
+        self._text_observers: list[Callable[[int], None]] = []
         self._is_closed = False
         self._wanted_stages = 0
         machine.on_console_output = self._take_output
@@ -145,11 +150,11 @@ class Guest:
                     if found is not None:
                         self.machine.stop("found")
 
-            self._on_output = look
+            stop_looking = self.observe_text(look)
             try:
                 self._run(timeout, lambda: found is not None, f"no match for {_shown(patterns)}")
             finally:
-                self._on_output = lambda fresh: None
+                stop_looking()
         assert found is not None
         self._position = max(found.match.end(), self._position)
         if found.index >= len(patterns):
@@ -201,6 +206,14 @@ class Guest:
         lines = render(bytes(self.console))
         return lines + [""] * (_LINES - len(lines))
 
+    def screen_svg(self) -> str:
+        """The screen as a picture, with its colours."""
+        return render_svg(bytes(self.console))
+
+    def asciicast(self) -> str:
+        """A recording of the console (asciicast v2) in guest time, with a marker for each stage."""
+        return asciicast(self.timeline, self.stages, f"pvemu boot {Path(self.config.kernel).name}")
+
     @property
     def menu(self) -> Menu | None:
         """The menu on the screen; None when there is none."""
@@ -210,6 +223,12 @@ class Guest:
     def stages(self) -> list[Stage]:
         """The kernels that ran, the first of them what the domain was built from."""
         return self.machine.stages.stages
+
+    @property
+    def shutdown(self) -> str | None:
+        """Why it shut down: ``poweroff``, ``reboot``, ``crash``, ...; None while it has not."""
+        reason = self.machine.domain.shutdown_reason
+        return SHUTDOWN_NAMES.get(reason, str(reason)) if reason is not None else None
 
     @property
     def xenstore(self) -> str:
@@ -248,16 +267,52 @@ class Guest:
             words += ["--send", text.encode("unicode_escape").decode()]
         return shlex.join([*words, "--timeout", f"{self.seconds + _REPRO_SECONDS:.0f}"])
 
+    def read_file(self, place: str) -> bytes | None:
+        """What a file on a disk holds as the disk stands now: ``xvda1:/boot/grubenv``. None where there is none."""
+        device, _, path = place.partition(":")
+        for vdev, disk in self.machine.disks.items():
+            if device.startswith(vdev):
+                found = DiskMap(disk)
+                for volume in found.volumes:
+                    if device_name(vdev, volume.partition) == device:
+                        return found.read_file(volume.partition, path)
+        return None
+
+    # -- for those who decide themselves when to stop ------------------------------------------------------------------
+    def observe_text(self, observer: Callable[[int], None]) -> Callable[[], None]:
+        """Have ``observer`` told how many characters were added to ``text``; the result takes it off again."""
+        return subscribe(self._text_observers, observer)
+
+    def advance(self, until: float) -> Outcome | None:
+        """Run until ``machine.stop`` is called or it is ``until`` guest seconds since the start. Why it ended for good;
+        None where it can go on.
+        """
+        machine = self.machine
+        if self._ended is None:
+            limit = machine.clock.start + round(until * _NS_PER_S)
+            deadline = machine.clock.observe_at(limit, lambda: machine.stop("deadline"))
+            watchdog = Watchdog(machine, HANG_SECONDS)
+            try:
+                outcome = machine.run()
+            finally:
+                watchdog.stop()
+                deadline.cancel()
+            if outcome.kind not in ("found", "deadline"):
+                self._ended = outcome
+        return self._ended
+
     # -- running -----------------------------------------------------------------------------------------------------
     def _take_output(self, data: bytes) -> None:
         self.console += data
+        self.timeline.append((self.seconds, data))
         raw = self._unread + self._decoder.decode(data)
         rest = _OPEN_ESCAPE.search(raw)  # an escape sequence may come in two pieces, as a character may
         whole, self._unread = (raw[: rest.start()], raw[rest.start() :]) if rest is not None else (raw, "")
         fresh = _ESCAPE.sub("", whole)
         if fresh:
             self._text += fresh
-            self._on_output(len(fresh))
+            for observer in tuple(self._text_observers):
+                observer(len(fresh))
 
     def _new_stage(self, stage: Stage) -> None:
         if len(self.stages) == self._wanted_stages:
@@ -293,23 +348,11 @@ class Guest:
 
     def _run(self, timeout: float, condition: Callable[[], bool], unmet: str) -> None:
         """Run until ``condition`` holds when the machine stops; raises what kept it from holding."""
-        machine = self.machine
         if condition():
             return
         if self._is_closed:
             raise ValueError("this guest is closed: wait for things before close()")
-        if self._ended is None:
-            deadline = machine.clock.call_at(
-                machine.clock.now() + round(timeout * _NS_PER_S), lambda: machine.stop("deadline")
-            )
-            watchdog = Watchdog(machine, HANG_SECONDS)
-            try:
-                outcome = machine.run()
-            finally:
-                watchdog.stop()
-                deadline.cancel()
-            if outcome.kind not in ("found", "deadline"):
-                self._ended = outcome
+        self.advance(self.seconds + timeout)
         if condition():
             return
         raise self._failure(timeout, unmet)
