@@ -50,6 +50,9 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help=f"memory in MiB (default {DEFAULT_MEMORY_MIB})",
     )  # fmt: skip
     parser.add_argument(
+        "--vcpus", metavar="N", default="1", help="vcpus of the domain, of which one runs (default 1)"
+    )
+    parser.add_argument(
         "--disk", metavar="[VDEV=]PATH[,ro|rw]", action="append", default=[], help="a disk image; repeatable"
     )
     parser.add_argument(
@@ -74,7 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
     timeout = _seconds(arguments.timeout, None if is_interactive else DEFAULT_TIMEOUT)
     config = DomainConfig(
         kernel=arguments.kernel, ramdisk=arguments.ramdisk, cmdline=arguments.cmdline,
-        memory_mib=_memory(arguments.memory), disks=parse_disk_specs(arguments.disk), write=arguments.write,
+        memory_mib=_memory(arguments.memory), vcpus=_vcpus(arguments.vcpus),
+        disks=parse_disk_specs(arguments.disk), write=arguments.write,
         name=Path(arguments.kernel).name or "guest",
     )  # fmt: skip
     machine = Machine.create(config)
@@ -161,6 +165,13 @@ def _pattern(text: str | None) -> re.Pattern[bytes] | None:
         ) from None
 
 
+def _vcpus(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"--vcpus {text!r}: not a whole number; give one such as 1") from None
+
+
 def _memory(text: str) -> int:
     try:
         value = float(text)
@@ -235,6 +246,7 @@ def _print_verdict(verdict: Verdict) -> None:
         lines.append(
             f"pvemu: stage {number}: {what}, entry {stage.entry:#x}, at {stage.start_ns / 1e9:.3f} s{cmdline}{ramdisk}"
         )
+    lines += [f"(XEN) {line}" for line in verdict.xen_log]
     for name, count in sorted(verdict.unknown_hypercalls.items()):
         lines.append(f"pvemu: {name} is not there: answered -ENOSYS, called {count} times")
     lines.append(

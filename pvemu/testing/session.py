@@ -113,7 +113,7 @@ class Session:
             verdict=verdict, reason=reason, shutdown=shutdown, stages=machine.stages.stages,
             guest_seconds=(machine.clock.now() - machine.clock.start) / _NS_PER_S, wall_seconds=wall_seconds,
             hypercalls=machine.hypercalls.counts, disks=machine.disk_statistics(),
-            unknown_hypercalls=machine.hypercalls.unknown,
+            unknown_hypercalls=machine.hypercalls.unknown, xen_log=machine.xen_log,
         )  # fmt: skip
         if verdict == "crash":
             report.crash_report = crash_report(machine, bytes(self.console))

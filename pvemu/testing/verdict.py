@@ -16,7 +16,9 @@ EXIT_CODES = {"success": 0, "error": 4, "failure": 5, "crash": 6}
 
 @dataclass(slots=True)
 class Verdict:
-    """``verdict`` is a key of EXIT_CODES, ``reason`` one sentence; times in seconds; ``disks`` by vdev."""
+    """``verdict`` is a key of EXIT_CODES, ``reason`` one sentence; times in seconds; ``disks`` by vdev;
+    ``xen_log`` is what Xen's own console would have shown.
+    """
 
     verdict: str
     reason: str
@@ -28,6 +30,7 @@ class Verdict:
     disks: dict[str, dict[str, int]]
     unknown_hypercalls: dict[str, int] = field(default_factory=dict)
     crash_report: list[str] = field(default_factory=list)
+    xen_log: list[str] = field(default_factory=list)
 
     @property
     def exit_code(self) -> int:
@@ -45,6 +48,7 @@ class Verdict:
             "wall_seconds": self.wall_seconds,
             "hypercalls": dict(sorted(self.hypercalls.items())),
             "disks": self.disks,
+            "xen_log": self.xen_log,
         }
 
 

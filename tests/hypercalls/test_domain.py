@@ -1,15 +1,14 @@
-"""Hypercalls of the domain as a whole: sched_op, xen_version, vm_assist, console_io, physdev_op."""
+"""Hypercalls of the domain as a whole: sched_op, xen_version, vm_assist, physdev_op."""
 
 from __future__ import annotations
 
 import pytest
 
 from hypercalls.abi import ABI32, Abi
-from hypercalls.errors import XenError
 from hypercalls.public import physdev as pd
 from hypercalls.public import sched, xen
 from hypercalls.public import version as xv
-from hypercalls.public.errno import E2BIG, EFAULT, EINVAL, ENODEV, ENOSPC, ENOSYS, EPERM, ESRCH
+from hypercalls.public.errno import EFAULT, EINVAL, ENOSYS, EPERM, ESRCH
 from tests.hypercalls.fake_context import BASE, BOTH, HANDLE, OWN_DOMID, FakeContext
 
 WIDTHS = pytest.mark.parametrize("abi", BOTH, ids=["64", "32"])
@@ -109,52 +108,6 @@ def test_vm_assist(abi: Abi) -> None:
     assert context.hypercall("vm_assist", 2, 0) == -ENOSYS
     for type_ in (6, 33, 64, 1 << 31):
         assert context.hypercall("vm_assist", 0, type_) == -EINVAL
-
-
-@WIDTHS
-def test_console_io(abi: Abi) -> None:
-    context = FakeContext(abi, read=b"key")
-    context.put(b"hello")
-    assert context.hypercall("console_io", xen.CONSOLEIO_write, 5, BASE) == 0
-    assert context.hypercall("console_io", xen.CONSOLEIO_read, 9, BASE) == 3
-    assert context.calls == [("write", b"hello"), ("read", 9)]
-    assert context.guest.copy_from_guest(BASE, 5) == b"keylo"
-    assert context.hypercall("console_io", xen.CONSOLEIO_write, (1 << 32) - 1, 8) == -EFAULT
-    assert context.hypercall("console_io", xen.CONSOLEIO_read, 1 << 31, BASE) == -E2BIG
-    assert context.hypercall("console_io", xen.CONSOLEIO_read, 9, 0) == -EFAULT
-    assert context.hypercall("console_io", 2, 0, 0) == -ENOSYS
-    assert FakeContext(abi, write=XenError(EPERM)).hypercall("console_io", 0, 1, BASE) == -EPERM
-
-
-PHYSDEV_OPS: list[tuple[int, object, object]] = [
-    (pd.PHYSDEVOP_eoi, pd.physdev_eoi(irq=9), ("eoi", 9)),
-    (pd.PHYSDEVOP_set_iopl, pd.physdev_set_iopl(iopl=3), ("set_iopl", 3)),
-    (pd.PHYSDEVOP_set_iopl, pd.physdev_set_iopl(iopl=4), -EINVAL),
-    (pd.PHYSDEVOP_set_iobitmap, pd.physdev_set_iobitmap(bitmap=BASE, nr_ports=65536), ("set_iobitmap", BASE, 65536)),
-    (pd.PHYSDEVOP_set_iobitmap, pd.physdev_set_iobitmap(bitmap=BASE, nr_ports=65537), -EINVAL),
-    (pd.PHYSDEVOP_pirq_eoi_gmfn_v1, pd.physdev_pirq_eoi_gmfn(gmfn=7), ("set_pirq_eoi_map", 7)),
-    (pd.PHYSDEVOP_pirq_eoi_gmfn_v2, pd.physdev_pirq_eoi_gmfn(gmfn=7), ("set_pirq_eoi_map", 7)),
-    (pd.PHYSDEVOP_IRQ_UNMASK_NOTIFY, None, 0),
-    (pd.PHYSDEVOP_irq_status_query, pd.physdev_irq_status_query(irq=99), -EINVAL),
-    (pd.PHYSDEVOP_irq_status_query, pd.physdev_irq_status_query(irq=9), 0),
-    (pd.PHYSDEVOP_apic_read, pd.physdev_apic(), -EPERM),
-    (pd.PHYSDEVOP_apic_write, pd.physdev_apic(), -EPERM),
-    (pd.PHYSDEVOP_apic_write, None, -EFAULT),
-    (pd.PHYSDEVOP_alloc_irq_vector, pd.physdev_irq(), -EPERM),
-    (pd.PHYSDEVOP_map_pirq, pd.physdev_map_pirq(domid=xen.DOMID_SELF), -EPERM),
-    (pd.PHYSDEVOP_map_pirq, pd.physdev_map_pirq(domid=99), -ESRCH),
-    (pd.PHYSDEVOP_map_pirq, pd.physdev_map_pirq(type=pd.MAP_PIRQ_TYPE_MULTI_MSI, table_base=1), -EINVAL),
-    (pd.PHYSDEVOP_unmap_pirq, pd.physdev_unmap_pirq(domid=xen.DOMID_SELF), -EPERM),
-    (pd.PHYSDEVOP_setup_gsi, pd.physdev_setup_gsi(gsi=3), -EPERM),
-    (pd.PHYSDEVOP_setup_gsi, pd.physdev_setup_gsi(gsi=-1), -EINVAL),
-    (pd.PHYSDEVOP_manage_pci_add, pd.physdev_manage_pci(), -EPERM),
-    (pd.PHYSDEVOP_restore_msi, pd.physdev_restore_msi(), -ENODEV),
-    (pd.PHYSDEVOP_get_free_pirq, pd.physdev_get_free_pirq(), -ENOSPC),
-    (pd.PHYSDEVOP_pci_mmcfg_reserved, None, -EPERM),
-    (pd.PHYSDEVOP_dbgp_op, None, -EPERM),
-    (pd.PHYSDEVOP_free_irq_vector, None, -ENOSYS),
-    (99, None, -ENOSYS),
-]
 
 
 @WIDTHS
