@@ -68,7 +68,7 @@ def do_paging_domctl_cont(ctx: Context, arg: int) -> int:
 
 
 def do_console_io(_ctx: Context, _cmd: int, _count: int, _buffer: int) -> int:
-    """xen/drivers/char/console.c: Xen's own console is for the domain that has it; only a debug build lets others write."""
+    """xen/drivers/char/console.c: Xen's own console is dom0's; only a debug build lets others write to it."""
     return -EPERM
 
 

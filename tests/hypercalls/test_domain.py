@@ -8,7 +8,7 @@ from hypercalls.abi import ABI32, Abi
 from hypercalls.public import physdev as pd
 from hypercalls.public import sched, xen
 from hypercalls.public import version as xv
-from hypercalls.public.errno import EFAULT, EINVAL, ENOSYS, EPERM, ESRCH
+from hypercalls.public.errno import EFAULT, EINVAL, ENODEV, ENOSPC, ENOSYS, EPERM, ESRCH
 from tests.hypercalls.fake_context import BASE, BOTH, HANDLE, OWN_DOMID, FakeContext
 
 WIDTHS = pytest.mark.parametrize("abi", BOTH, ids=["64", "32"])
@@ -108,6 +108,37 @@ def test_vm_assist(abi: Abi) -> None:
     assert context.hypercall("vm_assist", 2, 0) == -ENOSYS
     for type_ in (6, 33, 64, 1 << 31):
         assert context.hypercall("vm_assist", 0, type_) == -EINVAL
+
+
+PHYSDEV_OPS: list[tuple[int, object, object]] = [
+    (pd.PHYSDEVOP_eoi, pd.physdev_eoi(irq=9), ("eoi", 9)),
+    (pd.PHYSDEVOP_set_iopl, pd.physdev_set_iopl(iopl=3), ("set_iopl", 3)),
+    (pd.PHYSDEVOP_set_iopl, pd.physdev_set_iopl(iopl=4), -EINVAL),
+    (pd.PHYSDEVOP_set_iobitmap, pd.physdev_set_iobitmap(bitmap=BASE, nr_ports=65536), ("set_iobitmap", BASE, 65536)),
+    (pd.PHYSDEVOP_set_iobitmap, pd.physdev_set_iobitmap(bitmap=BASE, nr_ports=65537), -EINVAL),
+    (pd.PHYSDEVOP_pirq_eoi_gmfn_v1, pd.physdev_pirq_eoi_gmfn(gmfn=7), ("set_pirq_eoi_map", 7)),
+    (pd.PHYSDEVOP_pirq_eoi_gmfn_v2, pd.physdev_pirq_eoi_gmfn(gmfn=7), ("set_pirq_eoi_map", 7)),
+    (pd.PHYSDEVOP_IRQ_UNMASK_NOTIFY, None, 0),
+    (pd.PHYSDEVOP_irq_status_query, pd.physdev_irq_status_query(irq=99), -EINVAL),
+    (pd.PHYSDEVOP_irq_status_query, pd.physdev_irq_status_query(irq=9), 0),
+    (pd.PHYSDEVOP_apic_read, pd.physdev_apic(), -EPERM),
+    (pd.PHYSDEVOP_apic_write, pd.physdev_apic(), -EPERM),
+    (pd.PHYSDEVOP_apic_write, None, -EFAULT),
+    (pd.PHYSDEVOP_alloc_irq_vector, pd.physdev_irq(), -EPERM),
+    (pd.PHYSDEVOP_map_pirq, pd.physdev_map_pirq(domid=xen.DOMID_SELF), -EPERM),
+    (pd.PHYSDEVOP_map_pirq, pd.physdev_map_pirq(domid=99), -ESRCH),
+    (pd.PHYSDEVOP_map_pirq, pd.physdev_map_pirq(type=pd.MAP_PIRQ_TYPE_MULTI_MSI, table_base=1), -EINVAL),
+    (pd.PHYSDEVOP_unmap_pirq, pd.physdev_unmap_pirq(domid=xen.DOMID_SELF), -EPERM),
+    (pd.PHYSDEVOP_setup_gsi, pd.physdev_setup_gsi(gsi=3), -EPERM),
+    (pd.PHYSDEVOP_setup_gsi, pd.physdev_setup_gsi(gsi=-1), -EINVAL),
+    (pd.PHYSDEVOP_manage_pci_add, pd.physdev_manage_pci(), -EPERM),
+    (pd.PHYSDEVOP_restore_msi, pd.physdev_restore_msi(), -ENODEV),
+    (pd.PHYSDEVOP_get_free_pirq, pd.physdev_get_free_pirq(), -ENOSPC),
+    (pd.PHYSDEVOP_pci_mmcfg_reserved, None, -EPERM),
+    (pd.PHYSDEVOP_dbgp_op, None, -EPERM),
+    (pd.PHYSDEVOP_free_irq_vector, None, -ENOSYS),
+    (99, None, -ENOSYS),
+]
 
 
 @WIDTHS
