@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from hypercalls.context import Context
 
 __all__ = [
-    "do_console_io", "do_dm_op", "do_domctl", "do_hvm_op", "do_hypfs_op", "do_kexec_op", "do_mca", "do_paging_domctl_cont",
-    "do_platform_op", "do_sysctl", "do_xenoprof_op", "do_xenpmu_op", "do_xsm_op",
+    "do_console_io", "do_dm_op", "do_domctl", "do_hvm_op", "do_hypfs_op", "do_kexec_op", "do_mca",
+    "do_paging_domctl_cont", "do_platform_op", "do_sysctl", "do_xenoprof_op", "do_xenpmu_op", "do_xsm_op",
 ]  # fmt: skip
 
 XENPF_INTERFACE_VERSION: Final = 0x03000001
