@@ -334,6 +334,16 @@ class Machine:
             "hang", f"the guest hangs: it repeats {len(loop)} instruction{'s'[: len(loop) > 1]} at {where} for ever"
         )
 
+    def resume(self) -> None:
+        """What the toolstack does after a checkpoint (xl save -c): a guest that suspended itself goes on where it was,
+        and hears (1 instead of 0) that it was not moved. ValueError for one that did not suspend.
+        """
+        if self.domain.shutdown_reason != sched_abi.SHUTDOWN_suspend:
+            raise ValueError("the guest is not suspended")
+        self.domain.resume()
+        self.engine.write("rax", 1)
+        self.dom0.resume()
+
     def stop(self, kind: str, detail: str = "") -> None:
         """End the run from a callback; the domain lives on."""
         if self.outcome is None:
