@@ -19,8 +19,8 @@ __all__ = ["TwoLevelPorts"]
 
 
 class TwoLevelPorts:
-    """As :class:`pvemu.hypervisor.event_channel.evtchn.PortOps`; ``mark_events_pending`` is told which vcpu has an upcall
-    to take.
+    """As :class:`pvemu.hypervisor.event_channel.evtchn.PortOps`; ``mark_events_pending`` is told which vcpu has an
+    upcall to take.
     """
 
     def __init__(
