@@ -110,7 +110,10 @@ def check_hand_off(ran: Ran, stages: list[str], ramdisk: Path) -> None:
     last = ran.report["stages"][-1]
     content = ramdisk.read_bytes()
     assert last["cmdline"] == CMDLINE
-    assert last["ramdisk"] == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    assert last["ramdisk"] == {
+        "size": len(content), "sha256": hashlib.sha256(content).hexdigest(), "file": "xvda1:/boot/tiny.cpio.gz",
+    }  # fmt: skip
+    assert last["file"] == "xvda1:/boot/vmlinuz"
     assert "Booting kernel on Xen" in ran.console
     assert f"cmdline: {CMDLINE}" in ran.console
 
