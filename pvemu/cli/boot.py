@@ -248,6 +248,7 @@ def _print_verdict(verdict: Verdict) -> None:
         lines.append(
             f"pvemu: stage {number}: {what}, entry {stage.entry:#x}, at {stage.start_ns / 1e9:.3f} s{cmdline}{ramdisk}"
         )
+    lines += [f"(XEN) {line}" for line in verdict.xen_log]
     for name, count in sorted(verdict.unknown_hypercalls.items()):
         lines.append(f"pvemu: {name} is not there: answered -ENOSYS, called {count} times")
     lines.append(

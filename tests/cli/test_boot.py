@@ -25,6 +25,7 @@ POLLS_THE_CLOCK = "1: rdtsc\njmp 1b"
 KEYS: dict[str, type | tuple[type, ...]] = {
     "verdict": str, "reason": str, "shutdown": (str, type(None)), "stages": list, "guest_seconds": float,
     "wall_seconds": float, "hypercalls": dict, "disks": dict, "domains": list, "refusal": (dict, type(None)),
+    "xen_log": list,
 }  # fmt: skip
 STAGE_KEYS: dict[str, type | tuple[type, ...]] = {
     "guest_os": (str, type(None)), "loader": (str, type(None)), "guest_version": (str, type(None)), "entry": str,
