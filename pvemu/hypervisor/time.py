@@ -136,8 +136,8 @@ class VirtualClock:
         return handle
 
     def observe_at(self, due: int, callback: Callable[[], None]) -> TimerHandle:
-        """Run ``callback`` once, soon after system time reached ``due`` ns. Unlike ``call_at``, that changes nothing for
-        the guest: it is for those who only look, and may look at other times in another run.
+        """Run ``callback`` once, soon after system time reached ``due`` ns. Unlike ``call_at``, that changes nothing
+        for the guest: it is for those who only look, and may look at other times in another run.
         """
         handle = TimerHandle(due, callback)
         self._sequence += 1

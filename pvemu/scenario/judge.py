@@ -16,6 +16,7 @@ from pvemu.hypervisor.domain import SHUTDOWN_NAMES
 from pvemu.scenario.model import PRESSED
 from pvemu.scenario.result import Difference
 from pvemu.testing.guest import BENIGN_ERRORS
+from pvemu.testing.menu import menu_rows
 
 if TYPE_CHECKING:
     from pvemu.debug.stages import Stage
@@ -30,6 +31,8 @@ DEFAULT_WITHIN = 60.0
 _ERROR = re.compile(r"error: [^\n]*(?=\n)")
 #: How far back a match may begin in output that was searched before, in characters.
 _WINDOW = 1 << 14
+#: How many entries GRUB's menu moves by for a page (GRUB_MENU_PAGE_SIZE).
+_PAGE = 10
 _CRASHES = (sched.SHUTDOWN_crash, sched.SHUTDOWN_watchdog)
 
 
@@ -205,11 +208,13 @@ class Judge:
             target = menu.entries.index(key.choose)
         else:
             target = key.choose or 0
-            if target >= len(menu.entries):
+            if target >= len(menu.entries) < menu_rows(self._guest.screen):
                 self._differs(place, f"a menu entry of number {target}", f"{len(menu.entries)} entries")
                 return None
         steps = target - menu.selected
-        return (PRESSED["down"] if steps > 0 else PRESSED["up"]) * abs(steps) + PRESSED["enter"]
+        page, line = ("page-down", "down") if steps > 0 else ("page-up", "up")
+        pages, lines = divmod(abs(steps), _PAGE)  # a menu is drawn anew for every key
+        return PRESSED[page] * pages + PRESSED[line] * lines + PRESSED["enter"]
 
     # -- the verdict -------------------------------------------------------------------------------------------------
     def check_files(self) -> None:
@@ -232,7 +237,7 @@ class Judge:
     @property
     def _has_goal(self) -> bool:
         expect = self._expect
-        return bool(expect.console or expect.stages or expect.menu or expect.shutdown or self._scenario.keys)
+        return bool(expect.console or expect.stages or expect.menu or expect.shutdown)
 
     def _end_if_done(self) -> None:
         if not self.is_over and self._has_goal and self._expect.shutdown is None and not self._unmet("", is_down=False):

@@ -197,20 +197,24 @@ class _Reader:
 
 def _type_at(kind: Any, steps: KeyPath) -> type[msgspec.Struct]:
     """The struct that a path leads to."""
-    info = msgspec.inspect.type_info(kind)
+    info = _bare(msgspec.inspect.type_info(kind))
     for step in steps:
-        if isinstance(info, msgspec.inspect.UnionType):
-            info = next(part for part in info.types if not isinstance(part, msgspec.inspect.NoneType))
         if isinstance(info, msgspec.inspect.ListType):
-            info = info.item_type
+            info = _bare(info.item_type)
         elif isinstance(info, msgspec.inspect.StructType):
-            info = next(field.type for field in info.fields if field.name == step)
-        while isinstance(info, msgspec.inspect.Metadata):
-            info = info.type
-    if isinstance(info, msgspec.inspect.UnionType):
-        info = next(part for part in info.types if isinstance(part, msgspec.inspect.StructType))
+            info = _bare(next(field.type for field in info.fields if field.name == step))
     assert isinstance(info, msgspec.inspect.StructType)
     return info.cls
+
+
+def _bare(info: msgspec.inspect.Type) -> msgspec.inspect.Type:
+    """A type without what is said of it, and without None."""
+    while isinstance(info, msgspec.inspect.Metadata | msgspec.inspect.UnionType):
+        if isinstance(info, msgspec.inspect.Metadata):
+            info = info.type
+        else:
+            info = next(part for part in info.types if not isinstance(part, msgspec.inspect.NoneType))
+    return info
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
