@@ -1,7 +1,7 @@
 """State of the engine's that its API does not name, and where it is: found at run time, never assumed.
 
-Three places: where uc_struct keeps the exact address of a refused access, where its flag is that leaves out a check
-after every memory access, and where a saved context holds a pending exception.
+Four places: where uc_struct keeps the exact address of a refused access, where its flag is that leaves out a check
+after every memory access, where it counts instructions, and where a saved context holds a pending exception.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pvemu.frames import PAGE_SIZE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ContextFields", "context_words", "find_context_fields", "find_fault_address", "find_no_exit_request"]
+__all__ = ["ContextFields", "context_words", "find_context_fields", "find_count_limit", "find_fault_address",
+           "find_no_exit_request"]  # fmt: skip
 
 #: uc_struct of include/uc_priv.h: target_page_size, target_page_align, qemu_host_page_size, qemu_real_host_page_size
 #: stand in a row; four flags follow 24 bytes behind them.
@@ -43,6 +44,23 @@ def find_no_exit_request(handle: int) -> Any:
     if anchor < 0 or flags != [0, 0, 0, 1]:  # hook_insert, first_tb, no_exit_request, init_done
         return None
     return (ctypes.c_ubyte * 1).from_address(handle + anchor + _UC_STRUCT_FLAGS_AT + 2)
+
+
+def find_count_limit() -> int:
+    """Where uc_struct keeps the number of instructions to run (``emu_count``); how many were begun (``emu_counter``)
+    stands in the 8 bytes before it.
+    """
+    uc = Uc(UC_ARCH_X86, UC_MODE_64)
+    code, count = 0x1000, 0x5A5A_8765_4321
+    uc.mem_map(code, PAGE_SIZE)
+    uc.mem_write(code, b"\x90\x90")  # two times nop
+    uc.emu_start(code, code + 2, 0, count)
+    handle = int(uc._uch.value or 0)  # noqa: SLF001 - as below
+    head = bytes((ctypes.c_ubyte * _UC_STRUCT_HEAD).from_address(handle))
+    wanted = struct.pack("<QQ", 2, count)
+    if head.count(wanted) != 1:
+        raise EngineError("this Unicorn counts instructions elsewhere: use 2.1.4")
+    return head.find(wanted) + 8
 
 
 def find_fault_address() -> int:

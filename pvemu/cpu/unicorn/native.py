@@ -16,7 +16,8 @@ from pvemu.frames import PAGE_SIZE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FILL", "IN", "INSN", "INTR", "INVALID", "MAX_BATCH", "OUT", "REGISTERS", "U64", "EngineError", "Native"]
+__all__ = ["CODE", "FILL", "IN", "INSN", "INTR", "INVALID", "MAX_BATCH", "MEMORY", "OUT", "REGISTERS", "U64",
+           "EngineError", "Native"]  # fmt: skip
 
 U64 = ctypes.c_uint64
 _VOID = ctypes.c_void_p
@@ -27,6 +28,8 @@ IN = ctypes.CFUNCTYPE(ctypes.c_uint32, _VOID, ctypes.c_uint32, ctypes.c_int, _VO
 OUT = ctypes.CFUNCTYPE(None, _VOID, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint32, _VOID)
 INTR = ctypes.CFUNCTYPE(None, _VOID, ctypes.c_uint32, _VOID)
 INVALID = ctypes.CFUNCTYPE(ctypes.c_bool, _VOID, _VOID)
+CODE = ctypes.CFUNCTYPE(None, _VOID, U64, ctypes.c_uint32, _VOID)
+MEMORY = ctypes.CFUNCTYPE(None, _VOID, ctypes.c_int, U64, ctypes.c_int, ctypes.c_int64, _VOID)
 _MMIO_READ = ctypes.CFUNCTYPE(U64, _VOID, U64, ctypes.c_uint, _VOID)
 _MMIO_WRITE = ctypes.CFUNCTYPE(None, _VOID, U64, ctypes.c_uint, U64, _VOID)
 _REG_WRITE = ctypes.CFUNCTYPE(ctypes.c_int, _VOID, ctypes.c_int, _VOID)
@@ -79,7 +82,8 @@ class Native:
 
     def keep(self, thing: Any) -> Any:
         """Hold what C code has a pointer to, as long as the CPU lives."""
-        self._keep.append(thing)
+        if not any(thing is kept for kept in self._keep):
+            self._keep.append(thing)
         return thing
 
     def flush_tlb(self) -> None:
@@ -103,15 +107,20 @@ class Native:
         if self._cpu:
             self._flush_one = flush
 
-    def hook(self, kind: int, callback: Any, *args: Any) -> None:
-        """uc_hook_add for every address."""
+    def hook(self, kind: int, callback: Any, *args: Any, begin: int = 1, end: int = 0) -> int:
+        """uc_hook_add for the addresses ``begin`` to ``end`` (all, when that is none); what ``unhook`` takes."""
         self.keep(callback)
         hook = ctypes.c_size_t()
         status = uclib.uc_hook_add(
-            self._uch, ctypes.byref(hook), kind, ctypes.cast(callback, _VOID), None, U64(1), U64(0), *args
+            self._uch, ctypes.byref(hook), kind, ctypes.cast(callback, _VOID), None, U64(begin), U64(end), *args
         )
         if status != 0:
             raise EngineError(f"hook {kind} refused: {status}")
+        return int(hook.value)
+
+    def unhook(self, hook: int) -> None:
+        """uc_hook_del."""
+        uclib.uc_hook_del(self._uch, ctypes.c_size_t(hook))
 
     def map_io(self, maddr: int, read: Callable[..., int], write: Callable[..., None]) -> None:
         """uc_mmio_map of one page at ``maddr``: ``read(uc, offset, size, data)``, ``write(uc, offset, size, value,
