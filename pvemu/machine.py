@@ -29,6 +29,7 @@ from pvemu.hypervisor.compat.page_types import m2p_entries
 from pvemu.hypervisor.console_io import ConsoleIo
 from pvemu.hypervisor.descriptor_tables import GDT_VADDR
 from pvemu.hypervisor.domain import Domain, DomainCrashError
+from pvemu.hypervisor.domain_page import DomainPages
 from pvemu.hypervisor.emul_priv_op import PrivilegedOps
 from pvemu.hypervisor.event_channel import EventChannels
 from pvemu.hypervisor.exception_entry import ExceptionEntry
@@ -46,6 +47,7 @@ from pvemu.hypervisor.shared_info import SharedInfo
 from pvemu.hypervisor.time import SYSTEM_TIME_AT_START, VirtualClock
 from pvemu.hypervisor.width import PV32, PV64
 from pvemu.memory.machine_memory import MachineMemory
+from pvemu.observers import subscribe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,6 +91,7 @@ class Machine:
         self._pending: Exit | None = None  # an exception that is held
         #: Asked about each exception before Xen looks at it: True holds it, and the run pauses until the next ``run``.
         self.holds_exception: Callable[[Exit], bool] = lambda leaving: False
+        self._console_observers: list[Callable[[bytes], None]] = []
         self.on_console_output: Callable[[bytes], None] = lambda data: None
         self.on_console_poll: Callable[[], None] = lambda: None
         self.clock = VirtualClock(SYSTEM_TIME_AT_START)
@@ -158,7 +161,7 @@ class Machine:
         self.reservation.guest_max_pfn = lambda: self.shared_info.max_pfn
         self.mm = width.mm(self.ram, self.frames, self.types, self.m2p, self.walker, self.reservation)
         self.grants = GrantTable(
-            self.config.domid, self.ram, self.types, self.mm, self.reservation, memory.alloc_shared
+            self.config.domid, self.ram, self.frames, self.types, self.mm, self.reservation, memory.alloc_shared
         )
         self.descriptor_tables = width.descriptor_tables(
             self.ram, self.frames, self.types, self.mm, memory.alloc_xen(), self.walker.flush
@@ -170,7 +173,9 @@ class Machine:
         domid, width, engine = self.config.domid, self.width, self.engine
         self.shared_info = SharedInfo(self.abi, self.ram.frame(self.shared_info_mfn))
         infos = [self.shared_info.vcpu_info(0)]
-        self.event_channels = EventChannels(domid, self.shared_info, infos)
+        self.event_channels = EventChannels(
+            domid, self.shared_info, infos, DomainPages(self.ram, self.types), self.xen_log.append
+        )
         self.domain = Domain(domid, self.clock, engine.stop)
         if self.image.pae_extended_cr3:
             self.domain.assists.add(xen.VMASST_TYPE_pae_extended_cr3)
@@ -344,6 +349,10 @@ class Machine:
             self.outcome = Outcome(kind, detail)
         self.engine.stop()
 
+    def observe_console(self, observer: Callable[[bytes], None]) -> Callable[[], None]:
+        """Tell ``observer`` of what the guest writes to its console; returns how to stop that."""
+        return subscribe(self._console_observers, observer)
+
     @property
     def is_stopping(self) -> bool:
         """Whether the run is about to end."""
@@ -378,6 +387,8 @@ class Machine:
     def _console_output(self, data: bytes) -> None:
         self.clock.progress()
         self.clock.charge(len(data) * 100)
+        for observer in tuple(self._console_observers):
+            observer(data)
         self.on_console_output(data)
 
     def _console_polled(self) -> None:

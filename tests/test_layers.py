@@ -27,12 +27,15 @@ MAY_IMPORT = {
     "pvemu.observers": {"pvemu"},
     "pvemu.disk": CONFIG,
     "pvemu.config": GROUND | {"pvemu.disk"},
+    "pvemu.filesystems": {"pvemu"},
     "pvemu.memory": GROUND,
     "pvemu.cpu": GROUND | {"pvemu.memory"},
     "pvemu.hypervisor": MACHINERY | CONFIG,
     "pvemu.builder": MACHINERY | CONFIG | {"pvemu.disk"},
     "pvemu.devices": MACHINERY | CONFIG | {"pvemu.disk", "pvemu.hypervisor"},
-    "pvemu.debug": MACHINERY | CONFIG | {"pvemu.disk", "pvemu.hypervisor", "pvemu.builder", "pvemu.devices"},
+    "pvemu.debug": MACHINERY
+    | CONFIG
+    | {"pvemu.disk", "pvemu.filesystems", "pvemu.hypervisor", "pvemu.builder", "pvemu.devices"},
     "pvemu.mkimage": {"pvemu", "pvemu.errors"},
 }
 EVERYTHING_BELOW = {*MAY_IMPORT} - {"pvemu.mkimage"}

@@ -28,6 +28,7 @@ from pvemu.devices.blkback_request import (
 )
 from pvemu.devices.ring import BackRing, FrontendProtocolError
 from pvemu.devices.xenstore.wire import XsError
+from pvemu.observers import subscribe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -229,13 +230,7 @@ class Blkback:
 
     def observe(self, observer: Callable[[CompletedRequest], None]) -> Callable[[], None]:
         """Tell ``observer`` of every request; returns how to stop that."""
-        self._observers.append(observer)
-
-        def undo() -> None:
-            if observer in self._observers:
-                self._observers.remove(observer)
-
-        return undo
+        return subscribe(self._observers, observer)
 
     def connect(self) -> None:
         """Read what the front end offers, map its ring and publish the disk (connect_ring, then connect)."""

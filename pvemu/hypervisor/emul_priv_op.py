@@ -15,8 +15,11 @@ from hypercalls.public import xen
 from pvemu.cpu.registers import GENERAL_64
 from pvemu.frames import PAGE_SHIFT
 from pvemu.hypervisor.traps import GuestException
+from pvemu.observers import subscribe
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pvemu.hypervisor.domain import Domain
     from pvemu.hypervisor.guest_access import GuestMemory
     from pvemu.hypervisor.mm import Mm
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from pvemu.hypervisor.time import VirtualClock
     from pvemu.hypervisor.vcpu import Vcpu
 
-__all__ = ["MODRM_ORDER", "Instruction", "PrivilegedOps", "read_instruction"]
+__all__ = ["MODRM_ORDER", "Instruction", "PortAccess", "PrivilegedOps", "read_instruction"]
 
 #: General registers by their number in instructions.
 MODRM_ORDER = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *GENERAL_64[8:])
@@ -52,6 +55,16 @@ class Instruction(NamedTuple):
     length: int
     rex: int
     is_locked: bool
+
+
+class PortAccess(NamedTuple):
+    """One IN or OUT of ``size`` bytes; ``value`` is None where an IN was refused."""
+
+    port: int
+    size: int
+    value: int | None
+    is_write: bool
+    is_allowed: bool
 
 
 def read_instruction(guest: GuestMemory, rip: int, has_rex: bool = True) -> Instruction | None:
@@ -102,6 +115,16 @@ class PrivilegedOps:
         self.cr4 = _CR4_VISIBLE
         self._pci_config_address = 0
         self._rtc_index = 0
+        self._observers: list[Callable[[int, Instruction], None]] = []
+        self._port_observers: list[Callable[[PortAccess], None]] = []
+
+    def observe(self, observer: Callable[[int, Instruction], None]) -> Callable[[], None]:
+        """Tell ``observer(rip, instruction)`` of every instruction that was emulated; returns how to stop that."""
+        return subscribe(self._observers, observer)
+
+    def observe_ports(self, observer: Callable[[PortAccess], None]) -> Callable[[], None]:
+        """Tell ``observer`` of every IN and OUT, allowed or not; returns how to stop that."""
+        return subscribe(self._port_observers, observer)
 
     def emulate(self) -> bool:
         """pv_emulate_privileged_op for the instruction at rip. False: the #GP is the guest's."""
@@ -120,6 +143,8 @@ class PrivilegedOps:
         if not length:
             return False
         self._regs.write("rip", rip + length)
+        for observer in tuple(self._observers):
+            observer(rip, instruction)
         return True
 
     # -- 0f xx: only kernel mode may ---------------------------------------------------------------------------------
@@ -223,13 +248,18 @@ class PrivilegedOps:
 
     def port_read(self, port: int, size: int) -> int | None:
         """read_io for IN and INS of ``size`` bytes: the value, None for #GP."""
-        return self._guest_io_read(port, size) if self._guest_io_okay(port, size) else None
+        value = self._guest_io_read(port, size) if self._guest_io_okay(port, size) else None
+        for observer in tuple(self._port_observers):
+            observer(PortAccess(port, size, value, is_write=False, is_allowed=value is not None))
+        return value
 
     def port_write(self, port: int, size: int, value: int) -> bool:
         """write_io for OUT and OUTS; False for #GP."""
         is_okay = self._guest_io_okay(port, size)
         if is_okay:
             self._guest_io_write(port, size, value)
+        for observer in tuple(self._port_observers):
+            observer(PortAccess(port, size, value, is_write=True, is_allowed=is_okay))
         return is_okay
 
     def _guest_io_okay(self, port: int, size: int) -> bool:

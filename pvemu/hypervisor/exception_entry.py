@@ -13,6 +13,7 @@ from hypercalls.public import xen
 from pvemu.cpu.exits import PF_INSTR, PF_PRESENT, PF_WRITE, Exit
 from pvemu.hypervisor.descriptor_tables import GDT_VADDR
 from pvemu.hypervisor.traps import GuestException
+from pvemu.observers import subscribe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,9 +54,16 @@ class ExceptionEntry:
         self._ro_page_fault = ro_page_fault
         self._ldt_base = ldt_base
         self._cpuid = cpuid
+        self._observers: list[Callable[[Exit], None]] = []
+
+    def observe(self, observer: Callable[[Exit], None]) -> Callable[[], None]:
+        """Tell ``observer`` of every exception and ``int n`` before Xen looks at it; returns how to stop that."""
+        return subscribe(self._observers, observer)
 
     def handle(self, leaving: Exit) -> None:
         """One exception, or ``int n``, with the registers as the CPU left them. DomainCrashError as in ``Traps``."""
+        for observer in tuple(self._observers):
+            observer(leaving)
         vector = leaving.vector
         try:
             if leaving.is_software and vector != _BP:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hypercalls.errors import XenError
 from hypercalls.public import arch_x86, xen
@@ -13,12 +13,15 @@ from hypercalls.public import callback as cb
 from pvemu.cpu.exits import PF_USER
 from pvemu.cpu.paging import access_ok
 from pvemu.hypervisor.domain import Domain, DomainCrashError
+from pvemu.observers import subscribe
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pvemu.hypervisor.guest_access import GuestMemory
     from pvemu.hypervisor.vcpu import Vcpu
 
-__all__ = ["HAS_ERROR_CODE", "VECTOR_NAMES", "GuestException", "Traps"]
+__all__ = ["HAS_ERROR_CODE", "VECTOR_NAMES", "Delivery", "GuestException", "Traps"]
 
 #: Exceptions that push an error code (TRAP_HAVE_EC).
 HAS_ERROR_CODE = frozenset((8, 10, 11, 12, 13, 14, 17, 21, 29, 30))
@@ -41,6 +44,15 @@ class GuestException(Exception):  # noqa: N818 - an exception of the guest's CPU
         self.address = address
 
 
+class Delivery(NamedTuple):
+    """A frame that is about to be built; the registers still show what it interrupts."""
+
+    kind: str  #: exception, interrupt (an ``int n``), event, nmi or syscall
+    vector: int = -1  #: of an exception or interrupt
+    error_code: int = -1
+    address: int = 0  #: CR2 of a page fault
+
+
 class Traps:
     """Builds frames on the guest's kernel stack for one vcpu."""
 
@@ -48,6 +60,15 @@ class Traps:
         self._domain = domain
         self._vcpu = vcpu
         self._guest = guest
+        self._observers: list[Callable[[Delivery], None]] = []
+
+    def observe(self, observer: Callable[[Delivery], None]) -> Callable[[], None]:
+        """Tell ``observer`` of everything that is delivered to the guest kernel; returns how to stop that."""
+        return subscribe(self._observers, observer)
+
+    def _tell(self, *delivery: Any) -> None:
+        for observer in tuple(self._observers):
+            observer(Delivery(*delivery))
 
     def inject_exception(
         self, vector: int, error_code: int, address: int = 0, selectors: tuple[int, int] | None = None
@@ -69,6 +90,8 @@ class Traps:
             raise DomainCrashError(
                 [f"d{self._domain.domid}v{vcpu.vcpu_id} Unhandled: vec {vector}, {name}[{shown:04x}]"]
             )
+        if self._observers:
+            self._tell("exception", vector, error_code if vector in HAS_ERROR_CODE else -1, address)
         self._bounce(
             entry.cs, entry.address, error_code if vector in HAS_ERROR_CODE else None,
             masks_events=bool(entry.flags & _TI_IF), selectors=selectors,
@@ -81,6 +104,8 @@ class Traps:
             raise DomainCrashError(
                 [f"d{self._domain.domid}v{self._vcpu.vcpu_id} Unhandled: vec {vector}, ???[ffffffff]"]
             )
+        if self._observers:
+            self._tell("interrupt", vector)
         self._bounce(entry.cs, entry.address, None, masks_events=bool(entry.flags & _TI_IF))
 
     def deliver_events(self) -> bool:
@@ -90,10 +115,14 @@ class Traps:
         nmi = vcpu.trap_table[_VECTOR_NMI]
         if vcpu.nmi_pending and not vcpu.nmi_masked and nmi.address:
             vcpu.nmi_pending, vcpu.nmi_masked = False, True
+            if self._observers:
+                self._tell("nmi", _VECTOR_NMI)
             self._bounce(nmi.cs, nmi.address, None, masks_events=True)
             return True
         if info.upcall_mask or not info.upcall_pending:
             return False
+        if self._observers:
+            self._tell("event")
         event = cb.CALLBACKTYPE_event
         self._bounce(vcpu.callback_cs.get(event, 0), vcpu.callbacks.get(event, 0), None, masks_events=True)
         return True
@@ -103,6 +132,8 @@ class Traps:
         regs = self._vcpu.regs
         regs.write("rcx", regs.read("rip"))
         regs.write("r11", regs.read("rflags"))
+        if self._observers:
+            self._tell("syscall")
         flags = self._vcpu.callback_flags.get(cb.CALLBACKTYPE_syscall, 0)
         self._bounce(
             0, self._vcpu.callbacks.get(cb.CALLBACKTYPE_syscall, 0), None,

@@ -30,9 +30,9 @@ CMDLINE = 'console=hvc0 oracle.arg=1 "quoted arg"'
 PARTITION = 1 << 20
 
 #: What of real Xen's console may be missing, and what of ours may be new: the machine and its builder, the features of
-#: another CPU (FXSAVE instead of XSAVE, no RDRAND), the event channel ABI, the moment.
+#: another CPU (FXSAVE instead of XSAVE, no RDRAND), the moment.
 MAY_DIFFER = re.compile(
-    r"Linux version|xN?/fpu:|random: crng init done|Poking|xen:events: Using|model name|flags\s*:|bugs\s*:|"
+    r"Linux version|xN?/fpu:|random: crng init done|poking|model name|flags\s*:|bugs\s*:|"
     r"lrwxrwxrwx|/sys/hypervisor/|\s*N:\s+N\s+xen-|cache size|microcode|"
     r"xenbus_probe_frontend: xenbus_frontend_dev_shutdown|reboot: System halted"
 )
