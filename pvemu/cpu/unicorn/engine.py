@@ -14,20 +14,19 @@ from pvemu.cpu.paging import is_canonical
 from pvemu.cpu.registers import GENERAL_64
 from pvemu.cpu.unicorn.hidden_state import (
     ContextFields,
+    EngineError,
     context_words,
     find_context_fields,
-    find_fault_address,
     find_no_exit_request,
 )
 from pvemu.cpu.unicorn.hooks import ENTRY_VADDR, Hooks
-from pvemu.cpu.unicorn.native import U64, EngineError, Native
+from pvemu.cpu.unicorn.native import U64, Native
 from pvemu.cpu.unicorn.register_file import RegisterFile
 from pvemu.cpu.unicorn.stepper import UNLIMITED, Stepper
 from pvemu.cpu.unicorn.watch import Watch
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
 
 if TYPE_CHECKING:
-    import ctypes
     from collections.abc import Callable
 
     from pvemu.memory.ram import Ram
@@ -66,7 +65,6 @@ class Engine:
         self._context: Any = None
         self._fields = ContextFields(-1, -1, -1)
         self._kernel_hflags = 0
-        self._fault_address: ctypes.c_uint64 | None = None
         uc.mem_map_ptr(ram.base, ram.size, unicorn_const.UC_PROT_ALL, ram.host_address())
         uc.ctl_set_tlb_mode(unicorn_const.UC_TLB_VIRTUAL)
         uc.ctl_exits_enabled(True)
@@ -262,7 +260,7 @@ class Engine:
             self.stepper.pause_soon()
         else:
             self._hooks.pause_requested = True
-            self._uc.emu_stop()
+            self._native.leave_soon()
 
     def pause_at(self, exits: float) -> None:
         """Pause at exit number ``exits`` or the first after it; ``math.inf`` takes that back. From any thread."""
@@ -312,7 +310,8 @@ class Engine:
             self._uc.emu_start(rip, 0, 0, count or (UNLIMITED if self.is_counting else 0))
         except UcError as error:
             is_known = hooks.fault is not None or hooks.vector is not None or hooks.undo_for or hooks.is_entering
-            if hooks.error is None and not is_known:
+            is_wanted = self._stopped or self._wedged or hooks.pause_requested
+            if hooks.error is None and not is_known and not is_wanted:
                 raise EngineError(f"{error} at rip {self.read('rip'):#x}") from error
         if hooks.error is not None:
             kept, hooks.error = hooks.error, None
@@ -332,9 +331,7 @@ class Engine:
     def _memory_fault(self) -> Exit:
         hooks = self._hooks
         page, hooks.fault = hooks.fault, None
-        if self._fault_address is None:
-            self._fault_address = U64.from_address(self._native.handle + find_fault_address())
-        address = self._fault_address.value
+        address = U64.from_address(self._native.handle + self._native.fault_address).value
         if page is None or address >> PAGE_SHIFT != page >> PAGE_SHIFT:
             raise EngineError(f"a fault at {address:#x} was refused at {page}: this Unicorn keeps it elsewhere")
         if not is_canonical(address):
@@ -376,7 +373,7 @@ class Engine:
         if self._is_running and self.is_counting and self.stepper.request_stop(self.read("rip")):
             return
         self._stopped = True
-        self._uc.emu_stop()
+        self._native.leave_soon()
 
     def interrupt(self) -> None:
         """Leave guest code from another thread: only for a guest that has made no exit for a long time. Repeat it until
@@ -389,7 +386,7 @@ class Engine:
             if self._is_running and self.is_counting:
                 self.stepper.interrupt()
             elif self._is_running:
-                self._uc.emu_stop()
+                self._native.leave_soon()
 
     # -- loops -------------------------------------------------------------------------------------------------------
     def find_loop(self, max_steps: int = 4096) -> list[int]:

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unicorn import UC_ARCH_X86, UC_MODE_64, Uc, UcError, unicorn_const, x86_const
 
-from pvemu.cpu.unicorn.native import EngineError
 from pvemu.frames import PAGE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ContextFields", "context_words", "find_context_fields", "find_count_limit", "find_fault_address",
-           "find_no_exit_request"]  # fmt: skip
+__all__ = ["ContextFields", "EngineError", "context_words", "find_context_fields", "find_count_limit",
+           "find_fault_address", "find_no_exit_request"]  # fmt: skip
 
 #: uc_struct of include/uc_priv.h: target_page_size, target_page_align, qemu_host_page_size, qemu_real_host_page_size
 #: stand in a row; four flags follow 24 bytes behind them.
@@ -32,6 +31,10 @@ _IRETQ = b"\x48\xcf"
 #: mov $0x07771230, %eax; mov %eax, %ds: no descriptor is there.
 _GP_1230 = b"\xb8\x30\x12\x77\x07\x8e\xd8"
 _SCRATCH, _SCRATCH_STACK, _SCRATCH_GDT = 0x1000, 0x1100, 0x1200
+
+
+class EngineError(Exception):
+    """The engine did something this project has no answer to: always our bug, never the guest's."""
 
 
 def find_no_exit_request(handle: int) -> Any:

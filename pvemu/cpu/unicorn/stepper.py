@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from unicorn import Uc, x86_const
 
 from pvemu.cpu.exits import Exit, ExitKind
-from pvemu.cpu.unicorn.hidden_state import find_count_limit
-from pvemu.cpu.unicorn.native import EngineError, Native
+from pvemu.cpu.unicorn.hidden_state import EngineError, find_count_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pvemu.cpu.unicorn.hooks import Hooks
+    from pvemu.cpu.unicorn.native import Native
     from pvemu.cpu.unicorn.watch import Watch
 
 __all__ = ["UNLIMITED", "Stepper"]
