@@ -50,12 +50,12 @@ class Exit(NamedTuple):
 
 
 class MemoryAccess(NamedTuple):
-    """One access of an instruction's: ``read`` or ``write`` of ``size`` bytes at a linear address; ``value`` is what a
+    """One access of an instruction's: ``read`` or ``write`` of ``size`` bytes at a machine address; ``value`` is what a
     write stores.
     """
 
     kind: str
-    address: int
+    maddr: int
     size: int
     value: int
 

@@ -58,20 +58,24 @@ class Session:
 
     def run(self) -> Verdict:
         """Start the guest and run it to its verdict."""
+        began = time.perf_counter()
+        watchdog = Watchdog(self.machine, self._hang_seconds)
+        try:
+            self.start()
+            outcome = self.machine.run()
+        finally:
+            watchdog.stop()
+        return self.judge(outcome, time.perf_counter() - began)
+
+    def start(self) -> None:
+        """Set the guest at its first instruction, and the limits and keys for what comes then."""
         machine = self.machine
         if self._timeout is not None:
             limit = machine.clock.start + round(self._timeout * _NS_PER_S)
             machine.clock.call_at(limit, lambda: machine.stop("timeout"))
         if self._to_send:
             machine.clock.call_at(machine.clock.now() + _IDLE_CHECK_NS, self._check_idle)
-        began = time.perf_counter()
-        watchdog = Watchdog(machine, self._hang_seconds)
-        try:
-            machine.start()
-            outcome = machine.run()
-        finally:
-            watchdog.stop()
-        return self._judge(outcome, time.perf_counter() - began)
+        machine.start()
 
     # -- what the guest does -------------------------------------------------------------------------------------------
     def _on_output(self, data: bytes) -> None:
@@ -104,7 +108,8 @@ class Session:
             machine.clock.call_at(now + _IDLE_CHECK_NS, self._check_idle)
 
     # -- the verdict ---------------------------------------------------------------------------------------------------
-    def _judge(self, outcome: Outcome, wall_seconds: float) -> Verdict:
+    def judge(self, outcome: Outcome, wall_seconds: float) -> Verdict:
+        """What came of a run that ended so."""
         machine = self.machine
         reason_code = machine.domain.shutdown_reason
         shutdown = SHUTDOWN_NAMES.get(reason_code, str(reason_code)) if reason_code is not None else None

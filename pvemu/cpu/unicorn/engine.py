@@ -270,6 +270,17 @@ class Engine:
         self._hooks.on_alarm = lambda ends_block: self.pause()
         self._hooks.alarm = exits
 
+    def pause_now(self) -> None:
+        """Pause wherever the guest is; from another thread, and only where no exit comes."""
+        with self._run_lock:
+            if self.is_in_handler or not self._is_running:
+                return
+            if self.is_counting:
+                self.stepper.interrupt()
+            else:
+                self._hooks.pause_requested = True
+                self._native.leave_soon()
+
     def forget_pause(self) -> None:
         """The pause has been seen: run on."""
         self._hooks.pause_requested = False

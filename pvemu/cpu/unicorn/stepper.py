@@ -32,7 +32,7 @@ UNLIMITED = 1 << 62
 
 class Stepper:
     """``start(rip, count)`` enters guest code, ``why_left()`` tells what the hooks noted. ``insns`` counts the
-    instructions begun since the last exit.
+    instructions begun since the last exit, ``stretch`` those from the exit before it to it.
     """
 
     def __init__(
@@ -50,12 +50,18 @@ class Stepper:
         at = native.handle + find_count_limit()
         self._limit = ctypes.c_size_t.from_address(at)
         self._counter = ctypes.c_size_t.from_address(at - ctypes.sizeof(ctypes.c_size_t))
+        watch.stop_behind = self._stop_next
         self.is_on = False
         self.insns = 0
         self.target_exit: int | None = None  #: stand behind the instruction that makes this exit
+        self.settles = False  #: pause where a run that does not count pauses for that exit: at the end of the block
+        self.stretch = 0
         self._base = 0  # of _counter, at the last exit
+        self._carried = 0  # instructions since the last exit, before guest code was entered
         self._ends_block = True
+        self._is_settling = False
         self.budget: int | None = None  #: instructions that may still be run
+        self.on_exit: Callable[[int, int], None] = lambda exits, stretch: None  #: told of each
         self._last_rip = -1  # of the last instruction that ran, while a stop is due
         self._stop_requested = False
 
@@ -73,14 +79,26 @@ class Stepper:
         self._last_rip = -1
 
     def _on_exit(self, ends_block: bool) -> None:
-        self._base = self._counter.value
+        counter = int(self._counter.value)
+        self.stretch = counter - self._base + self._carried
+        self._base, self._carried = counter, 0
         self._ends_block = ends_block
-        if self.target_exit is not None and self._hooks.exits >= self.target_exit:
+        self.on_exit(self._hooks.exits, self.stretch)
+        if self.target_exit is None or self._hooks.exits < self.target_exit:
+            return
+        if self.settles and not ends_block:
+            self._last_rip = int(self._uc.reg_read(x86_const.UC_X86_REG_RIP))
+            self._is_settling = True
+            self._limit.value = counter
+        else:
             self.pause_soon()
 
     def pause_soon(self) -> None:
-        """Stop before the next instruction."""
+        """Pause before the next instruction."""
         self._hooks.pause_requested = True
+        self._stop_next()
+
+    def _stop_next(self) -> None:
         self._limit.value = self._counter.value
 
     def interrupt(self) -> None:
@@ -104,21 +122,26 @@ class Stepper:
         """
         watch, hooks = self._watch, self._hooks
         while True:
-            if stop_due and self._is_block_end():
-                return Exit(ExitKind.STOPPED), False
+            if (stop_due or self._is_settling) and self._is_block_end():
+                if self._is_settling:
+                    self._is_settling, hooks.pause_requested = False, True
+                return Exit(ExitKind.STOPPED if stop_due else ExitKind.PAUSED), False
             if self.budget is not None and self.budget <= 0:
                 return Exit(ExitKind.BUDGET), stop_due
             if hooks.pause_requested:
                 return Exit(ExitKind.PAUSED), stop_due
             self._stop_requested = watch.code_hit = watch.memory_hit = False
             rip = int(self._uc.reg_read(x86_const.UC_X86_REG_RIP))
-            if stop_due:
+            one_by_one = stop_due or self._is_settling
+            if one_by_one:
                 self._last_rip = rip
-            begun = self.count(rip, 1 if stop_due else UNLIMITED if self.budget is None else self.budget)
+            begun = self.count(rip, 1 if one_by_one else UNLIMITED if self.budget is None else self.budget)
             if stop_due and hooks.undo_for is None and (hooks.vector is not None or hooks.fault is not None):
                 return Exit(ExitKind.STOPPED), False  # as without counting: the stop comes before the exception
             known = self._why_left()
             if known is not None:
+                if self._is_settling:
+                    self._is_settling, hooks.pause_requested = False, True
                 return known, False
             stop_due = stop_due or self._stop_requested
             if watch.code_hit or watch.memory_hit:
@@ -129,14 +152,14 @@ class Stepper:
     def count(self, rip: int, budget: int) -> int:
         """Run up to ``budget`` instructions; how many were begun."""
         hooks = self._hooks
-        exits, before = hooks.exits, self.insns
-        self._base, self._ends_block = 0, True
+        self._base, self._carried, self._ends_block = 0, self.insns, True
         self._start(rip, budget)
         begun = int(self._counter.value)
         is_cut = hooks.vector is None and hooks.fault is None and hooks.undo_for is None
         if is_cut and (begun > self._limit.value or self._watch.code_hit):
             begun -= 1  # the last was counted, and not run
-        self.insns = begun - self._base + (before if hooks.exits == exits else 0)
+        self.insns = self._carried = begun - self._base + self._carried
+        self._base = int(self._counter.value)
         if self.budget is not None:
             self.budget -= begun
         return begun

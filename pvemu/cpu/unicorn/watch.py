@@ -50,6 +50,7 @@ class Watch:
         self.code_hit = False
         self.memory_hit = False
         self.stop_soon: Callable[[], None] = lambda: None
+        self.stop_behind: Callable[[], None] = lambda: None  #: the instruction
 
     def set_code(self, addresses: Collection[int]) -> None:
         """Watch exactly these linear addresses."""
@@ -65,7 +66,7 @@ class Watch:
         self._uc.ctl_flush_tb()
 
     def set_memory(self, ranges: Collection[tuple[int, int, str]]) -> None:
-        """Watch exactly these ranges: (linear address, size, ``read``, ``write`` or ``access``)."""
+        """Watch exactly these ranges: (machine address, size, ``read``, ``write`` or ``access``)."""
         wanted = sorted(ranges)
         if wanted == self._ranges:
             return
@@ -73,10 +74,10 @@ class Watch:
             self._native.unhook(hook)
         self._memory.clear()
         self._ranges = wanted
-        for address, size, kind in wanted:
+        for maddr, size, kind in wanted:
             for name in ("read", "write") if kind == "access" else (kind,):
                 hook = self._native.hook(
-                    _KINDS[name], self._on_memory_c, begin=max(address - _LONGEST_ACCESS, 0), end=address + size - 1
+                    _KINDS[name], self._on_memory_c, begin=max(maddr - _LONGEST_ACCESS, 0), end=maddr + size - 1
                 )
                 self._memory.append(hook)
         self._uc.ctl_flush_tb()
@@ -113,14 +114,16 @@ class Watch:
         except BaseException as error:  # noqa: BLE001 - must not cross C; raised again by run()
             hooks.keep_error(error)
 
-    def _memory_accessed(self, _uc: int, kind: int, address: int, size: int, value: int, _data: int) -> None:
+    def _memory_accessed(self, _uc: int, kind: int, maddr: int, size: int, value: int, _data: int) -> None:
         if self._hooks.undo_for is not None or self.is_off:
             return
         try:
-            access = MemoryAccess("read" if kind == _READ_OF_HOOK else "write", address, size, value)
+            access = MemoryAccess("read" if kind == _READ_OF_HOOK else "write", maddr, size, value)
             for start, length, wanted in self._ranges:
-                if start < address + size and address < start + length and wanted in {access.kind, "access"}:
-                    self.memory_hit = self.on_memory(access) or self.memory_hit
+                if start < maddr + size and maddr < start + length and wanted in {access.kind, "access"}:
+                    if self.on_memory(access):
+                        self.memory_hit = True
+                        self.stop_behind()
                     return
         except BaseException as error:  # noqa: BLE001 - must not cross C; raised again by run()
             self._hooks.keep_error(error)
