@@ -83,7 +83,8 @@ class EventChannels:
         self._channels = [Evtchn(port) for port in range(_BUCKET)]
         self._channels[0].state = ECS_RESERVED
         self._virqs: dict[tuple[int, int], int] = {}
-        self.on_bind_virq: Callable[[int, int], None] = lambda virq, vcpu: None
+        #: By vcpu: told of each VIRQ that is bound on it.
+        self.on_bind_virq: dict[int, Callable[[int], None]] = {}
         self.raised = 0  #: how often a port became pending
         self._send_observers: list[Callable[[int], None]] = []
         self._raise_observers: list[Callable[[int], None]] = []
@@ -175,7 +176,8 @@ class EventChannels:
         chn = self._open(self._get_free_port(), ECS_VIRQ, vcpu)
         chn.virq = virq
         self._virqs[vcpu, virq] = chn.port
-        self.on_bind_virq(virq, vcpu)
+        if vcpu in self.on_bind_virq:
+            self.on_bind_virq[vcpu](virq)
         return chn.port
 
     def is_virq_bound(self, virq: int, vcpu: int) -> bool:

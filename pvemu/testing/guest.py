@@ -182,6 +182,18 @@ class Guest:
         self._run(timeout, lambda: machine.domain.shutdown_reason is not None and not self._has_crashed, "no shutdown")
         return SHUTDOWN_NAMES.get(machine.domain.shutdown_reason or 0, "unknown")
 
+    def suspend(self, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Suspend the guest and resume it in place, as ``xl save -c`` does: it is asked through ``control/shutdown``,
+        shuts down for the reason ``suspend``, and goes on when something is waited for.
+        """
+        machine = self.machine
+        if not self._is_closed:
+            machine.dom0.ask_to("suspend")
+        suspended = sched.SHUTDOWN_suspend
+        self._run(timeout, lambda: machine.domain.shutdown_reason == suspended, "the guest did not suspend")
+        machine.resume()
+        self._ended = None
+
     def send(self, text: str) -> None:
         r"""Type ``text``; the guest reads it when it runs. Enter is ``\r``, arrow up ``\x1b[A``, down ``\x1b[B``."""
         self.sent.append(text)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["CODE", "FILL", "IN", "INSN", "INTR", "INVALID", "MAX_BATCH", "MEMORY", "OUT", "REGISTERS", "U64",
-           "EngineError", "Native"]  # fmt: skip
+           "UNMAPPED", "EngineError", "Native"]  # fmt: skip
 
 U64 = ctypes.c_uint64
 _VOID = ctypes.c_void_p
@@ -31,6 +31,7 @@ INTR = ctypes.CFUNCTYPE(None, _VOID, ctypes.c_uint32, _VOID)
 INVALID = ctypes.CFUNCTYPE(ctypes.c_bool, _VOID, _VOID)
 CODE = ctypes.CFUNCTYPE(None, _VOID, U64, ctypes.c_uint32, _VOID)
 MEMORY = ctypes.CFUNCTYPE(None, _VOID, ctypes.c_int, U64, ctypes.c_int, ctypes.c_int64, _VOID)
+UNMAPPED = ctypes.CFUNCTYPE(ctypes.c_bool, _VOID, ctypes.c_int, U64, ctypes.c_int, ctypes.c_int64, _VOID)
 _MMIO_READ = ctypes.CFUNCTYPE(U64, _VOID, U64, ctypes.c_uint, _VOID)
 _MMIO_WRITE = ctypes.CFUNCTYPE(None, _VOID, U64, ctypes.c_uint, U64, _VOID)
 _REG_WRITE = ctypes.CFUNCTYPE(ctypes.c_int, _VOID, ctypes.c_int, _VOID)
@@ -142,12 +143,14 @@ class Native:
         if self._cpu:
             self._flush_one = flush
 
-    def hook(self, kind: int, callback: Any, *args: Any, begin: int = 1, end: int = 0) -> int:
-        """uc_hook_add for the addresses ``begin`` to ``end`` (all, when that is none); what ``unhook`` takes."""
+    def hook(self, kind: int, callback: Any, *args: Any, first: int = 1, last: int = 0) -> int:
+        """uc_hook_add for the addresses from ``first`` to ``last``; for every address where that is no range. The
+        result is for ``unhook``.
+        """
         self.keep(callback)
         hook = ctypes.c_size_t()
         status = uclib.uc_hook_add(
-            self._uch, ctypes.byref(hook), kind, ctypes.cast(callback, _VOID), None, U64(begin), U64(end), *args
+            self._uch, ctypes.byref(hook), kind, ctypes.cast(callback, _VOID), None, U64(first), U64(last), *args
         )
         if status != 0:
             raise EngineError(f"hook {kind} refused: {status}")

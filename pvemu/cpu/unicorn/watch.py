@@ -61,7 +61,7 @@ class Watch:
             self._native.unhook(self._code.pop(address))
         for address in sorted(wanted - self._code.keys()):
             self._code[address] = self._native.hook(
-                unicorn_const.UC_HOOK_CODE, self._on_code_c, begin=address, end=address
+                unicorn_const.UC_HOOK_CODE, self._on_code_c, first=address, last=address
             )
         self._uc.ctl_flush_tb()
 
@@ -77,7 +77,7 @@ class Watch:
         for maddr, size, kind in wanted:
             for name in ("read", "write") if kind == "access" else (kind,):
                 hook = self._native.hook(
-                    _KINDS[name], self._on_memory_c, begin=max(maddr - _LONGEST_ACCESS, 0), end=maddr + size - 1
+                    _KINDS[name], self._on_memory_c, first=max(maddr - _LONGEST_ACCESS, 0), last=maddr + size - 1
                 )
                 self._memory.append(hook)
         self._uc.ctl_flush_tb()
