@@ -77,8 +77,8 @@ def return_addresses(debuggee: Debuggee, limit: int) -> list[int]:
 
 
 def backtrace(debuggee: Debuggee, limit: int) -> str:
-    """Where it stands, and the return addresses that lie on the stack. GRUB and Linux keep no frame pointers: an old one
-    may be among them.
+    """Where it stands, and the return addresses that lie on the stack. There are no frame pointers in GRUB or Linux to
+    go by: an old one may be among them.
     """
     rip = debuggee.machine.engine.read("rip")
     lines = []

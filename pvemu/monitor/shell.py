@@ -23,8 +23,9 @@ __all__ = ["Shell", "describe", "unescape"]
 _ALIASES = {
     "b": "break", "bt": "backtrace", "c": "continue", "d": "delete", "i": "points", "info": "points", "n": "next",
     "p": "symbol", "q": "quit", "r": "registers", "rc": "reverse-continue", "rf": "reverse-finish",
-    "rn": "reverse-next", "rs": "reverse-step", "s": "step", "si": "step", "stepi": "step", "tb": "tbreak", "u": "disassemble", "x": "memory",
-    "exit": "quit", "nexti": "next", "reverse-stepi": "reverse-step", "rsi": "reverse-step",
+    "rn": "reverse-next", "rs": "reverse-step", "s": "step", "si": "step", "stepi": "step", "tb": "tbreak",
+    "u": "disassemble", "x": "memory", "exit": "quit", "nexti": "next", "reverse-stepi": "reverse-step",
+    "rsi": "reverse-step",
 }  # fmt: skip
 _WATCH_KINDS = {"watch": "write", "rwatch": "read", "awatch": "access"}
 _PLACE = re.compile(r"(\d+)\+(\d+)\Z")

@@ -143,7 +143,7 @@ def test_another_root(tables: Tables) -> None:
     assert tables.walker.lookup(3 << 39, READ, CODE << 12) == DATA << 12
 
 
-# -- what guest time is derived from ------------------------------------------------------------------------------------
+# -- what guest time is derived from -----------------------------------------------------------------------------------
 def test_each_entry_counts_when_it_is_first_read_or_written_through(tables: Tables) -> None:
     tables.set(L1, 0, CODE, RWX)
     tables.set(L1, 1, DATA, RWX)
