@@ -260,7 +260,7 @@ class Machine:
         self.grants.seed(STORE_GRANT, built.store_mfn, 0)
         self.shared_info.set_wallclock(2, self.config.epoch - SYSTEM_TIME_AT_START // 1_000_000_000, 0)
         self.vcpu.update_time()
-        self.stages.first_stage(self.image, self.config.cmdline, self._ramdisk)
+        self.stages.first_stage(self.image, self.config.cmdline, self._ramdisk, self.config.ramdisk)
 
     def _make_dom0(self) -> None:
         built = self.built

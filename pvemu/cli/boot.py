@@ -77,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         report = _open_output(arguments.json, "--json")
         session = Session(
             machine, until=until, timeout=timeout, send=send, sink=_sink(transcript), max_reboots=max_reboots,
+            on_domain=_watch_origins if report is not None else lambda machine: None,
         )  # fmt: skip
         with _closing(session), _stopping_on_signals(session) as received:
             if is_interactive:
@@ -107,6 +108,13 @@ def _closing(session: Session) -> Iterator[None]:
         yield
     finally:
         session.machine.close()
+
+
+def _watch_origins(machine: Machine) -> None:
+    """For a report: which files its kernels come from."""
+    from pvemu.debug.origins import Origins
+
+    Origins(machine.stages, machine.ram, machine.backends, machine.config.disks)
 
 
 @contextmanager

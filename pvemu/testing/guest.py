@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Self
 from hypercalls.public import sched
 from pvemu.config import DEFAULT_MEMORY_MIB, DomainConfig
 from pvemu.debug.crash_report import recent_hypercalls
+from pvemu.debug.origins import Origins
 from pvemu.debug.screen import render
 from pvemu.devices.xenstore.dump import xenstore_ls
 from pvemu.disk.spec import parse_disk_specs
@@ -89,6 +90,7 @@ class Guest:
         self._wanted_stages = 0
         machine.on_console_output = self._take_output
         machine.stages.observe(self._new_stage)
+        Origins(machine.stages, machine.ram, machine.backends, config.disks)
         machine.start()
 
     @classmethod

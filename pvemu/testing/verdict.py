@@ -67,7 +67,8 @@ def _stage(stage: Stage) -> dict[str, object]:
         "guest_version": stage.guest_version,
         "entry": f"{stage.entry:#x}",
         "cmdline": stage.cmdline,
-        "ramdisk": {"size": ramdisk.size, "sha256": ramdisk.sha256} if ramdisk is not None else None,
+        "file": stage.file,
+        "ramdisk": {"size": ramdisk.size, "sha256": ramdisk.sha256, "file": stage.ramdisk_file} if ramdisk else None,
         "start": stage.start_ns / 1e9,
         "domid": stage.domid,
     }

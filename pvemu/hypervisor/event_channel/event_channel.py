@@ -14,15 +14,16 @@ from hypercalls.errors import XenError
 from hypercalls.public import errno as e
 from hypercalls.public import event_channel as ec
 from hypercalls.public import xen
-from pvemu.hypervisor.event_2l import TwoLevelPorts
-from pvemu.hypervisor.event_fifo import FifoPorts, check_control_block
-from pvemu.hypervisor.evtchn import (
+from pvemu.hypervisor.event_channel.event_2l import TwoLevelPorts
+from pvemu.hypervisor.event_channel.event_fifo import FifoPorts, check_control_block
+from pvemu.hypervisor.event_channel.evtchn import (
     ECS_FREE,
     ECS_INTERDOMAIN,
     ECS_IPI,
     ECS_RESERVED,
     ECS_UNBOUND,
     ECS_VIRQ,
+    BackendEnd,
     Evtchn,
     PortOps,
 )
@@ -53,7 +54,11 @@ class BackendChannel:
     def __init__(self, channels: EventChannels, port: int, on_send: Callable[[], None]) -> None:
         self._channels = channels
         self._port = port
-        self.on_send = on_send
+        self._on_send = on_send
+
+    def send(self) -> None:
+        """The guest has sent an event."""
+        self._on_send()
 
     def notify(self) -> None:
         """Raise the guest's end."""
@@ -212,7 +217,7 @@ class EventChannels:
             observer(port)
         if chn.state == ECS_INTERDOMAIN:
             if chn.backend is not None:
-                chn.backend.on_send()
+                chn.backend.send()
             else:
                 self._set_pending(self._channels[chn.remote_port])
         elif chn.state == ECS_IPI:
@@ -343,10 +348,10 @@ class EventChannels:
         if chn.state != ECS_UNBOUND or chn.remote_dom != 0:
             raise XenError(e.EINVAL, f"port {port} is not offered to dom0")
         chn.state, chn.remote_port = ECS_INTERDOMAIN, port
-        chn.backend = BackendChannel(self, port, notify)
-        return chn.backend
+        chn.backend = backend = BackendChannel(self, port, notify)
+        return backend
 
-    def backend_of(self, port: int) -> BackendChannel | None:
+    def backend_of(self, port: int) -> BackendEnd | None:
         """dom0's end of what stands at ``port`` now."""
         return self._channels[port].backend if 0 <= port < len(self._channels) else None
 
