@@ -7,7 +7,7 @@ import math
 import pytest
 
 from pvemu.cpu.exits import ExitKind, MemoryAccess
-from tests.cpu.test_engine import CODE, DATA, FIRST, STOP, Cpu
+from tests.cpu.test_engine import CODE, FIRST, STOP, Cpu
 
 #: xor %eax, %eax; inc %rax; cmp $100, %rax; jne back; then a hypercall that stops.
 LOOP = "31c0 48ffc0 4883f864 75f7" + STOP
