@@ -84,7 +84,7 @@ class Traps:
             vcpu.cr2 = address
             vcpu.info.set_cr2(address)
             error_code = (error_code & ~PF_USER) | (0 if vcpu.kernel_mode else PF_USER)
-        if self._is_null(entry.cs, entry.address):
+        if self.is_null(entry.cs, entry.address):
             shown = error_code if vector in HAS_ERROR_CODE else 0xFFFF_FFFF
             name = VECTOR_NAMES[vector] if vector < len(VECTOR_NAMES) else "???"
             raise DomainCrashError(
@@ -100,7 +100,7 @@ class Traps:
     def inject_software_interrupt(self, vector: int) -> None:
         """An ``int n`` of the guest, with n a gate that the guest filled in."""
         entry = self._vcpu.trap_table[vector]
-        if self._is_null(entry.cs, entry.address):
+        if self.is_null(entry.cs, entry.address):
             raise DomainCrashError(
                 [f"d{self._domain.domid}v{self._vcpu.vcpu_id} Unhandled: vec {vector}, ???[ffffffff]"]
             )
@@ -141,7 +141,7 @@ class Traps:
         )  # fmt: skip
 
     @staticmethod
-    def _is_null(_cs: int, address: int) -> bool:
+    def is_null(_cs: int, address: int) -> bool:
         """null_trap_bounce: whether there is no handler."""
         return not address
 

@@ -241,7 +241,7 @@ class Engine:
         if page is None or address >> PAGE_SHIFT != page >> PAGE_SHIFT:
             raise EngineError(f"a fault at {address:#x} was refused at {page}: this Unicorn keeps it elsewhere")
         if not is_canonical(address):
-            return Exit(ExitKind.EXCEPTION, _VECTOR_GP, 0)
+            return Exit(ExitKind.EXCEPTION, _VECTOR_GP, 0, address)
         return Exit(ExitKind.EXCEPTION, _VECTOR_PF, self._mmu.fault_error_code(), address)
 
     def _exception(self, vector: int) -> Exit:

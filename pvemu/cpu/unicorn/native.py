@@ -60,7 +60,7 @@ def _function(name: str, prototype: Any) -> Any:
 
 
 class Native:
-    """The C side of one CPU. ``handle`` is its uc_engine; ``write(handle, number, cell_address)`` and
+    """The C side of one CPU. ``handle`` is its uc_engine; ``read`` and ``write(handle, number, cell_address)`` and
     ``read_batch(handle, numbers, cell_pointers, count)`` move registers through ``cells``.
     """
 
@@ -68,6 +68,7 @@ class Native:
         self._uch = uc._uch  # noqa: SLF001 - the binding has no public name for the handle its own hooks take
         self.handle = int(self._uch.value or 0)
         self.write = _function("uc_reg_write", _REG_WRITE)
+        self.read = _function("uc_reg_read", _REG_WRITE)
         self.read_batch = _function("uc_reg_read_batch", _REG_BATCH)
         self._control = _function("uc_ctl", _CONTROL)
         self.cells = (U64 * MAX_BATCH)()

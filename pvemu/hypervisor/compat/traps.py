@@ -20,7 +20,8 @@ class CompatTraps(Traps):
     """As :class:`Traps`: eip, cs with the upcall mask, eflags, and from user mode esp and ss, below an error code."""
 
     @staticmethod
-    def _is_null(cs: int, _address: int) -> bool:
+    def is_null(cs: int, _address: int) -> bool:
+        """null_trap_bounce: whether there is no handler."""
         return not cs & ~3
 
     def inject_syscall(self) -> None:
@@ -52,7 +53,7 @@ class CompatTraps(Traps):
         stack = (stack - 4 * len(frame)) & _MASK
         raw = struct.pack(f"<{len(frame)}I", *(word & _MASK for word in frame))
         self._push((stack + vcpu.segment_base(ss)) & _MASK, raw)
-        if self._is_null(new_cs, handler):
+        if self.is_null(new_cs, handler):
             raise DomainCrashError(self._sync_crash("null selector"))
         vcpu.set_frame(handler, new_cs, eflags & ~(_VM | _RF | _NT | _TF), stack, ss)
 
