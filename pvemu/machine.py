@@ -195,6 +195,7 @@ class Machine:
         self.traps = self.width.traps(self.domain, self.vcpu, self.guest)
         physdev = Physdev(self.vcpu, self.types)
         code = CodeReader(self.engine, self.guest, self.descriptor_tables.read_descriptor, is_compat)
+        self.traps.is_long_code = lambda: code.bits() == 64
         msrs = Msrs(self.vcpu, self.clock, self.ram, self.types, hypercall_page(self.abi.bits), is_compat)
         self.privileged = PrivilegedOps(
             self.domain, self.vcpu, self.guest, self.mm, self.clock, physdev, msrs, code

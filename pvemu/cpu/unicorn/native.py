@@ -75,7 +75,7 @@ class Native:
         self.cell_address = ctypes.addressof(self.cells)
         self.cell_pointers = (_VOID * MAX_BATCH)(*(self.cell_address + 8 * i for i in range(MAX_BATCH)))
         self._keep: list[Any] = []  # what C holds pointers to
-        self._cpu: int | None = None
+        self.cpu: int | None = None  #: address of QEMU's CPUState
         self._flush_one: Callable[[int | None, int], object] = lambda cpu, vaddr: self.flush_tlb()
 
     def keep(self, thing: Any) -> Any:
@@ -89,7 +89,7 @@ class Native:
 
     def flush_page(self, vaddr: int) -> None:
         """Forget the translations of the page at ``vaddr``."""
-        self._flush_one(self._cpu, vaddr)
+        self._flush_one(self.cpu, vaddr)
 
     def find_page_flush(self) -> None:
         """QEMU's tlb_flush_page, which the library exports but its API has no name for; else all is flushed. The CPU
@@ -100,8 +100,8 @@ class Native:
             flush = _FLUSH_PAGE(ctypes.cast(uclib.tlb_flush_page_x86_64, _VOID).value or 0)
         except AttributeError:
             return
-        self._cpu = _GET_CPU(address)(self.handle, _UNASSIGNED_CPU_INDEX)
-        if self._cpu:
+        self.cpu = _GET_CPU(address)(self.handle, _UNASSIGNED_CPU_INDEX)
+        if self.cpu:
             self._flush_one = flush
 
     def hook(self, kind: int, callback: Any, *args: Any) -> None:
