@@ -108,7 +108,12 @@ def _unmask(ctx: Context, arg: int) -> None:
 
 def _reset(ctx: Context, arg: int) -> None:
     (dom,) = _read(ctx, ec.evtchn_reset, arg)
-    ctx.event_channels.reset(dom)
+    ctx.event_channels.reset(dom, False)
+
+
+def _reset_cont(ctx: Context, arg: int) -> None:
+    (dom,) = _read(ctx, ec.evtchn_reset, arg)
+    ctx.event_channels.reset(dom, True)
 
 
 def _init_control(ctx: Context, arg: int) -> None:
@@ -145,5 +150,5 @@ _HANDLERS: Final[dict[int, Callable[[Context, int], None]]] = {
     ec.EVTCHNOP_init_control: _init_control,
     ec.EVTCHNOP_expand_array: _expand_array,
     ec.EVTCHNOP_set_priority: _set_priority,
-    EVTCHNOP_reset_cont: _reset,
+    EVTCHNOP_reset_cont: _reset_cont,
 }

@@ -6,6 +6,7 @@ order; ``run`` enters the guest and serves its exits until it stops or a caller'
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from hypercalls.context import E820Entry
@@ -30,6 +31,7 @@ from pvemu.hypervisor.compat.page_types import m2p_entries
 from pvemu.hypervisor.console_io import ConsoleIo
 from pvemu.hypervisor.descriptor_tables import GDT_VADDR
 from pvemu.hypervisor.domain import Domain, DomainCrashError
+from pvemu.hypervisor.domain_page import DomainPages
 from pvemu.hypervisor.emul_priv_op import PrivilegedOps
 from pvemu.hypervisor.emulate import CodeReader
 from pvemu.hypervisor.event_channel import EventChannels
@@ -76,7 +78,10 @@ class Outcome(NamedTuple):
 class Machine:
     """One domain and everything around it. Made by :meth:`create`; attributes are there for observers to read."""
 
-    def __init__(self, config: DomainConfig, image: KernelImage, ramdisk: bytes | None, disks: list[Disk]) -> None:
+    def __init__(
+        self, config: DomainConfig, image: KernelImage, ramdisk: bytes | None, disks: list[Disk],
+        time: int | None = None,
+    ) -> None:  # fmt: skip
         self.config = config
         self.width = PV64 if image.bits == 64 else PV32
         self.abi = self.width.abi
@@ -90,7 +95,7 @@ class Machine:
         self._console_observers: list[Callable[[bytes], None]] = []
         self.on_console_output: Callable[[bytes], None] = lambda data: None
         self.on_console_poll: Callable[[], None] = lambda: None
-        self.clock = VirtualClock(SYSTEM_TIME_AT_START)
+        self.clock = VirtualClock(SYSTEM_TIME_AT_START, time)
         self._make_memory()
         self._make_mm()
         self._make_domain()
@@ -111,6 +116,14 @@ class Machine:
             for disk in disks:
                 disk.close()
             raise
+
+    def reboot(self) -> Machine:
+        """What xl does when the domain has shut down to reboot: a new domain, with the next number, of the same
+        configuration. The disks are as they were left, and time goes on. This machine is at its end.
+        """
+        disks, self._disks = self._disks, []
+        config = replace(self.config, domid=self.config.domid + 1)
+        return Machine(config, self.image, self._ramdisk, disks, self.clock.now())
 
     def close(self) -> None:
         """Give the disk images back."""
@@ -145,9 +158,7 @@ class Machine:
         memory, width = self.memory, self.width
         xen_entries = m2p_entries(self.m2p.compat.superpages()) if self.m2p.compat is not None else {}
         self.types = width.page_types(self.ram, self.frames, xen_entries)
-        self.reservation = Reservation(
-            self.ram, self.frames, self.m2p, self.nr_pages, memory.allocator.alloc_extent
-        )
+        self.reservation = Reservation(self.ram, self.frames, self.m2p, self.nr_pages, memory.allocator.alloc_extent)
 
         def frame_freed(mfn: Mfn) -> None:
             self.reservation.frame_freed(mfn)
@@ -158,7 +169,7 @@ class Machine:
         self.reservation.guest_max_pfn = lambda: self.shared_info.max_pfn
         self.mm = width.mm(self.ram, self.frames, self.types, self.m2p, self.walker, self.reservation)
         self.grants = GrantTable(
-            self.config.domid, self.ram, self.types, self.mm, self.reservation, memory.alloc_shared
+            self.config.domid, self.ram, self.frames, self.types, self.mm, self.reservation, memory.alloc_shared
         )
         self.descriptor_tables = width.descriptor_tables(
             self.ram, self.frames, self.types, self.mm, memory.alloc_xen(), self.walker.flush
@@ -170,7 +181,9 @@ class Machine:
         domid, width, engine = self.config.domid, self.width, self.engine
         self.shared_info = SharedInfo(self.abi, self.ram.frame(self.shared_info_mfn))
         infos = [self.shared_info.vcpu_info(0)]
-        self.event_channels = EventChannels(domid, self.shared_info, infos)
+        self.event_channels = EventChannels(
+            domid, self.shared_info, infos, DomainPages(self.ram, self.types), self.xen_log.append
+        )
         self.domain = Domain(domid, self.clock, engine.stop)
         if self.image.pae_extended_cr3:
             self.domain.assists.add(xen.VMASST_TYPE_pae_extended_cr3)
@@ -186,7 +199,7 @@ class Machine:
         self.sched = Sched(self.clock, self.vcpu, self.event_channels, lambda: self.is_stopping, self._stuck)
         self.stages = StageWatch(
             self.abi, self.ram, self.walker, self.guest, engine.reader("rip", "rsi"),
-            lambda: self.clock.now() - self.clock.start,
+            lambda: self.clock.now() - self.clock.start, domid,
         )  # fmt: skip
 
     def _make_entries(self) -> None:

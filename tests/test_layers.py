@@ -27,18 +27,25 @@ MAY_IMPORT = {
     "pvemu.observers": {"pvemu"},
     "pvemu.disk": CONFIG,
     "pvemu.config": GROUND | {"pvemu.disk"},
+    "pvemu.filesystems": {"pvemu"},
     "pvemu.memory": GROUND,
     "pvemu.cpu": GROUND | {"pvemu.memory"},
     "pvemu.hypervisor": MACHINERY | CONFIG,
     "pvemu.builder": MACHINERY | CONFIG | {"pvemu.disk"},
     "pvemu.devices": MACHINERY | CONFIG | {"pvemu.disk", "pvemu.hypervisor"},
-    "pvemu.debug": MACHINERY | CONFIG | {"pvemu.disk", "pvemu.hypervisor", "pvemu.builder", "pvemu.devices"},
+    "pvemu.debug": MACHINERY
+    | CONFIG
+    | {"pvemu.disk", "pvemu.filesystems", "pvemu.hypervisor", "pvemu.builder", "pvemu.devices"},
     "pvemu.mkimage": {"pvemu", "pvemu.errors"},
+    "pvemu.xlcfg": CONFIG | {"pvemu.disk"},
 }
-EVERYTHING_BELOW = {*MAY_IMPORT} - {"pvemu.mkimage"}
+EVERYTHING_BELOW = {*MAY_IMPORT} - {"pvemu.mkimage", "pvemu.xlcfg"}
 MAY_IMPORT["pvemu.machine"] = EVERYTHING_BELOW
 MAY_IMPORT["pvemu.testing"] = EVERYTHING_BELOW | {"pvemu.machine", "pvemu.mkimage"}
-MAY_IMPORT["pvemu.cli"] = EVERYTHING_BELOW | {"pvemu.machine", "pvemu.mkimage", "pvemu.testing"}
+MAY_IMPORT["pvemu.xl"] = EVERYTHING_BELOW | {"pvemu.machine", "pvemu.testing", "pvemu.xlcfg"}
+MAY_IMPORT["pvemu.cli"] = EVERYTHING_BELOW | {
+    "pvemu.machine", "pvemu.mkimage", "pvemu.testing", "pvemu.xl", "pvemu.xlcfg"
+}  # fmt: skip
 
 ENGINE = "pvemu.cpu.unicorn"
 ABOVE_THE_MACHINE = {"pvemu.machine", "pvemu.testing", "pvemu.cli"}

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from pvemu.mkimage import build, list_recipes
+from pvemu.mkimage.describe import describe
 from pvemu.mkimage.packages import PackageCache
 from pvemu.mkimage.recipe import load_recipe
 
@@ -23,7 +24,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for action, text in (
         ("build", "build recipes (or find them built) and print the paths of what they make"),
-        ("show", "build recipes (or find them built) and print what they are, with sizes and hashes"),
+        ("show", "build recipes (or find them built) and print what is in them, with sizes and hashes"),
     ):
         one = actions.add_parser(action, help=text, description=text)
         one.add_argument("recipes", nargs="+", metavar="NAME", help="a name that `list` prints, or a path with a slash")
@@ -48,6 +49,9 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             manifest = json.loads((built.directory / "manifest.json").read_text(encoding="utf-8"))
             print(f"{built.name}: {manifest['description']}\nkey {built.key}\nin {built.directory}")
+            artifacts = load_recipe(name).artifacts
             for artifact, facts in manifest["artifacts"].items():
                 print(f"  {artifact}  {facts['size']} bytes  sha256 {facts['sha256']}")
+                for line in describe(artifacts[artifact]):
+                    print(f"    {line}")
     return 0

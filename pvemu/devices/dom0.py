@@ -95,9 +95,7 @@ class Dom0:
             grants.map_for_backend(ref, readonly=False)
         self.xenstore = XenStore()
         connection = create_domain(self.xenstore, domain)
-        self.store_ring = XenstoreRing(
-            ram.frame(store_mfn), connection, self._notify_store, self.xenstore
-        )
+        self.store_ring = XenstoreRing(ram.frame(store_mfn), connection, self._notify_store, self.xenstore)
         self._store_channel = events.bind_backend(store_port, self.store_ring.kick)
         self.console = ConsoleBackend(ram.frame(console_mfn), on_output, on_poll)
         channel = events.bind_backend(console_port, self.console.kick)

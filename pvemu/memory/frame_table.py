@@ -87,6 +87,21 @@ class FrameTable:
         if owner == Owner.GUEST:
             self.tot_pages += count
 
+    def share(self, mfn: Mfn) -> None:
+        """share_xen_page_with_guest: a Xen heap frame that the guest may map writable."""
+        self.assign(mfn, 1, Owner.SHARED)
+        i = mfn - self.first_mfn
+        self.type[i], self.type_count[i] = PageType.WRITABLE, 1
+
+    def unshare(self, mfn: Mfn) -> bool:
+        """Make a shared frame Xen's alone again; False, and nothing done, while the guest has it mapped."""
+        i = mfn - self.first_mfn
+        if self.owner[i] == Owner.SHARED:
+            if self.refs[i] != self.allocated[i]:
+                return False
+            self.assign(mfn, 1, Owner.XEN)
+        return True
+
     def release(self, mfn: Mfn) -> None:
         """The last reference is gone: the frame goes back to the machine; one that Xen shares is Xen's alone again."""
         i = mfn - self.first_mfn

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pvemu.frames import Mfn
 from pvemu.memory.allocator import FrameAllocator
-from pvemu.memory.frame_table import FrameTable, Owner, PageType
+from pvemu.memory.frame_table import FrameTable, Owner
 from pvemu.memory.m2p import CompatMachineToPhys, MachineToPhys
 from pvemu.memory.ram import Ram
 
@@ -47,9 +47,7 @@ class MachineMemory:
     def alloc_shared(self) -> Mfn:
         """share_xen_page_with_guest: a zeroed Xen heap frame that the guest may map writable."""
         mfn = self.alloc_xen()
-        self.frames.assign(mfn, 1, Owner.SHARED)
-        i = mfn - self.frames.first_mfn
-        self.frames.type[i], self.frames.type_count[i] = PageType.WRITABLE, 1
+        self.frames.share(mfn)
         return mfn
 
     def alloc_extent(self, order: int) -> Mfn:

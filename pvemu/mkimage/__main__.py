@@ -8,13 +8,17 @@ from pvemu.errors import InputError
 from pvemu.mkimage.build import fetch
 from pvemu.mkimage.packages import PackageCache
 from pvemu.mkimage.recipe import list_recipes
+from pvemu.mkimage.symbol_folders import DEBUG_PACKAGE
 
 
 def main(arguments: list[str]) -> int:
-    """Fetch the packages of the named recipes (`all`: of every recipe); exit code 2 says that something is missing."""
+    """Fetch the packages of the named recipes (`all`: of every recipe, and GRUB's debug files); 2 is a failure."""
     names = list_recipes() if arguments == ["all"] else arguments
     try:
-        fetch(names, PackageCache(report=lambda text: print(f"setup: {text}", file=sys.stderr)))
+        cache = PackageCache(report=lambda text: print(f"setup: {text}", file=sys.stderr))
+        fetch(names, cache)
+        if arguments == ["all"]:
+            cache.get([DEBUG_PACKAGE])
     except InputError as error:
         print(f"setup: {error}", file=sys.stderr)
         return 2

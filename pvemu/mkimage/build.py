@@ -10,35 +10,24 @@ from typing import TYPE_CHECKING
 from pvemu.errors import ConfigError
 from pvemu.mkimage.archives import cpio_newc, tar_ustar
 from pvemu.mkimage.cache import file_lock, staged
-from pvemu.mkimage.ext import make_ext
-from pvemu.mkimage.mbr import mbr
+from pvemu.mkimage.disk_image import DiskWriter
+from pvemu.mkimage.entries import PackageSource, RecipeSource
+from pvemu.mkimage.filesystems import FILE_SYSTEMS
+from pvemu.mkimage.layout import Disk, file_systems
 from pvemu.mkimage.packages import PackageCache
-from pvemu.mkimage.recipe import (
-    Artifact,
-    Cpio,
-    Disk,
-    GrubImage,
-    PackageSource,
-    Partition,
-    Plain,
-    Recipe,
-    RecipeSource,
-    load_recipe,
-)
+from pvemu.mkimage.recipe import Artifact, Cpio, GrubImage, Plain, Recipe, load_recipe
 from pvemu.mkimage.tools import TOOL_PACKAGES, Tool, ToolError, tool
 from pvemu.mkimage.tree import Sources
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
-    from typing import BinaryIO
 
 __all__ = ["Built", "build", "fetch"]
 
 # Part of every hash: raise it when the same recipe comes to mean other bytes.
-_FORMAT = 1
+_FORMAT = 2
 _GRUB_MODULES = "grub-xen-bin"
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +169,7 @@ class _Workshop:
             case GrubImage():
                 self._grub(artifact, path)
             case Disk():
-                self._disk(artifact, path)
+                DiskWriter(self._sources, self._tool, self._scratch, self._recipe.epoch).write(artifact, path)
 
     def _tool(self, name: str) -> Tool:
         return tool(name, self._cache)
@@ -197,31 +186,6 @@ class _Workshop:
             memdisk.write_bytes(tar_ustar(self._sources.tree(image.memdisk), self._recipe.epoch))
             options += ["-m", memdisk]
         self._tool("grub-mkimage").run(*options, *image.modules)
-
-    def _disk(self, disk: Disk, path: Path) -> None:
-        with path.open("wb") as image:
-            image.truncate(disk.size)
-            image.write(mbr(disk))
-            for index, part in enumerate(disk.partitions, start=1):
-                if part.file_system:
-                    content = self._scratch / f"{path.name}.{index}"
-                    self._file_system(part, content)
-                    _copy_sparse(content, image, part.start)
-                    content.unlink()
-
-    def _file_system(self, part: Partition, target: Path) -> None:
-        tree = self._sources.tree(part.entries)
-        make_ext(target, part, tree, self._recipe.epoch, self._tool("mke2fs"), self._tool("debugfs"))
-
-
-def _copy_sparse(source: Path, image: BinaryIO, offset: int) -> None:
-    """Copy a file into an image, leaving holes where it is zero."""
-    with source.open("rb") as content:
-        for position in range(offset, offset + source.stat().st_size, _CHUNK):
-            chunk = content.read(_CHUNK)
-            if chunk.count(0) != len(chunk):
-                image.seek(position)
-                image.write(chunk)
 
 
 def _load(name: str | Path, users: tuple[Path, ...]) -> Recipe:
@@ -245,6 +209,6 @@ def _tools(recipe: Recipe) -> list[str]:
                 used.add("gzip")
             case GrubImage():
                 used.add("grub-mkimage")
-            case Disk(partitions=partitions) if any(part.file_system for part in partitions):
-                used |= {"mke2fs", "debugfs"}
+            case Disk(content=content):
+                used |= {name for system in file_systems(content) for name in FILE_SYSTEMS[system.kind].tools}
     return sorted(used)

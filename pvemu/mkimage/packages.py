@@ -99,6 +99,10 @@ class PackageCache:
         found = {name: self._find(name) for name in wanted}
         return {name: package for name, package in found.items() if package is not None}
 
+    def fetched(self, name: str) -> Package | None:
+        """A package that is here already; None where it would have to be fetched."""
+        return self._find(name)
+
     def dependency(self, name: str, pattern: str) -> str:
         """The first package that `name` depends on and whose name matches the pattern: a metapackage's real package."""
         key = f"{name} {pattern}"

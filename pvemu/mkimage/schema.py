@@ -1,39 +1,68 @@
-"""Reading a recipe's tables: every value is asked for by key and type, and what is wrong is said with file and key."""
+"""Reading a TOML file's tables: every value is asked for by key and type; a mistake is said with file, line and key."""
 
 from __future__ import annotations
 
 import re
 import tomllib
+from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn
 
 from pvemu.errors import ConfigError
+from pvemu.mkimage.toml_lines import key_lines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["Table", "load"]
+    from pvemu.mkimage.toml_lines import KeyPath
+
+__all__ = ["Document", "Table", "load"]
 
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+class Document:
+    """A TOML file as it was read."""
+
+    def __init__(self, file: Path, text: str) -> None:
+        self.file = file
+        self._text = text
+
+    def place(self, path: KeyPath) -> str:
+        """`file:line` of a key or table; of the nearest table around one that is not there."""
+        while path and path not in self._lines:
+            path = path[:-1]
+        return f"{self.file}:{self._lines.get(path, 1)}"
+
+    @cached_property
+    def _lines(self) -> Mapping[KeyPath, int]:
+        return key_lines(self._text)
 
 
 class Table:
     """One TOML table. A key that nobody asked for is an error at `done()`, so no misspelt key passes in silence."""
 
-    def __init__(self, file: Path, where: str, values: Mapping[str, object]) -> None:
-        self.file = file
-        self.where = where
+    def __init__(self, document: Document, path: KeyPath, values: Mapping[str, object]) -> None:
+        self.document = document
+        self.file = document.file
+        self._path = path
         self._values = values
         self._asked: set[str] = set()
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
 
+    @property
+    def where(self) -> str:
+        """Where it stands, for messages: `file:line: artifact[0].partition[1]`."""
+        name = _shown(self._path)
+        return f"{self.document.place(self._path)}: {name}" if name else str(self.file)
+
     def fail(self, key: str, expected: str) -> NoReturn:
-        """Raise ConfigError: file, key, what was expected."""
-        full = f"{self.where}.{key}" if self.where else key
+        """Raise ConfigError: file, line, key, what was expected."""
+        path = (*self._path, key)
         got = f", not {self._values[key]!r}" if key in self._values else ""
-        raise ConfigError(f"{self.file}: {full}: expected {expected}{got}")
+        raise ConfigError(f"{self.document.place(path)}: {_shown(path)}: expected {expected}{got}")
 
     def text(self, key: str, default: str | None = None) -> str:
         """A string; without a default it must be there."""
@@ -49,8 +78,8 @@ class Table:
             self.fail(key, "a list of strings")
         return tuple(value)
 
-    def number(self, key: str, default: int, low: int, high: int) -> int:
-        """An integer from low to high."""
+    def number(self, key: str, default: int | None, low: int, high: int) -> int:
+        """An integer from low to high; without a default it must be there."""
         value = self._take(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             self.fail(key, f"an integer from {low} to {high}")
@@ -75,7 +104,7 @@ class Table:
         """One of the options."""
         value = self._take(key, default)
         if not isinstance(value, str) or value not in options:
-            self.fail(key, f"one of {', '.join(options)}")
+            self.fail(key, f"one of {', '.join(option for option in options if option)}")
         return value
 
     def tables(self, key: str) -> list[Table]:
@@ -83,15 +112,26 @@ class Table:
         value = self._take(key, [])
         if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
             self.fail(key, f"an array of tables ([[{key}]])")
-        prefix = f"{self.where}.{key}" if self.where else key
-        return [Table(self.file, f"{prefix}[{index}]", item) for index, item in enumerate(value)]
+        return [Table(self.document, (*self._path, key, index), item) for index, item in enumerate(value)]
+
+    def table(self, key: str) -> Table | None:
+        """A table of its own, None when the key is not there."""
+        value = self._take(key, None)
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            self.fail(key, f"a table ([{key}])")
+        return Table(self.document, (*self._path, key), value)
 
     def done(self) -> None:
         """Raise ConfigError for a key that nothing asked for."""
         for key in self._values:
             if key not in self._asked:
                 known = ", ".join(sorted(self._asked))
-                raise ConfigError(f"{self.file}: {self.where or 'top'}: unknown key {key!r}; expected one of {known}")
+                place = self.document.place((*self._path, key))
+                raise ConfigError(
+                    f"{place}: {_shown(self._path) or 'top'}: unknown key {key!r}; expected one of {known}"
+                )
 
     def _take(self, key: str, default: object) -> object:
         self._asked.add(key)
@@ -101,10 +141,15 @@ class Table:
 def load(file: Path) -> Table:
     """The top table of a TOML file. Raises ConfigError when it cannot be read."""
     try:
-        with file.open("rb") as source:
-            values = tomllib.load(source)
+        text = file.read_text(encoding="utf-8")
+        values = tomllib.loads(text)
     except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}; expected a recipe.toml") from error
+        raise ConfigError(f"{file}: {error.strerror}; expected a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not TOML: {error}") from error
-    return Table(file, "", values)
+    return Table(Document(file, text), (), values)
+
+
+def _shown(path: KeyPath) -> str:
+    """A path as a recipe's author would write it: artifact[0].partition[1].size."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pvemu.errors import ConfigError, InputError
@@ -17,6 +18,40 @@ __all__ = ["TOOL_PACKAGES", "Tool", "ToolError", "tool"]
 
 _E2FS = ("e2fsprogs", "libext2fs2", "libss2", "libcom-err2", "libblkid1", "libuuid1")
 _GRUB = ("grub-common", "libdevmapper1.02.1", "libselinux1", "libpcre2-8-0", "libudev1", "liblzma5")
+_XFS = (
+    "xfsprogs",
+    "libinih1",
+    "libblkid1",
+    "libuuid1",
+    "liburcu8",
+    "libedit2",
+    "libbsd0",
+    "libmd0",
+    "libtinfo6",
+    "libfaketime",
+)
+_BTRFS = ("btrfs-progs", "libblkid1", "libuuid1", "libudev1", "liblzo2-2", "libzstd1", "zlib1g", "libfaketime")
+_LVM = (
+    "lvm2",
+    "libaio1",
+    "libblkid1",
+    "libdevmapper1.02.1",
+    "libdevmapper-event1.02.1",
+    "libedit2",
+    "libbsd0",
+    "libmd0",
+    "libtinfo6",
+    "libselinux1",
+    "libpcre2-8-0",
+    "libsystemd0",
+    "libudev1",
+    "libcap2",
+    "libgcrypt20",
+    "libgpg-error0",
+    "liblz4-1",
+    "liblzma5",
+    "libzstd1",
+)
 _BINUTILS = (
     "binutils-x86-64-linux-gnu",
     "binutils-common",
@@ -34,6 +69,16 @@ _TOOLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "mke2fs": ("/sbin/mke2fs", _E2FS),
     "debugfs": ("/sbin/debugfs", _E2FS),
     "e2fsck": ("/sbin/e2fsck", _E2FS),
+    "mkfs.xfs": ("/sbin/mkfs.xfs", _XFS),
+    "xfs_repair": ("/sbin/xfs_repair", _XFS),
+    "mkfs.btrfs": ("/sbin/mkfs.btrfs", _BTRFS),
+    "btrfs": ("/bin/btrfs", _BTRFS),
+    "mkfs.fat": ("/sbin/mkfs.fat", ("dosfstools",)),
+    "fsck.fat": ("/sbin/fsck.fat", ("dosfstools",)),
+    "mtools": ("/usr/bin/mtools", ("mtools", "libfaketime")),
+    "sfdisk": ("/sbin/sfdisk", ("fdisk", "libfdisk1", "libsmartcols1", "libblkid1", "libuuid1", "libtinfo6")),
+    "mdadm": ("/sbin/mdadm", ("mdadm", "libudev1")),
+    "lvm": ("/sbin/lvm", _LVM),
     "grub-mkimage": ("/usr/bin/grub-mkimage", _GRUB),
     "gzip": ("/bin/gzip", ("gzip",)),
     "as": ("/usr/bin/x86_64-linux-gnu-as", _BINUTILS),
@@ -46,6 +91,7 @@ _TOOLS: dict[str, tuple[str, tuple[str, ...]]] = {
 TOOL_PACKAGES: Mapping[str, tuple[str, ...]] = {name: packages for name, (_, packages) in _TOOLS.items()}
 """For each tool the packages it runs from."""
 
+_FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 _LIBRARY_DIRS = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
 
 
@@ -55,24 +101,34 @@ class ToolError(InputError):
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A runnable tool: `path`, and the whole environment it runs in."""
+    """A runnable tool: `path`, and the whole environment it runs in. `clock` is the library that fakes its time."""
 
     name: str
     path: Path
     env: dict[str, str]
+    clock: Path | None = None
 
-    def run(self, *arguments: str | Path, fake_time: int | None = None, stdin: bytes | None = None) -> bytes:
-        """Run it to its end; its standard output. `fake_time` (seconds) is e2fsprogs' now. Raises ToolError."""
-        env = self.env if fake_time is None else {**self.env, "E2FSPROGS_FAKE_TIME": str(fake_time)}
+    def run(
+        self, *arguments: str | Path, fake_time: int | None = None, stdin: bytes | None = None,
+        cwd: Path | None = None, extra: Mapping[str, str] | None = None,
+    ) -> bytes:  # fmt: skip
+        """Run it to its end; its standard output. `fake_time` (seconds) is its now. Raises ToolError."""
+        env = {**self.env, **(extra or {}), **(self._time(fake_time) if fake_time is not None else {})}
         command = [str(self.path), *map(str, arguments)]
-        done = subprocess.run(command, env=env, input=stdin or b"", capture_output=True, check=False)
+        done = subprocess.run(command, env=env, input=stdin or b"", capture_output=True, check=False, cwd=cwd)
         complaint = done.stderr.decode("utf-8", "replace").strip()
         # debugfs ends with 0 whatever happened, and greets on stderr
         failed = self.name == "debugfs" and any(not line.startswith("debugfs 1.") for line in complaint.splitlines())
         if done.returncode or failed:
             last = complaint.splitlines()[-1] if complaint else f"exit code {done.returncode}"
-            raise ToolError(f"{self.name}: {last}")
+            raise ToolError(f"{self.name}: {last.removeprefix(f'{self.name}: ')}")
         return done.stdout
+
+    def _time(self, now: int) -> dict[str, str]:
+        if self.clock is None:
+            return {"E2FSPROGS_FAKE_TIME": str(now)}
+        moment = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        return {"LD_PRELOAD": str(self.clock), "FAKETIME": moment}
 
 
 def tool(name: str, cache: PackageCache | None = None) -> Tool:
@@ -90,4 +146,5 @@ def tool(name: str, cache: PackageCache | None = None) -> Tool:
     path = next((path for path in (first.path(inner), first.path("/usr" + inner)) if path.exists()), None)
     if path is None:
         raise ToolError(f"{name}: package {first.name} {first.version} has no {inner}")
-    return Tool(name, path, env)
+    clock = packages["libfaketime"].path(_FAKETIME) if "libfaketime" in packages else None
+    return Tool(name, path, env, clock)

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pvemu.errors import ConfigError
-from pvemu.mkimage.recipe import Entry, PackageSource, RecipeSource, Source, TextSource
+from pvemu.mkimage.entries import Entry, PackageSource, RecipeSource, Source, TextSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

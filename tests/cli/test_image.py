@@ -36,7 +36,22 @@ def test_show_tells_size_and_hash(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("show", "demo") == 0
     out = capsys.readouterr().out
     assert f"demo.img  {33 << 20} bytes  sha256 " in out
+    assert "      1: 32 MiB at 1 MiB, type 0x83 bootable\n        ext4 label 'demo' UUID 70766d75-" in out
     assert build("demo").key in out
+
+
+@pytest.mark.parametrize(
+    ("recipe", "lines"),
+    [
+        ("pvboot", ["x86_64-xen, prefix /boot/grub", "6 modules: part_msdos ext2"]),
+        ("storage", ["sectors of 4096 bytes", "memdisk: /grub.cfg", "MD RAID1 1.0 'pv10'", "1 of 2", "LVM onraid "]),
+        ("tiny", ["tiny.cpio.gz", "entries"]),
+    ],
+)
+def test_show_tells_what_is_in_it(recipe: str, lines: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("show", recipe) == 0
+    out = capsys.readouterr().out
+    assert [line for line in lines if line not in out] == []
 
 
 def test_an_unknown_recipe_goes_to_the_caller() -> None:

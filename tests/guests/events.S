@@ -89,6 +89,8 @@ after_iret:                                     # upcall 6
         show    upcalls_iret, upcall_count
         # poll: a time-out, then a pending port; no upcall while masked
         mask_upcalls
+        mov     ipi_arg + 4, %eax
+        mov     %eax, poll_ports
         rdtsc64
         add     $3000000, %rax
         mov     %rax, poll_arg + 16
@@ -97,8 +99,6 @@ after_iret:                                     # upcall 6
         sub     poll_arg + 16, %rax
         show    poll_late, %rax
         send    ipi_arg+4
-        mov     ipi_arg + 4, %eax
-        mov     %eax, poll_ports
         rdtsc64
         mov     $3000000000, %r12
         add     %rax, %r12

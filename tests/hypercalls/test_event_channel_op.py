@@ -38,8 +38,8 @@ OPS: list[tuple[int, object, tuple[object, ...], tuple[str, int] | None]] = [
     (ec.EVTCHNOP_send, ec.evtchn_send(port=5), ("send", 5), None),
     (ec.EVTCHNOP_bind_vcpu, ec.evtchn_bind_vcpu(port=5, vcpu=1), ("bind_vcpu", 5, 1), None),
     (ec.EVTCHNOP_unmask, ec.evtchn_unmask(port=5), ("unmask", 5), None),
-    (ec.EVTCHNOP_reset, ec.evtchn_reset(dom=0x7FF0), ("reset", 0x7FF0), None),
-    (14, ec.evtchn_reset(dom=0x7FF0), ("reset", 0x7FF0), None),
+    (ec.EVTCHNOP_reset, ec.evtchn_reset(dom=0x7FF0), ("reset", 0x7FF0, False), None),
+    (14, ec.evtchn_reset(dom=0x7FF0), ("reset", 0x7FF0, True), None),
     (
         ec.EVTCHNOP_init_control,
         ec.evtchn_init_control(control_gfn=1 << 33, offset=8, vcpu=1),

@@ -10,7 +10,7 @@ from hypercalls.public import event_channel as ec
 from hypercalls.public import xen
 from pvemu.hypervisor.event_channel import EventChannels
 from pvemu.hypervisor.shared_info import SharedInfo
-from tests.hypervisor.world import DOMID, refused
+from tests.hypervisor.world import DOMID, FakePages, refused
 
 DOM0, NOBODY, SELF = 0, 99, xen.DOMID_SELF
 
@@ -21,9 +21,7 @@ class Ports:
     def __init__(self, abi: Abi) -> None:
         self.shared = SharedInfo(abi, memoryview(bytearray(4096)))
         self.info = self.shared.vcpu_info(0)
-        self.events = EventChannels(DOMID, self.shared, [self.info])
-        self.upcalls: list[int] = []
-        self.events.on_pending = self.upcalls.append
+        self.events = EventChannels(DOMID, self.shared, [self.info], FakePages(), lambda line: None)
         self.width = abi.bits
 
     def mask(self, port: int) -> None:
@@ -56,7 +54,6 @@ def ports(request: pytest.FixtureRequest) -> Ports:
 def test_a_fresh_page_masks_upcalls_of_every_vcpu(ports: Ports) -> None:
     assert [ports.shared.vcpu_info(i).upcall_mask for i in range(32)] == [1] * 32
     assert ports.state() == ([], 0, 0)
-    assert ports.events.max_ports == {64: 4096, 32: 1024}[ports.width]
 
 
 def test_ports_are_handed_out_from_one_and_reused(ports: Ports) -> None:
@@ -178,7 +175,7 @@ def test_masked_and_unmasked(ports: Ports) -> None:
     ports.mask(port)
     events.send(port)
     assert ports.state() == ([port], 0, 0)
-    assert ports.upcalls == [0]  # one who polls may wait for it
+    assert events.raised == 1  # one who polls may wait for it
     events.unmask(port)
     assert ports.state() == ([port], 2, 1)
     events.unmask(port)  # a second time is no edge
@@ -277,15 +274,20 @@ def test_reset_closes_everything(ports: Ports) -> None:
     events.bind_interdomain(SELF, offered)
     events.bind_virq(xen.VIRQ_TIMER, 0)
     channel = events.bind_backend(events.alloc_for_backend(), lambda: None)
-    refused(e.EPERM, events.reset, DOM0)
-    refused(e.ESRCH, events.reset, NOBODY)
-    events.reset(SELF)
+    refused(e.EPERM, events.reset, DOM0, False)
+    refused(e.ESRCH, events.reset, NOBODY, False)
+    refused(e.EBUSY, events.reset, SELF, True)  # no reset was interrupted
+    events.reset(SELF, False)
     assert [events.status(SELF, port).status for port in range(1, 5)] == [ec.EVTCHNSTAT_closed] * 4
     channel.notify()
     assert ports.pending() == []
     assert events.bind_virq(xen.VIRQ_TIMER, 0) == 1
 
 
-def test_fifo_channels_are_not_offered(ports: Ports) -> None:
-    refused(e.ENOSYS, ports.events.init_control, 5, 0, 0)
-    refused(e.ENOSYS, ports.events.expand_array, 5)
+def test_polled_ports_are_open(ports: Ports) -> None:
+    port = ports.events.bind_ipi(0)
+    assert not ports.events.poll(port)
+    ports.events.send(port)
+    assert ports.events.poll(port)
+    for closed in (0, 5, 64, 1 << 31):
+        refused(e.EINVAL, ports.events.poll, closed)

@@ -27,15 +27,11 @@ def world() -> World:
 
 
 def grant(world: World, ref: int, mfn: int, domid: int = DOM0, flags: int = gt.GTF_permit_access) -> None:
-    view = world.grants._entries.view(ref)
-    assert view is not None
-    view[:] = flags.to_bytes(2, "little") + domid.to_bytes(2, "little") + mfn.to_bytes(4, "little")
+    world.grants.shared.put_reserved(ref, (flags, domid, mfn))
 
 
 def flags(world: World, ref: int = REF) -> int:
-    view = world.grants._entries.view(ref)
-    assert view is not None
-    return int.from_bytes(view[:2], "little")
+    return world.grants.shared.header(ref)[0]
 
 
 def denied(world: World, ref: int, readonly: bool) -> int:
@@ -330,8 +326,8 @@ def test_setup_and_sizes(world: World) -> None:
 def test_versions(world: World) -> None:
     assert world.grants.set_version(1) == 1
     assert world.grants.get_version(SELF) == 1
-    refused(e.ENOSYS, world.grants.set_version, 2)
     refused(e.EINVAL, world.grants.set_version, 3)
+    refused(e.EINVAL, world.grants.set_version, 0)
     refused(e.EPERM, world.grants.get_version, DOM0)
     refused(e.ESRCH, world.grants.get_version, NOBODY)
 
@@ -349,3 +345,199 @@ def test_cache_flush(world: World) -> None:
     refused(e.EINVAL, flush, END << 12, 0, 1, 1)
     refused(e.EPERM, flush, FIRST << 12, 0, 1, 1)
     world.audit()
+
+
+def test_handles_are_used_in_turn_and_one_stays_behind(world: World) -> None:
+    grant(world, REF, world.mfns[22], DOMID)
+    ask, give = world.grants.map_grant_ref, world.grants.unmap_grant_ref
+    bus = world.mfns[22] << PAGE_SHIFT
+    grant(world, REF + 1, world.mfns[23], DOMID)
+    grant(world, REF + 2, world.mfns[24], DOMID)
+    refs = (REF, REF + 1, REF + 2)
+    handles = [ask(0, DEVICE | RO, refs[i % 3], DOMID)[1] for i in range(255)]
+    assert handles == list(range(255))
+    assert ask(0, DEVICE | RO, REF, DOMID)[1] == 256  # 255 is the last of its page
+    assert give(0, bus, 3) == gt.GNTST_okay
+    assert ask(0, DEVICE | RO, REF, DOM0)[0] == gt.GNTST_general_error  # takes a handle, and gives it back
+    assert ask(0, DEVICE | RO, REF, DOMID)[1] == 258
+
+
+# -- version 2 ---------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def second(world: World) -> World:
+    """A world whose grant table is of version 2."""
+    assert world.grants.set_version(2) == 2
+    return world
+
+
+def entry_v2(world: World, ref: int, domid: int, kind: int, word: int, frame: int) -> None:
+    """An entry of version 2: flags, domain, the word behind them, the last 64 bits."""
+    page, index = divmod(ref, 256)
+    at = (world.grants.table[page] << PAGE_SHIFT) + 16 * index
+    world.ram.write_u64(at, word << 32 | domid << 16 | kind)
+    world.ram.write_u64(at + 8, frame)
+
+
+def status(world: World, ref: int = REF) -> int:
+    page, index = divmod(ref, 2048)
+    return int.from_bytes(world.ram.frame(world.grants.status[page])[2 * index : 2 * index + 2], "little")
+
+
+def test_version_2_and_back(world: World) -> None:
+    grants = world.grants
+    a, b = world.mfns[22:24]
+    grant(world, 0, a)
+    grants.map_for_backend(0, readonly=False)  # xenconsoled's stays mapped
+    grant(world, 1, b, flags=gt.GTF_permit_access | gt.GTF_readonly)
+    grant(world, REF, b)
+    before = world.counts()
+    assert grants.set_version(2) == 2
+    assert (grants.get_version(SELF), len(grants.status)) == (2, 1)
+    assert grants.get_status_frames(SELF, 1) == (gt.GNTST_okay, [grants.status[0]])
+    assert grants.get_status_frames(SELF, 2) == (gt.GNTST_general_error, [])
+    shared = grants.shared
+    assert (shared.header(0), shared.frame(0), status(world, 0)) == ((1, 0), a, READING | WRITING)
+    assert (shared.header(1), shared.frame(1), status(world, 1)) == ((5, 0), b, 0)
+    assert shared.header(REF) == (0, 0)  # only the toolstack's are kept
+    assert shared.count == 256
+    world.audit()
+    assert grants.set_version(1) == 1
+    assert flags(world, 0) == gt.GTF_permit_access | READING | WRITING
+    assert grants.get_status_frames(SELF, 1) == (gt.GNTST_general_error, [])
+    grants.unmap_for_backend(0)
+    assert flags(world, 0) == gt.GTF_permit_access
+    world.audit()
+    used = world.grants.set_version(2), grants.status[0]
+    assert grants.set_version(1) == 1
+    assert (world.grants.set_version(2), grants.status[0]) == used  # the same frame again: no heap is used up
+    assert before[3] == world.counts()[3]
+
+
+def test_version_changes_that_are_refused(world: World) -> None:
+    grants = world.grants
+    grant(world, REF, world.mfns[22])
+    grants.map_for_backend(REF, readonly=True)
+    refused(e.EBUSY, grants.set_version, 2)
+    grants.unmap_for_backend(REF)
+    grants.set_version(2)
+    world.update(world.mfns[3], 9, pte(grants.status[0], P | US))
+    refused(e.EBUSY, grants.set_version, 1)
+    world.audit()
+    world.update(world.mfns[3], 9, 0)
+    entry_v2(world, 3, DOMID, gt.GTF_permit_access, 0, 1 << 32)
+    refused(e.ERANGE, grants.set_version, 1)
+    entry_v2(world, 3, DOMID, gt.GTF_transitive, 0, 0)
+    refused(e.ERANGE, grants.set_version, 1)
+    entry_v2(world, 3, DOMID, gt.GTF_accept_transfer, 0, 7)
+    assert grants.set_version(1) == 1
+    assert grants.shared.get_reserved(3) == (0, 0, 0)
+    world.audit()
+
+
+def test_status_frames_grow_with_the_table(second: World) -> None:
+    grants = second.grants
+    assert grants.setup_table(SELF, 9)[0] == gt.GNTST_okay
+    assert len(grants.status) == 2
+    entry_v2(second, 2100, DOM0, gt.GTF_permit_access, 0, second.mfns[22])
+    grants.map_for_backend(2100, readonly=True)
+    assert status(second, 2100) == READING
+    second.audit()
+    grants.unmap_for_backend(2100)
+    assert grants.set_version(1) == 1
+    assert grants.setup_table(SELF, 10)[0] == gt.GNTST_okay
+    second.audit()
+
+
+def test_full_pages_of_version_2(second: World) -> None:
+    grants = second.grants
+    data = second.mfns[22]
+    entry_v2(second, REF, DOM0, gt.GTF_permit_access, 0, data)
+    assert grants.map_for_backend(REF, readonly=False) == data
+    assert (status(second), flags(second)) == (READING | WRITING, gt.GTF_permit_access)
+    grants.map_for_backend(REF, readonly=True)
+    grants.unmap_for_backend(REF)
+    grants.unmap_for_backend(REF)
+    assert status(second) == 0
+    entry_v2(second, REF, DOM0, gt.GTF_permit_access | gt.GTF_readonly, 0, data)
+    assert denied_v2(second, False) == gt.GNTST_general_error
+    entry_v2(second, REF, DOM0, gt.GTF_permit_access, 0, data | 1 << 40)
+    assert denied_v2(second, True) == gt.GNTST_bad_page
+    for kind in (gt.GTF_invalid, gt.GTF_permit_access | gt.GTF_sub_page, gt.GTF_transitive, gt.GTF_accept_transfer):
+        entry_v2(second, REF, DOM0, kind, 0, data)
+        assert denied_v2(second, True) == gt.GNTST_general_error
+    with pytest.raises(GrantRefusedError):
+        grants.map_for_backend(256, True)  # beyond a table of one frame
+    second.audit()
+
+
+def denied_v2(world: World, readonly: bool) -> int:
+    with pytest.raises(GrantRefusedError) as caught:
+        world.grants.map_for_backend(REF, readonly)
+    assert status(world) == 0
+    return caught.value.status
+
+
+def test_parts_of_pages_can_only_be_copied(second: World) -> None:
+    grants = second.grants
+    data, other = second.mfns[22:24]
+    second.ram.frame(Mfn(data))[:] = bytes(range(256)) * 16
+    entry_v2(second, REF, DOMID, gt.GTF_permit_access | gt.GTF_sub_page, 300 << 16 | 100, data)
+    assert grants.map_grant_ref(0x5000, HOST, REF, DOMID)[0] == gt.GNTST_general_error
+
+    def copy(offset: int, length: int) -> int:
+        return grants.copy((True, REF, SELF, offset), (False, other, SELF, 0), length)
+
+    assert copy(100, 300) == gt.GNTST_okay
+    assert bytes(second.ram.frame(Mfn(other)))[:3] == bytes([100, 101, 102])
+    for offset, length in ((99, 1), (100, 301), (400, 1), (0, 4096)):
+        assert copy(offset, length) == gt.GNTST_general_error
+    assert copy(400, 0) == gt.GNTST_okay
+    assert copy(4000, 97) == gt.GNTST_bad_copy_arg
+    assert grants.copy((False, other, SELF, 0), (True, REF, SELF, 399), 1) == gt.GNTST_okay
+    assert grants.copy((False, other, SELF, 0), (True, REF, SELF, 399), 2) == gt.GNTST_general_error
+    assert status(second) == 0
+    second.audit()
+
+
+def test_an_entry_in_use_cannot_change_its_meaning(second: World) -> None:
+    grants = second.grants
+    data, other = second.mfns[22:24]
+    entry_v2(second, REF, DOMID, gt.GTF_permit_access, 0, data)
+    _, handle, bus = grants.map_grant_ref(0, DEVICE | RO, REF, DOMID)
+    entry_v2(second, REF, DOMID, gt.GTF_permit_access, 0, other)
+    copy_to = (True, REF, SELF, 0)  # the first to write reads the entry again
+    assert grants.copy((False, other, SELF, 0), copy_to, 8) == gt.GNTST_general_error
+    assert status(second) == READING
+    assert grants.copy((True, REF, SELF, 0), (False, other, SELF, 0), 8) == gt.GNTST_okay  # a reader gets the old one
+    entry_v2(second, REF, DOMID, gt.GTF_permit_access, 0, END)
+    assert grants.copy((False, other, SELF, 0), copy_to, 8) == gt.GNTST_bad_page
+    assert grants.unmap_grant_ref(0, bus, handle) == gt.GNTST_okay
+    assert status(second) == 0
+    second.audit()
+
+
+def test_transitive_grants_lead_nowhere(second: World) -> None:
+    grants = second.grants
+    for trans_domid, gref, expected in (
+        (DOMID, 5, gt.GNTST_general_error), (NOBODY, 5, gt.GNTST_general_error),
+        (DOM0, 5, gt.GNTST_general_error), (DOM0, 700, gt.GNTST_bad_gntref),
+    ):  # fmt: skip
+        entry_v2(second, REF, DOMID, gt.GTF_transitive, trans_domid, gref)
+        assert grants.copy((True, REF, SELF, 0), (False, second.mfns[22], SELF, 0), 1) == expected
+        assert status(second) == 0
+    entry_v2(second, REF, NOBODY, gt.GTF_transitive, DOM0, 5)
+    assert grants.copy((True, REF, SELF, 0), (False, second.mfns[22], SELF, 0), 1) == gt.GNTST_general_error
+
+
+def test_swap_and_transfer_in_version_2(second: World) -> None:
+    grants = second.grants
+    a, b = second.mfns[24:26]
+    entry_v2(second, 8, DOM0, gt.GTF_permit_access, 0, a)
+    entry_v2(second, 255, DOMID, gt.GTF_accept_transfer, 0, 0x1_0000_0077)
+    assert grants.swap_grant_ref(8, 255) == gt.GNTST_okay
+    assert grants.swap_grant_ref(8, 256) == gt.GNTST_bad_gntref
+    assert grants.map_for_backend(255, True) == a
+    assert grants.transfer(b, DOMID, 8) == gt.GNTST_okay
+    assert (second.m2p.get(b), grants.shared.frame(8)) == (0x1_0000_0077, b)
+    assert flags(second, 8) == gt.GTF_accept_transfer | gt.GTF_transfer_committed | gt.GTF_transfer_completed
+    second.audit()

@@ -117,11 +117,12 @@ class Player:
             self.world.touch(self.random.choice(VADDRS[:19]), self.random.choice(list(Access)))
 
     def do_grant_entry(self) -> None:
-        view = self.world.grants._entries.view(self.random.randrange(8, 12))
-        assert view is not None
-        domid = self.random.choice([0, DOMID])
+        ref, domid = self.random.randrange(8, 12), self.random.choice([0, DOMID])
         flags = self.random.choice([1, 1, 5, 2, 0])
-        view[:] = flags.to_bytes(2, "little") + domid.to_bytes(2, "little") + self.mfn().to_bytes(8, "little")[:4]
+        self.world.grants.shared.put_reserved(ref, (flags, domid, self.mfn() & 0xFFFF_FFFF))
+
+    def do_grant_version(self) -> None:
+        self.world.grants.set_version(self.random.choice([1, 2]))
 
     def do_backend_map(self) -> None:
         ref = self.random.randrange(8, 13)

@@ -25,7 +25,7 @@ from pvemu.hypervisor.shared_info import SharedInfo
 from pvemu.hypervisor.time import VirtualClock
 from pvemu.hypervisor.traps import Traps
 from pvemu.hypervisor.vcpu import Vcpu
-from tests.hypervisor.world import DOMID, END, RWX, P, World, pte, refused
+from tests.hypervisor.world import DOMID, END, RWX, FakePages, P, World, pte, refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,7 +55,7 @@ class Cpu:
         self.clock = VirtualClock()
         self.shared = SharedInfo(ABI64, world.ram.frame(world.alloc_shared()))
         infos = [self.shared.vcpu_info(0)]
-        self.events = EventChannels(DOMID, self.shared, infos)
+        self.events = EventChannels(DOMID, self.shared, infos, FakePages(), lambda line: None)
         self.regs = Registers()
         self.entered: list[tuple[int, ...]] = []
         self.left = 0

@@ -13,6 +13,7 @@ from pvemu.cpu.exits import Access
 from pvemu.cpu.paging import PTE_ADDR, PTE_P, PTE_RW, PageWalker
 from pvemu.frames import PAGE_SHIFT, Mfn
 from pvemu.hypervisor.descriptor_tables import DescriptorTables
+from pvemu.hypervisor.domain_page import DomainPages
 from pvemu.hypervisor.grant_table import GrantTable
 from pvemu.hypervisor.guest_access import GuestMemory
 from pvemu.hypervisor.memory import Reservation
@@ -58,7 +59,7 @@ class World:
         self.frames.on_free = self._freed
         self.mm = Mm(self.ram, self.frames, self.types, self.m2p, self.walker, self.reservation)
         self.shared_info = self.alloc_shared()
-        self.grants = GrantTable(DOMID, self.ram, self.types, self.mm, self.reservation, self.alloc_shared)
+        self.grants = GrantTable(DOMID, self.ram, self.frames, self.types, self.mm, self.reservation, self.alloc_shared)
         self.tables = DescriptorTables(
             self.ram, self.frames, self.types, self.mm, self.allocator.alloc_xen(), self.walker.flush
         )
@@ -68,8 +69,7 @@ class World:
 
     def alloc_shared(self) -> Mfn:
         mfn = self.allocator.alloc_xen()
-        self.frames.assign(mfn, 1, Owner.SHARED)
-        self.frames.type[mfn - FIRST], self.frames.type_count[mfn - FIRST] = PageType.WRITABLE, 1
+        self.frames.share(mfn)
         return mfn
 
     def _freed(self, mfn: Mfn) -> None:
@@ -203,11 +203,11 @@ class World:
             mfn = self.grants._entries.frame_of(ref)
             refs[mfn] += len(maps)
             typed[PageType.WRITABLE][mfn] += maps.count(False)
-        for mapping in self.grants._maps.values():
-            if mapping.flags & 1:
-                mfn = self.grants._entries.frame_of(mapping.ref)
+        for ref, flags in self.grants.mappings.items():
+            if flags & 1:
+                mfn = self.grants._entries.frame_of(ref)
                 refs[mfn] += 1
-                typed[PageType.WRITABLE][mfn] += not mapping.flags & 4
+                typed[PageType.WRITABLE][mfn] += not flags & 4
 
     def _audit_tlb(self) -> None:
         """A cached translation is what the tables say, and a writable one never leads to a table in use."""
@@ -217,6 +217,27 @@ class World:
             mfn = maddr >> PAGE_SHIFT
             if access == Access.WRITE:
                 assert self.frames.type_of(mfn) == PageType.WRITABLE, f"{mfn:#x} can be written"
+
+
+class FakePages(DomainPages):
+    """Frames of the guest's by number, all of which it may write; those in ``refused`` are not its own."""
+
+    def __init__(self) -> None:
+        self.frames: dict[int, bytearray] = {}
+        self.mapped: Counter[int] = Counter()
+        self.refused: frozenset[int] = frozenset()
+
+    def map(self, gfn: int) -> memoryview:
+        from hypercalls.errors import XenError
+        from hypercalls.public.errno import EINVAL
+
+        if gfn in self.refused:
+            raise XenError(EINVAL, f"frame {gfn:x}")
+        self.mapped[gfn] += 1
+        return memoryview(self.frames.setdefault(gfn, bytearray(4096)))
+
+    def unmap(self, gfn: int) -> None:
+        self.mapped[gfn] -= 1
 
 
 def refused(errno: int, call: Callable[..., object], *args: object) -> None:

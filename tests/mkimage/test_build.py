@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -245,6 +246,9 @@ FILE = 'description = "d"\n' + ANOTHER
 DISK = 'description = "d"\n[[artifact]]\nname = "d.img"\nkind = "disk"\n'
 PART = DISK + "[[artifact.partition]]\n"
 INTO = "[[artifact.partition.file]]\n"
+SLOT = '[[artifact.partition]]\nsize = "1MiB"\n'
+VG = PART + 'size = "8MiB"\n[artifact.partition.volume-group]\n'
+LV = VG + 'name = "a"\n[[artifact.partition.volume-group.volume]]\n'
 EXT = PART + f'size = "1MiB"\nfs = "ext4"\nuuid = "{UUID}"\n'
 
 
@@ -265,7 +269,7 @@ EXT = PART + f'size = "1MiB"\nfs = "ext4"\nuuid = "{UUID}"\n'
         (FILE + 'file = "missing"', "artifact[0].file: expected a readable file below"),
         (FILE + 'text = "a"\nmode = "rw"', "artifact[0].mode: expected an integer"),
         (FILE + 'text = "a"\n' + ANOTHER + 'text = "b"', "artifact[1].name: expected a name that no other"),
-        (DISK, "artifact[0].partition: expected one to four partitions"),
+        (DISK, "artifact[0].partition: expected one to 4 partitions"),
         (PART, 'artifact[0].partition[0].size: expected a size such as "32MiB"'),
         (PART + 'size = "0"', "partition[0].size: expected a multiple of 512 bytes, and not 0"),
         (PART + 'size = "1000"', "partition[0].size: expected a multiple of 512"),
@@ -273,8 +277,31 @@ EXT = PART + f'size = "1MiB"\nfs = "ext4"\nuuid = "{UUID}"\n'
         (PART + 'size = "2MiB"\n[[artifact.partition]]\nsize = "1MiB"\nstart = "2MiB"', "partition[1].start: expected"),
         (PART + 'size = "1MiB"\nfs = "zfs"', "partition[0].fs: expected one of"),
         (PART + 'size = "1MiB"\nfs = "ext4"', "partition[0].uuid: expected a UUID"),
-        (PART + 'size = "1MiB"\nlabel = "x"', "partition[0].fs: expected one of ext2, ext3, ext4"),
-        (DISK + 'size = "1MiB"\n[[artifact.partition]]\nsize = "1MiB"', "artifact[0].size: expected a multiple of"),
+        (PART + 'size = "1MiB"\nlabel = "x"', "partition[0].fs: expected one of ext2, ext3, ext4, xfs"),
+        (DISK + 'size = "1MiB"\n[[artifact.partition]]\nsize = "1MiB"', "artifact[0].size: expected at least 2097152"),
+        (DISK + 'size = "1000"', "artifact[0].size: expected a multiple of 512 bytes, not '1000'"),
+        (DISK + "sector-size = 1024", "recipe.toml:5: artifact[0].sector-size: expected 512 or 4096, not 1024"),
+        (DISK + 'fs = "ext4"', "artifact[0].size: expected a size, since there is no partition"),
+        (DISK + 'table = "apm"', "artifact[0].table: expected one of mbr, gpt, extended, bsd, not 'apm'"),
+        (DISK + 'table = "gpt"\nid = 5\n' + SLOT, "artifact[0].id: expected a string, not 5"),
+        (DISK + 'table = "gpt"\nid = "x"\n' + SLOT, "recipe.toml:6: artifact[0].id: expected a GUID in lower case"),
+        (DISK + 'table = "gpt"\n' + SLOT + 'type = "hfs"', "recipe.toml:8: artifact[0].partition[0].type: "),
+        (DISK + 'table = "gpt"\nsize = "2MiB"\n' + SLOT, "artifact[0].size: expected at least 2114048 bytes"),
+        (PART + 'size = "1MiB"\n[[artifact.partition.partition]]\nsize = "1"', "table: expected one of mbr, gpt, ext"),
+        (EXT + 'table = "mbr"', "partition[0].fs: expected nothing, since there is table: exactly one says what"),
+        (PART + 'size = "1MiB"\nfs = "fat"\nuuid = "12ab-34cd"', "partition[0].uuid: expected a FAT serial number"),
+        (PART + 'size = "1MiB"\nfs = "fat"\nuuid = "12AB-34CD"\nlabel = "x"', "label: expected capital letters"),
+        (EXT.replace("ext4", "xfs") + 'label = "more than twelve"', "partition[0].label: expected at most 12 bytes"),
+        (EXT.replace("ext4", "xfs") + 'features = ["x"]', "partition[0].features: expected nothing: only ext2, ext3"),
+        (EXT + 'raid = { uuid = "u" }', "recipe.toml:9: artifact[0].partition[0].raid.uuid: expected a UUID"),
+        (EXT + f'raid = {{ uuid = "{UUID}" }}', "raid.metadata: expected a larger partition or disk"),
+        (EXT + f'raid = {{ uuid = "{UUID}", device = 2 }}', "raid.device: expected an integer from 0 to 1, not 2"),
+        (EXT + f'raid = {{ uuid = "{UUID}", metadata = "0.9" }}', "raid.metadata: expected one of 1.0, 1.1, 1.2"),
+        (VG + 'name = "a b"', "volume-group.name: expected letters, digits"),
+        (VG + 'name = "a"\nid = "x"', "volume-group.id: expected 32 letters and digits in groups of 6-4-4-4-4-4-6"),
+        (VG + 'name = "a"\nextent-size = "3MiB"', "volume-group.extent-size: expected a power of two, at least 1KiB"),
+        (LV + 'name = "b"\nsize = "3MiB"', "volume[0].size: expected a multiple of the extents' 4194304 bytes"),
+        (LV + 'name = "b"\nsize = "8MiB"', "volume-group.volume: expected volumes of 7340032 bytes in all"),
         (EXT + INTO + 'to = "boot"\ntext = ""', "file[0].to: expected an absolute path"),
         (EXT + INTO + 'to = "/../x"\ntext = ""', "file[0].to: expected an absolute path"),
         (EXT + INTO + 'to = "/x/"\ntext = ""', "file[0]: to: expected a file's path"),
@@ -296,6 +323,61 @@ def test_a_bad_recipe_is_one_line(
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list((packages.directory / "images").glob("mine-*"))
+
+
+@pytest.mark.parametrize(
+    ("fs", "uuid", "entry", "expected"),
+    [
+        ("xfs", UUID, 'to = "/two words"\ntext = ""', "'/two words': expected a name without blanks"),
+        ("xfs", UUID, 'to = "/x"\nlink = "two words"', "/x: expected a link's target without blanks for XFS"),
+        ("xfs", UUID, 'to = "/x"\ndirectory = true\nmode = 0o1777', "/x: mode: expected no sticky bit"),
+        ("fat", "1234-5678", 'to = "/x"\nlink = "y"', "/x: expected no link, since FAT has none"),
+    ],
+)
+def test_what_a_file_system_cannot_hold_is_one_line(
+    recipe: Callable[[str], Path], fresh: Callable[[str], PackageCache], fs: str, uuid: str, entry: str, expected: str
+) -> None:
+    folder = recipe(PART + f'size = "32MiB"\nfs = "{fs}"\nuuid = "{uuid}"\n{INTO}{entry}')
+    with pytest.raises(ConfigError, match=r"recipe\.toml:5: artifact\[0\]\.partition\[0\]: ") as caught:
+        build(folder, fresh("one"))
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+REPEATS = f"""{DISK}table = "gpt"
+[[artifact.partition]]
+size = "32MiB"
+fs = "xfs"
+uuid = "{UUID}"
+label = "small"
+[[artifact.partition.file]]
+to = "/a/b"
+text = "x"
+[[artifact.partition]]
+size = "8MiB"
+fs = "fat"
+uuid = "1234-5678"
+label = "ESP"
+[[artifact.partition.file]]
+to = "/EFI/a long name.txt"
+text = "x"
+[[artifact.partition]]
+size = "128MiB"
+fs = "btrfs"
+uuid = "{UUID[:-1]}b"
+"""
+
+
+def test_xfs_fat_and_an_empty_btrfs_repeat_too(
+    recipe: Callable[[str], Path], fresh: Callable[[str], PackageCache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = build(recipe(REPEATS), fresh("one"))["d.img"]
+    monkeypatch.setenv("TZ", "Pacific/Auckland")
+    time.sleep(1.1)  # a time stamp of the machine's own would differ now
+    second = build(recipe(REPEATS), fresh("two"))["d.img"]
+    assert first != second
+    digests = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (first, second)}
+    assert len(digests) == 1
 
 
 def test_a_file_system_that_does_not_fit_names_recipe_and_artifact(

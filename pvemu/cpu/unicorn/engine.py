@@ -72,6 +72,8 @@ class Engine:
         self._mmu = mmu
         self._hooks = Hooks(self._uc, self._native, self.registers, handler, mmu, self._entry_maddr)
         self._leave_out_exit_checks()
+        # The page behind the RAM may be one that is not RAM (trap_frame).
+        self._hooks.leave_out_dirty_scans(self._ram.base, self._ram.base + self._ram.size + PAGE_SIZE)
         self._ram.on_code_write = self._hooks.drop_translations
 
     @property
@@ -124,9 +126,7 @@ class Engine:
         self.write("rax", rax)
         return refusal
 
-    def enter(
-        self, rip: int, rsp: int, cs: int, ss: int, rflags: int = 0x202, entry_offset: int = 0
-    ) -> Exit | None:
+    def enter(self, rip: int, rsp: int, cs: int, ss: int, rflags: int = 0x202, entry_offset: int = 0) -> Exit | None:
         """Load ``cs``/``ss`` with their privilege level by an IRETQ from ring 0 (a register write sets no CPL), then
         stand at ``rip``. All other registers keep their values. The exception, where the CPU refuses the selectors: it
         stays in ring 0 then, and has to be entered with better ones.

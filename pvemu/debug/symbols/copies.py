@@ -1,0 +1,111 @@
+"""Code that runs at another address than its module's: a relocator copies itself out of the way of what it moves.
+
+The frames a module's code lies in are remembered, so that a copy is known even when the tables that mapped the original
+are gone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from hypercalls.errors import XenError
+from pvemu.frames import PAGE_MASK, PAGE_SIZE
+
+if TYPE_CHECKING:
+    from pvemu.cpu.paging import PageWalker
+    from pvemu.debug.symbols.table import Module
+    from pvemu.hypervisor.guest_access import GuestMemory
+    from pvemu.memory.ram import Ram
+
+__all__ = ["CodeCopies", "Original"]
+
+#: As many bytes must agree, from the address itself or a little behind it (a loader patches operands).
+_NEEDLE, _REACH = 12, 48
+#: The share of the bytes on one side that must agree: operands are patched in each copy.
+_ENOUGH = 0.75
+
+
+class _Text(NamedTuple):
+    stage: int
+    module: Module
+    address: int
+    pieces: tuple[tuple[int, int], ...]  # (machine address, size)
+
+
+class Original(NamedTuple):
+    """Where a copy comes from: ``address`` is in ``module`` of ``stage``."""
+
+    stage: int
+    module: Module
+    address: int
+    text: _Text
+
+
+class CodeCopies:
+    """The code of all modules known so far, searched for the bytes at an address that belongs to none."""
+
+    def __init__(self, ram: Ram, walker: PageWalker, guest: GuestMemory) -> None:
+        self._ram = ram
+        self._walker = walker
+        self._guest = guest
+        self._texts: list[_Text] = []
+
+    def remember(self, stage: int, module: Module) -> None:
+        """Note where the code of ``module`` is now."""
+        for address, size in module.text:
+            pieces = []
+            at, end = address, address + size
+            while at < end:
+                step = min(end - at, PAGE_SIZE - (at & PAGE_MASK))
+                maddr = self._walker.lookup(at)
+                if maddr is None:
+                    break
+                pieces.append((maddr, step))
+                at += step
+            if pieces:
+                self._texts.append(_Text(stage, module, address, tuple(pieces)))
+
+    def find(self, address: int) -> Original | None:
+        """The place that the code at ``address`` was copied from; None unless there is exactly one."""
+        code, before = self._code_at(address, _REACH), self._code_at(address - _REACH, _REACH)
+        for skip in range(len(code) - _NEEDLE + 1):
+            needle = code[skip : skip + _NEEDLE]
+            if len(set(needle)) < _NEEDLE // 2:
+                continue  # zeros and the like are everywhere
+            found = [one for one in self._search(needle, skip) if self._agrees(one, before, code)]
+            if found:
+                return found[0] if len(found) == 1 else None
+        return None
+
+    def _agrees(self, original: Original, before: bytes, code: bytes) -> bool:
+        """Whether what stands around the address and around the original is the same too, on one side at least: at its
+        ends a copy has other neighbours.
+        """
+        content, at = self._content(original.text), original.address - original.text.address
+        sides = ((content[at : at + len(code)], code), (content[max(0, at - len(before)) : at][::-1], before[::-1]))
+        return any(
+            sum(one == other for one, other in zip(own, copied, strict=False)) >= len(copied) * _ENOUGH
+            for own, copied in sides
+            if copied
+        )
+
+    def _code_at(self, address: int, size: int) -> bytes:
+        """Up to ``size`` bytes, as many as are mapped on that page."""
+        for length in (size, min(size, PAGE_SIZE - (address & PAGE_MASK))):
+            try:
+                return self._guest.copy_from_guest(address, length)
+            except XenError:
+                continue
+        return b""
+
+    def _content(self, text: _Text) -> bytes:
+        return b"".join(self._ram.read(maddr, size) for maddr, size in text.pieces)
+
+    def _search(self, needle: bytes, skip: int) -> list[Original]:
+        found = []
+        for text in self._texts:
+            content = self._content(text)
+            at = content.find(needle)
+            if at >= skip and content.find(needle, at + 1) < 0:
+                found.append(Original(text.stage, text.module, text.address + at - skip, text))
+        return found

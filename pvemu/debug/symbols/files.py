@@ -1,0 +1,90 @@
+"""The files that a user gives as sources of symbols: ELF kernels, GRUB's modules (.mod, .module), System.map.
+
+Which of them belongs to what was loaded is decided by content: sizes and bytes, never by a version or a path.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pvemu.debug.symbols.elf_file import ElfFile
+from pvemu.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["SymbolFiles"]
+
+#: Of a GRUB module's two files the one with local symbols and debug information first.
+_MODULE_SUFFIXES = (".module", ".mod")
+_KERNEL_PATTERNS = ("kernel.exec", "vmlinux*", "*.elf")
+_MAX_FILES = 20_000
+
+
+class SymbolFiles:
+    """Files and folders (searched with everything below them). Raises ConfigError for a path that is not there."""
+
+    def __init__(self, paths: Iterable[str | Path] = ()) -> None:
+        self._modules: dict[str, list[Path]] = {}
+        self._kernels: list[Path] = []
+        self.system_maps: list[Path] = []
+        self._known: dict[Path, ElfFile | None] = {}
+        for given in paths:
+            path = Path(given)
+            if path.is_dir():
+                self._add_folder(path)
+            elif path.is_file():
+                self._add(path, is_given=True)
+            else:
+                raise ConfigError(f"--symbols {path}: no such file; give an ELF file, a System.map or a folder")
+
+    def _add_folder(self, folder: Path) -> None:
+        for count, path in enumerate(sorted(folder.rglob("*"))):
+            if count >= _MAX_FILES:
+                raise ConfigError(f"--symbols {folder}: more than {_MAX_FILES} files; give the folder with the symbols")
+            if path.is_file():
+                self._add(path, is_given=False)
+
+    def _add(self, path: Path, *, is_given: bool) -> None:
+        if path.suffix in _MODULE_SUFFIXES:
+            self._modules.setdefault(path.stem, []).append(path)
+        elif path.name.startswith("System.map"):
+            self.system_maps.append(path)
+        elif is_given or any(path.match(pattern) for pattern in _KERNEL_PATTERNS):
+            if is_given and self._elf(path) is None:
+                if not _is_system_map(path):
+                    raise ConfigError(f"--symbols {path}: neither an ELF file nor a System.map; give one of these")
+                self.system_maps.append(path)
+            else:
+                self._kernels.append(path)
+
+    def modules(self, name: str, bits: int) -> list[ElfFile]:
+        """Files that may be GRUB's module ``name``, the most telling first."""
+        paths = sorted(self._modules.get(name, []), key=lambda path: _MODULE_SUFFIXES.index(path.suffix))
+        return [elf for elf in map(self._elf, paths) if elf is not None and elf.bits == bits]
+
+    def kernels(self, bits: int) -> list[ElfFile]:
+        """Files that may be a kernel."""
+        return [elf for elf in map(self._elf, self._kernels) if elf is not None and elf.bits == bits]
+
+    def add_kernel(self, path: str) -> None:
+        """A kernel that is known anyway: the one that is booted."""
+        self._kernels.append(Path(path))
+
+    def _elf(self, path: Path) -> ElfFile | None:
+        if path not in self._known:
+            try:
+                self._known[path] = ElfFile(path.read_bytes(), str(path))
+            except (OSError, ValueError):
+                self._known[path] = None
+        return self._known[path]
+
+
+def _is_system_map(path: Path) -> bool:
+    try:
+        with path.open("rb") as source:
+            words = source.readline(256).split()
+    except OSError:
+        return False
+    return len(words) == 3 and len(words[1]) == 1 and all(byte in b"0123456789abcdefABCDEF" for byte in words[0])

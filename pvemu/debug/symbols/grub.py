@@ -1,0 +1,296 @@
+"""GRUB's own tables in guest memory: the symbols its kernel exports, and the modules it has loaded.
+
+The lists' heads are found by the name that every GRUB exports, ``grub_dl_head``; where a module lies by its
+``struct grub_dl`` (include/grub/dl.h), whose layout changed over the years and so is told from the values in it. What
+a module under initialisation is called before it joins the list comes from the symbol hash (grub-core/kern/dl.c).
+Everything here reads memory that may hold anything: what makes no sense is left out.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from hypercalls.errors import XenError
+from pvemu.debug.symbols.table import Symbol
+from pvemu.frames import PAGE_MASK, PAGE_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pvemu.hypervisor.guest_access import GuestMemory
+
+__all__ = ["GrubKernel", "GrubModule", "find_grub"]
+
+_HEAD = b"grub_dl_head"
+_IDENTIFIER = re.compile(rb"[A-Za-z_.][A-Za-z0-9_.$]*\Z")
+_MODULE_NAME = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_.+-]*\Z")
+_MAX_NAME = 96
+#: How much of a kernel is searched: its code and data are some 60 KiB, the modules in the image follow.
+_REACH = 1 << 20
+_MAX_MODULES, _MAX_SEGMENTS = 1024, 64
+_MAX_MODULE_SIZE = 64 << 20
+_WORDS_OF_GRUB_DL = 18
+#: GRUB_SYMTAB_SIZE of grub-core/kern/dl.c, and how many entries must agree on where the table is.
+_HASH_SIZE, _ENOUGH_VOTES = 509, 8
+_MAX_CHAIN = 256
+#: GRUB_MODULE_MAGIC and OBJ_TYPE_ELF of include/grub/kernel.h.
+_MODULE_MAGIC, _TYPE_ELF = b"mimg", 0
+
+
+class GrubModule(NamedTuple):
+    """One loaded module: where its ``struct grub_dl`` is, the block that holds all its sections, and each of them as
+    section number -> (address, size).
+    """
+
+    handle: int
+    name: str
+    base: int
+    size: int
+    segments: dict[int, tuple[int, int]]
+    next: int
+
+
+class GrubKernel:
+    """A GRUB in guest memory, [``base``, ``end``), the end as far as it can be told. ``symbols`` is what its kernel
+    exports, ``image_modules`` the ELF files of modules that came within its image (heap, once they are loaded).
+    """
+
+    def __init__(self, memory: _Memory, base: int, symbols: list[Symbol], head: int) -> None:
+        self._memory = memory
+        self._head = head
+        self._hash_table: int | None = None
+        self.base = base
+        self.symbols = symbols
+        self.end = max(symbol.address for symbol in symbols) + 1
+        self.image_modules = list(self._image_modules())
+
+    def head(self) -> int | None:
+        """The newest module's handle, None where the list cannot be read: what changes when a module is loaded."""
+        return self._memory.word(self._head)
+
+    def modules(self) -> list[GrubModule]:
+        """The list of modules, newest first, as far as it can be followed."""
+        found: list[GrubModule] = []
+        seen = set()
+        handle = self.head()
+        while handle and handle not in seen and len(found) < _MAX_MODULES:
+            seen.add(handle)
+            module = self.module_at(handle)
+            if module is None:
+                break
+            found.append(module)
+            handle = module.next
+        return found
+
+    def module_at(self, handle: int) -> GrubModule | None:
+        """The module whose ``struct grub_dl`` is at ``handle``; None where there is no such structure."""
+        memory = self._memory
+        words = memory.words(handle, _WORDS_OF_GRUB_DL)
+        if not words or not words[0]:
+            return None
+        name = memory.string(words[0])
+        if not _MODULE_NAME.match(name):
+            return None
+        for at in range(2, 8):
+            segments = self._segments(words[at])
+            if not segments:
+                continue
+            low = min(address for address, _size in segments.values())
+            high = max(address + size for address, size in segments.values())
+            for i in range(at + 1, _WORDS_OF_GRUB_DL - 2):
+                if words[i] <= low and high <= words[i] + words[i + 1] and words[i + 1] <= _MAX_MODULE_SIZE:
+                    return GrubModule(handle, name.decode(), words[i], words[i + 1], segments, words[i + 2])
+        return None
+
+    def _segments(self, node: int) -> dict[int, tuple[int, int]]:
+        """The chain of ``struct grub_dl_segment`` that begins at ``node``: empty where it is no such chain."""
+        segments: dict[int, tuple[int, int]] = {}
+        for _ in range(_MAX_SEGMENTS):
+            if not node:
+                return segments
+            words = self._memory.words(node, 4)
+            if not words:
+                return {}
+            following, address, size, section = words[0], words[1], words[2], words[3] & 0xFFFF_FFFF
+            if section >= _MAX_MODULE_SIZE >> 10 or size > _MAX_MODULE_SIZE or section in segments:
+                return {}
+            if size:
+                if not address:
+                    return {}
+                segments[section] = address, size
+            node = following
+        return {}
+
+    # -- the symbol hash -----------------------------------------------------------------------------------------------
+    def module_symbols(self) -> dict[int, list[Symbol]]:
+        """What loaded modules export, by their handles: those under initialisation too."""
+        found: dict[int, list[Symbol]] = {}
+        table = self._find_hash_table()
+        if table is None:
+            return found
+        memory = self._memory
+        width = memory.width
+        for slot in range(_HASH_SIZE):
+            node = memory.word(table + slot * width)
+            for _ in range(_MAX_CHAIN):
+                words = memory.words(node, 5) if node else None
+                if not words:
+                    break
+                node, name, address, is_function, module = words
+                text = memory.string(name)
+                if not _IDENTIFIER.match(text):
+                    break
+                if module:
+                    symbol = Symbol(address, 0, text.decode(), bool(is_function & 0xFFFF_FFFF))
+                    found.setdefault(module, []).append(symbol)
+        return found
+
+    def _find_hash_table(self) -> int | None:
+        """``grub_symtab`` is static: found by its entries, each of which says by its name which slot it is in."""
+        if self._hash_table is not None:
+            return self._hash_table
+        votes: dict[int, int] = {}
+        memory = self._memory
+        for address, word in memory.nonzero_words(self.base, self.end):
+            if word % memory.width or word < PAGE_SIZE:
+                continue
+            node = memory.words(word, 5)
+            if not node or node[3] & 0xFFFF_FFFF > 1 or not node[2]:
+                continue
+            name = memory.string(node[1])
+            if not _IDENTIFIER.match(name):
+                continue
+            start = address - memory.width * _symbol_hash(name)
+            votes[start] = votes.get(start, 0) + 1
+            if votes[start] >= _ENOUGH_VOTES:
+                self._hash_table = start
+                return start
+        return None
+
+    def _image_modules(self) -> Iterator[bytes]:
+        """What follows the kernel's bss (include/grub/kernel.h, grub_module_info)."""
+        memory = self._memory
+        found = memory.read_mapped(self.end & ~PAGE_MASK, 2 * PAGE_SIZE).find(_MODULE_MAGIC)
+        at = (self.end & ~PAGE_MASK) + found
+        header = memory.words(at, 3)
+        if found < 0 or not header:
+            return
+        offset, size = header[1], header[2]
+        end = at + min(size, _MAX_MODULE_SIZE)
+        at += offset
+        while at + 8 <= end:
+            raw = memory.read(at, 8)
+            if raw is None:
+                return
+            kind, length = int.from_bytes(raw[:4], "little"), int.from_bytes(raw[4:], "little")
+            if length < 8 or at + length > end:
+                return
+            if kind == _TYPE_ELF:
+                content = memory.read(at + 8, length - 8)
+                if content is not None:
+                    yield content
+            at += -(-length // memory.width) * memory.width
+
+
+def find_grub(guest: GuestMemory, bits: int, base: int) -> GrubKernel | None:
+    """The GRUB whose image begins at ``base``, None when there is another kernel."""
+    memory = _Memory(guest, bits // 8)
+    image = memory.read_mapped(base, _REACH)
+    at = image.find(b"\0" + _HEAD + b"\0")
+    while at >= 0:
+        pointer = (base + at + 1).to_bytes(memory.width, "little")
+        row = image.find(pointer)
+        while row >= 0:
+            if row % memory.width == 0:
+                kernel = _kernel(memory, image, base, row)
+                if kernel is not None:
+                    return kernel
+            row = image.find(pointer, row + 1)
+        at = image.find(b"\0" + _HEAD + b"\0", at + 1)
+    return None
+
+
+def _kernel(memory: _Memory, image: bytes, base: int, row: int) -> GrubKernel | None:
+    """The table of exported symbols around one of its rows: name, address, whether it is a function."""
+    step = 3 * memory.width
+    symbols = []
+    for direction in (-step, step):
+        at = row + min(0, direction)
+        while 0 <= at <= len(image) - step:
+            symbol = _exported(memory, image, base, at)
+            if symbol is None:
+                break
+            symbols.append(symbol)
+            at += direction
+    head = next((symbol.address for symbol in symbols if symbol.name == _HEAD.decode()), None)
+    if head is None or len(symbols) < _ENOUGH_VOTES:
+        return None
+    return GrubKernel(memory, base, symbols, head)
+
+
+def _exported(memory: _Memory, image: bytes, base: int, at: int) -> Symbol | None:
+    name_at, address, is_function = (
+        int.from_bytes(image[at + i * memory.width : at + (i + 1) * memory.width], "little") for i in range(3)
+    )
+    name_at -= base
+    if not 0 <= name_at < len(image) or is_function & 0xFFFF_FFFF > 1:
+        return None
+    end = image.find(b"\0", name_at, name_at + _MAX_NAME)
+    name = image[name_at:end] if end > 0 else b""
+    if not _IDENTIFIER.match(name) or not base <= address < base + _MAX_MODULE_SIZE:
+        return None
+    return Symbol(address, 0, name.decode(), bool(is_function & 0xFFFF_FFFF))
+
+
+def _symbol_hash(name: bytes) -> int:
+    """grub_symbol_hash."""
+    key = 0
+    for byte in name:
+        key = (key * 65599 + byte) & 0xFFFF_FFFF
+    return (key + (key >> 5) & 0xFFFF_FFFF) % _HASH_SIZE
+
+
+class _Memory:
+    """Guest memory, read word by word; None where nothing is mapped."""
+
+    def __init__(self, guest: GuestMemory, width: int) -> None:
+        self._guest = guest
+        self.width = width
+
+    def read(self, vaddr: int, size: int) -> bytes | None:
+        try:
+            return self._guest.copy_from_guest(vaddr, size)
+        except XenError:
+            return None
+
+    def word(self, vaddr: int) -> int | None:
+        raw = self.read(vaddr, self.width)
+        return int.from_bytes(raw, "little") if raw is not None else None
+
+    def words(self, vaddr: int, count: int) -> list[int] | None:
+        raw = self.read(vaddr, count * self.width)
+        return memoryview(raw).cast("Q" if self.width == 8 else "I").tolist() if raw is not None else None
+
+    def string(self, vaddr: int) -> bytes:
+        return self._guest.read_string(vaddr, _MAX_NAME)
+
+    def read_mapped(self, vaddr: int, size: int) -> bytes:
+        """What is mapped from ``vaddr`` on, up to ``size`` bytes."""
+        parts = []
+        for page in range(vaddr, vaddr + size, PAGE_SIZE):
+            part = self.read(page, PAGE_SIZE)
+            if part is None:
+                break
+            parts.append(part)
+        return b"".join(parts)
+
+    def nonzero_words(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        zero = bytes(PAGE_SIZE)
+        for page in range(start & ~PAGE_MASK, end, PAGE_SIZE):
+            part = self.read(page, PAGE_SIZE)
+            if part is None or part == zero:
+                continue
+            for i, word in enumerate(memoryview(part).cast("Q" if self.width == 8 else "I").tolist()):
+                if word:
+                    yield page + i * self.width, word

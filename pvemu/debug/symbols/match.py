@@ -1,0 +1,68 @@
+"""Whether a file is what was loaded: compared by bytes, since names and versions prove nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hypercalls.errors import XenError
+
+if TYPE_CHECKING:
+    from pvemu.debug.symbols.elf_file import ElfFile, Section
+    from pvemu.hypervisor.guest_access import GuestMemory
+
+__all__ = ["fits", "is_loaded"]
+
+#: A loaded kernel or module patches some of its own code, so not every sample has to agree.
+_SAMPLES, _SAMPLE_SIZE, _ENOUGH = 16, 32, 0.75
+
+
+def is_loaded(elf: ElfFile, guest: GuestMemory) -> bool:
+    """Whether the file's first segment (a kernel's text) lies in guest memory where it belongs."""
+    if elf.is_relocatable:
+        return False
+    for vaddr, data, _size in elf.segments():
+        if len(data) >= _SAMPLE_SIZE:
+            step = max(_SAMPLE_SIZE, (len(data) - _SAMPLE_SIZE) // _SAMPLES)
+            places = [(at, _SAMPLE_SIZE) for at in range(0, len(data) - _SAMPLE_SIZE + 1, step)]
+            return _agreement(guest, vaddr, data, places) >= _ENOUGH
+    return False
+
+
+def fits(elf: ElfFile, segments: dict[int, tuple[int, int]], guest: GuestMemory) -> dict[int, int] | None:
+    """Where each section of a relocatable file (by number) is, when the file is the one whose sections were loaded as
+    ``segments``: the sizes in order are equal, and so is the code but for what a loader patches.
+    """
+    sections = elf.sections()
+    loaded = [segments[number] for number in sorted(segments)]
+    if [section.size for section in sections] != [size for _address, size in loaded]:
+        return None
+    places = {section.number: address for section, (address, _size) in zip(sections, loaded, strict=True)}
+    for section in sections:
+        if section.is_code:
+            equal = _agreement(guest, places[section.number], section.data, _constant(elf, section))
+            if equal < _ENOUGH:
+                return None
+    return places
+
+
+def _constant(elf: ElfFile, section: Section) -> list[tuple[int, int]]:
+    """(offset, size) of the parts of a section that no relocation touches."""
+    found, at = [], 0
+    for offset, size in [*elf.relocated(section.number), (section.size, 0)]:
+        if offset > at:
+            found.append((at, offset - at))
+        at = max(at, offset + size)
+    return found
+
+
+def _agreement(guest: GuestMemory, vaddr: int, data: memoryview, places: list[tuple[int, int]]) -> float:
+    """The share of ``places`` in ``data`` that guest memory from ``vaddr`` on agrees with."""
+    if not places:
+        return 1.0
+    equal = 0
+    for at, size in places:
+        try:
+            equal += guest.copy_from_guest(vaddr + at, size) == data[at : at + size]
+        except XenError:
+            continue
+    return equal / len(places)
