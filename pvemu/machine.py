@@ -25,13 +25,15 @@ from pvemu.cpu.unicorn.engine import Engine
 from pvemu.debug.stages import StageWatch
 from pvemu.devices.dom0 import CONSOLE_GRANT, STORE_GRANT, Dom0
 from pvemu.disk.image import Disk, open_disks
-from pvemu.frames import PAGE_SHIFT, Mfn
+from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
 from pvemu.hypervisor.address_space import AddressSpace
+from pvemu.hypervisor.breakpoints import Breakpoints
 from pvemu.hypervisor.compat.page_types import m2p_entries
 from pvemu.hypervisor.descriptor_tables import GDT_VADDR
 from pvemu.hypervisor.domain import Domain, DomainCrashError
 from pvemu.hypervisor.domain_page import DomainPages
 from pvemu.hypervisor.emul_priv_op import PrivilegedOps
+from pvemu.hypervisor.emulate import CodeReader
 from pvemu.hypervisor.event_channel import EventChannels
 from pvemu.hypervisor.exception_entry import ExceptionEntry
 from pvemu.hypervisor.exit_handler import TRAP_NS, HypercallRecord, PvExitHandler
@@ -142,6 +144,7 @@ class Machine:
         self.nr_pages = self.config.memory_mib << (20 - PAGE_SHIFT)
         self.memory = memory = MachineMemory(self.nr_pages, self.width.is_compat)
         self.ram, self.frames, self.m2p = memory.ram, memory.frames, memory.m2p
+        self._window = self.ram.base + self.ram.size  # machine addresses that are not RAM: pages served by callbacks
         self.engine = Engine(self.ram, memory.alloc_xen(), GDT_VADDR)
         self.shared_info_mfn = memory.alloc_shared()
         self.walker = self._make_walker()
@@ -218,9 +221,11 @@ class Machine:
         is_compat, domid, memory = self.width.is_compat, self.config.domid, self.memory
         self.traps = self.width.traps(self.domain, self.vcpu, self.guest)
         physdev = Physdev(self.vcpu, self.types)
+        code = CodeReader(self.engine, self.guest, self.descriptor_tables.read_descriptor, is_compat)
+        self.traps.is_long_code = lambda: code.bits() == 64
         msrs = Msrs(self.vcpu, self.clock, self.ram, self.types, hypercall_page(self.abi.bits), is_compat)
         self.privileged = PrivilegedOps(
-            self.domain, self.vcpu, self.guest, self.mm, self.clock, physdev, msrs, has_rex=not is_compat
+            self.domain, self.vcpu, self.guest, self.mm, self.clock, physdev, msrs, code
         )  # fmt: skip
         context = HypercallContext(
             abi=self.abi, guest=self.guest, domain=self.domain, vcpu=self.vcpu, event_channels=self.event_channels,
@@ -241,9 +246,13 @@ class Machine:
         ro_page_fault = RoPageFault(
             self.vcpu, self.ram, self.frames, self.mm, memory.alloc_xen(), run_on_copy, is_compat
         )  # fmt: skip
+        self.breakpoints = Breakpoints(
+            self.vcpu, code, self.guest, self.ram, self.address_space, self._window + PAGE_SIZE,
+            self.engine.trap_frame, self.engine.run,
+        )  # fmt: skip
         self.exceptions = ExceptionEntry(
-            self.domain, self.vcpu, self.guest, self.traps, self.privileged, ro_page_fault,
-            lambda: self.descriptor_tables.ldt_vaddr, self.exit_handler.on_cpuid,
+            self.domain, self.vcpu, self.guest, self.traps, self.privileged, ro_page_fault, self.breakpoints, code,
+            lambda: self.descriptor_tables.ldt_vaddr, self.exit_handler.on_cpuid, is_compat,
         )  # fmt: skip
 
     def _build_domain(self) -> None:
@@ -272,9 +281,8 @@ class Machine:
         )  # fmt: skip
         self.xenstore, self.console, self.backends = self.dom0.xenstore, self.dom0.console, self.dom0.backends
         self.disk_statistics = self.dom0.disk_statistics
-        window = self.ram.base + self.ram.size  # the first page that is not RAM
-        self.engine.trap_frame(window, self.console.guest_read, self.console.guest_write)
-        self.address_space.trap_frame(built.console_mfn, window)
+        self.engine.trap_frame(self._window, self.console.guest_read, self.console.guest_write)
+        self.address_space.trap_frame(built.console_mfn, self._window)
 
     # -- running -----------------------------------------------------------------------------------------------------
     def start(self) -> None:
