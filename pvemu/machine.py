@@ -6,6 +6,7 @@ order; ``run`` enters the guest and serves its exits until it stops or a caller'
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from hypercalls.context import E820Entry
@@ -75,7 +76,10 @@ class Outcome(NamedTuple):
 class Machine:
     """One domain and everything around it. Made by :meth:`create`; attributes are there for observers to read."""
 
-    def __init__(self, config: DomainConfig, image: KernelImage, ramdisk: bytes | None, disks: list[Disk]) -> None:
+    def __init__(
+        self, config: DomainConfig, image: KernelImage, ramdisk: bytes | None, disks: list[Disk],
+        time: int | None = None,
+    ) -> None:  # fmt: skip
         self.config = config
         self.width = PV64 if image.bits == 64 else PV32
         self.abi = self.width.abi
@@ -89,7 +93,7 @@ class Machine:
         self._console_observers: list[Callable[[bytes], None]] = []
         self.on_console_output: Callable[[bytes], None] = lambda data: None
         self.on_console_poll: Callable[[], None] = lambda: None
-        self.clock = VirtualClock(SYSTEM_TIME_AT_START)
+        self.clock = VirtualClock(SYSTEM_TIME_AT_START, time)
         self._make_memory()
         self._make_mm()
         self._make_domain()
@@ -110,6 +114,14 @@ class Machine:
             for disk in disks:
                 disk.close()
             raise
+
+    def reboot(self) -> Machine:
+        """What xl does when the domain has shut down to reboot: a new domain, with the next number, of the same
+        configuration. The disks are as they were left, and time goes on. This machine is at its end.
+        """
+        disks, self._disks = self._disks, []
+        config = replace(self.config, domid=self.config.domid + 1)
+        return Machine(config, self.image, self._ramdisk, disks, self.clock.now())
 
     def close(self) -> None:
         """Give the disk images back."""
@@ -184,7 +196,7 @@ class Machine:
         self.sched = Sched(self.clock, self.vcpu, self.event_channels, lambda: self.is_stopping, self._stuck)
         self.stages = StageWatch(
             self.abi, self.ram, self.walker, self.guest, engine.reader("rip", "rsi"),
-            lambda: self.clock.now() - self.clock.start,
+            lambda: self.clock.now() - self.clock.start, domid,
         )  # fmt: skip
 
     def _make_entries(self) -> None:

@@ -30,6 +30,8 @@ __all__ = ["add_parser", "run"]
 
 #: Guest seconds after which a run that nobody watches ends.
 DEFAULT_TIMEOUT = 600.0
+#: How often a guest that nobody watches may reboot.
+DEFAULT_MAX_REBOOTS = 1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{1,2}|[0-7]{1,3}|.)", re.DOTALL)
 _NAMED = {b"a": 7, b"b": 8, b"t": 9, b"n": 10, b"v": 11, b"f": 12, b"r": 13, b"e": 27, b"\\": 92, b"'": 39, b'"': 34}
@@ -52,6 +54,10 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "--timeout", metavar="SECONDS",
         help=f"end after so many guest seconds (default {DEFAULT_TIMEOUT:g} when not at a terminal)",
     )  # fmt: skip
+    parser.add_argument(
+        "--max-reboots", metavar="N",
+        help=f"a guest that reboots boots again, N times at most (default {DEFAULT_MAX_REBOOTS}; at a terminal always)",
+    )  # fmt: skip
     parser.add_argument("--transcript", metavar="FILE", help="write the console's bytes here too")
     parser.add_argument("--json", metavar="FILE", help="write a report of the run here")
 
@@ -62,18 +68,21 @@ def run(arguments: argparse.Namespace) -> int:
     send = [_unescape(text) for text in arguments.send]
     is_interactive = sys.stdin.isatty() and sys.stdout.isatty()
     timeout = _seconds(arguments.timeout, None if is_interactive else DEFAULT_TIMEOUT)
+    max_reboots = _count(arguments.max_reboots, None if is_interactive else DEFAULT_MAX_REBOOTS)
     config = domain_config(arguments)
     machine = Machine.create(config)
     try:
         _refuse_overwriting(arguments, config)
         transcript = _open_output(arguments.transcript, "--transcript")
         report = _open_output(arguments.json, "--json")
-        session = Session(machine, until=until, timeout=timeout, send=send, sink=_sink(transcript))
-        with _stopping_on_signals(machine) as received:
+        session = Session(
+            machine, until=until, timeout=timeout, send=send, sink=_sink(transcript), max_reboots=max_reboots,
+        )  # fmt: skip
+        with _closing(session), _stopping_on_signals(session) as received:
             if is_interactive:
                 from pvemu.cli.terminal import Terminal
 
-                with Terminal(machine):
+                with Terminal(session):
                     verdict = session.run()
             else:
                 verdict = session.run()
@@ -92,7 +101,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _stopping_on_signals(machine: Machine) -> Iterator[list[int]]:
+def _closing(session: Session) -> Iterator[None]:
+    """Give the disks back, of whichever domain has them in the end."""
+    try:
+        yield
+    finally:
+        session.machine.close()
+
+
+@contextmanager
+def _stopping_on_signals(session: Session) -> Iterator[list[int]]:
     """Ctrl-C and the like end the run cleanly: nothing can be raised inside the CPU's own code. Gives the signals that
     came, in order; those that our caller had ignored (nohup, a script's background jobs) stay so.
     """
@@ -100,7 +118,7 @@ def _stopping_on_signals(machine: Machine) -> Iterator[list[int]]:
 
     def stop(number: int, _frame: object) -> None:
         received.append(number)
-        machine.stop("interrupted", f"interrupted by {signal.Signals(number).name}")
+        session.stop("interrupted", f"interrupted by {signal.Signals(number).name}")
 
     watched = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     previous = {number: signal.signal(number, stop) for number in watched}
@@ -145,6 +163,14 @@ def _pattern(text: str | None) -> re.Pattern[bytes] | None:
         raise ConfigError(
             f"--until {text!r}: not a regular expression ({error}); escape special characters with \\"
         ) from None
+
+
+def _count(text: str | None, default: int | None) -> int | None:
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit():
+        raise ConfigError(f"--max-reboots {text!r}: not a number of times; give 0, 1, 2 or more")
+    return int(text)
 
 
 def _seconds(text: str | None, default: float | None) -> float | None:
@@ -203,7 +229,11 @@ def _print_verdict(verdict: Verdict) -> None:
     lines = list(verdict.crash_report)
     if lines:
         lines.append("")
+    rebooted = {domain.domid: domain.end_ns for domain in verdict.domains[:-1]}
     for number, stage in enumerate(verdict.stages):
+        if stage.domid - 1 in rebooted:
+            end = rebooted.pop(stage.domid - 1) / 1e9
+            lines.append(f"pvemu: domain {stage.domid - 1} rebooted at {end:.3f} s, and is domain {stage.domid} now")
         what = " ".join(filter(None, (stage.guest_os or "a kernel", stage.guest_version)))
         ramdisk = f", ramdisk of {stage.ramdisk.size} bytes" if stage.ramdisk is not None else ""
         cmdline = f", command line {stage.cmdline!r}" if stage.cmdline else ""

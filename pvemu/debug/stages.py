@@ -44,7 +44,7 @@ class Ramdisk:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One kernel at its start of day. ``start_ns`` is guest time since the domain began."""
+    """One kernel at its start of day. ``start_ns`` is guest time since the run began, ``domid`` the domain's number."""
 
     guest_os: str | None
     loader: str | None
@@ -53,6 +53,7 @@ class Stage:
     cmdline: str
     ramdisk: Ramdisk | None
     start_ns: int
+    domid: int = 1
 
 
 class StageWatch:
@@ -62,7 +63,7 @@ class StageWatch:
 
     def __init__(
         self, abi: Abi, ram: Ram, walker: PageWalker, guest: GuestMemory, read_entry: Callable[[], list[int]],
-        elapsed: Callable[[], int],
+        elapsed: Callable[[], int], domid: int = 1,
     ) -> None:  # fmt: skip
         self._abi = abi
         self._ram = ram
@@ -70,6 +71,7 @@ class StageWatch:
         self._guest = guest
         self._read_entry = read_entry
         self._elapsed = elapsed
+        self._domid = domid
         self.stages: list[Stage] = []
         self._l1_for = -1
         self._l1_entries: list[int] = []
@@ -90,7 +92,8 @@ class StageWatch:
                 image.virt_entry,
                 cmdline,
                 digest,
-                0,
+                self._elapsed(),
+                self._domid,
             )
         )
 
@@ -124,7 +127,7 @@ class StageWatch:
         if parms is not None:
             guest_os, loader, version = parms.guest_os or None, parms.loader or None, parms.guest_ver or None
         cmdline = info.cmd_line.split(b"\0", 1)[0][:_MAX_CMDLINE].decode("utf-8", "replace")
-        return Stage(guest_os, loader, version, entry, cmdline, self._ramdisk(info), self._elapsed())
+        return Stage(guest_os, loader, version, entry, cmdline, self._ramdisk(info), self._elapsed(), self._domid)
 
     def _find_notes(self, entry: int) -> ElfDomParms | None:
         """Notes whose entry is ours: those of the loaded image if it carries them, else the loader's copy of the file,

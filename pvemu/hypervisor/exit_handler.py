@@ -59,7 +59,7 @@ class PvExitHandler:
         self._privileged = privileged
         self.recent: deque[HypercallRecord] = deque(maxlen=_RECENT_HYPERCALLS)  #: the last hypercalls
         self._fills_charged = 0
-        self._calibration_due = clock.start + _EPOCH_NS
+        self._calibration_due = clock.time + _EPOCH_NS
         self._read_call: Callable[[], list[int]] = cpu.reader("rax", *abi.arg_registers, "rip", "rflags")
         self._read_place = cpu.reader("rip", "rsp")
         self._write_rax = cpu.writer("rax")

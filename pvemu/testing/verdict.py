@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pvemu.debug.loader_refusal import Refusal
     from pvemu.debug.stages import Stage
+    from pvemu.testing.tally import DomainRun
 
 __all__ = ["EXIT_CODES", "Verdict"]
 
@@ -16,7 +18,9 @@ EXIT_CODES = {"success": 0, "error": 4, "failure": 5, "crash": 6}
 
 @dataclass(slots=True)
 class Verdict:
-    """``verdict`` is a key of EXIT_CODES, ``reason`` one sentence; times in seconds; ``disks`` by vdev."""
+    """``verdict`` is a key of EXIT_CODES, ``reason`` one sentence; times in seconds; ``disks`` by vdev;
+    ``domains`` more than one where the guest rebooted; ``refusal`` where a boot loader would not start a kernel.
+    """
 
     verdict: str
     reason: str
@@ -27,6 +31,8 @@ class Verdict:
     hypercalls: dict[str, int]
     disks: dict[str, dict[str, int]]
     unknown_hypercalls: dict[str, int] = field(default_factory=dict)
+    domains: list[DomainRun] = field(default_factory=list)
+    refusal: Refusal | None = None
     crash_report: list[str] = field(default_factory=list)
 
     @property
@@ -45,6 +51,8 @@ class Verdict:
             "wall_seconds": self.wall_seconds,
             "hypercalls": dict(sorted(self.hypercalls.items())),
             "disks": self.disks,
+            "domains": [domain.as_json() for domain in self.domains],
+            "refusal": self.refusal.as_json() if self.refusal is not None else None,
         }
 
 
@@ -58,4 +66,5 @@ def _stage(stage: Stage) -> dict[str, object]:
         "cmdline": stage.cmdline,
         "ramdisk": {"size": ramdisk.size, "sha256": ramdisk.sha256} if ramdisk is not None else None,
         "start": stage.start_ns / 1e9,
+        "domid": stage.domid,
     }

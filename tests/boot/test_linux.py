@@ -172,7 +172,7 @@ def test_a_shell_takes_input_and_answers(kernel: Path, guest: Guest, tmp_path: P
 def test_how_it_ends(do: str, verdict: str, shutdown: str, kernel: Path, guest: Guest, tmp_path: Path) -> None:
     ran = pvemu(
         tmp_path / "report.json", kernel, "--memory", "128", "--ramdisk", guest("linux-root", "root.cpio.gz"),
-        "--cmdline", f"console=hvc0 quiet pvemu.do={do}",
+        "--cmdline", f"console=hvc0 quiet pvemu.do={do}", "--max-reboots", "0",
     )  # fmt: skip
     assert (ran.report["verdict"], ran.report["shutdown"]) == (verdict, shutdown)
     assert (ran.code == 0) == (verdict == "success")

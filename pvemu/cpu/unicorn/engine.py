@@ -77,6 +77,8 @@ class Engine:
         self._mmu = mmu
         self._hooks = Hooks(self._uc, self._native, self.registers, handler, mmu, self._entry_maddr)
         self._leave_out_exit_checks()
+        # The page behind the RAM may be one that is not RAM (trap_frame).
+        self._hooks.leave_out_dirty_scans(self._ram.base, self._ram.base + self._ram.size + PAGE_SIZE)
         self._ram.on_code_write = self._hooks.drop_translations
 
     @property

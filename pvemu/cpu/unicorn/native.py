@@ -16,7 +16,8 @@ from pvemu.frames import PAGE_SIZE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FILL", "IN", "INSN", "INTR", "INVALID", "MAX_BATCH", "OUT", "REGISTERS", "U64", "EngineError", "Native"]
+__all__ = ["FILL", "IN", "INSN", "INTR", "INVALID", "MAX_BATCH", "OUT", "REGISTERS", "U64", "UNMAPPED", "EngineError",
+           "Native"]  # fmt: skip
 
 U64 = ctypes.c_uint64
 _VOID = ctypes.c_void_p
@@ -27,6 +28,7 @@ IN = ctypes.CFUNCTYPE(ctypes.c_uint32, _VOID, ctypes.c_uint32, ctypes.c_int, _VO
 OUT = ctypes.CFUNCTYPE(None, _VOID, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint32, _VOID)
 INTR = ctypes.CFUNCTYPE(None, _VOID, ctypes.c_uint32, _VOID)
 INVALID = ctypes.CFUNCTYPE(ctypes.c_bool, _VOID, _VOID)
+UNMAPPED = ctypes.CFUNCTYPE(ctypes.c_bool, _VOID, ctypes.c_int, U64, ctypes.c_int, ctypes.c_int64, _VOID)
 _MMIO_READ = ctypes.CFUNCTYPE(U64, _VOID, U64, ctypes.c_uint, _VOID)
 _MMIO_WRITE = ctypes.CFUNCTYPE(None, _VOID, U64, ctypes.c_uint, U64, _VOID)
 _REG_WRITE = ctypes.CFUNCTYPE(ctypes.c_int, _VOID, ctypes.c_int, _VOID)
@@ -103,12 +105,12 @@ class Native:
         if self._cpu:
             self._flush_one = flush
 
-    def hook(self, kind: int, callback: Any, *args: Any) -> None:
-        """uc_hook_add for every address."""
+    def hook(self, kind: int, callback: Any, *args: Any, first: int = 1, last: int = 0) -> None:
+        """uc_hook_add for the addresses from ``first`` to ``last``; for every address where that is no range."""
         self.keep(callback)
         hook = ctypes.c_size_t()
         status = uclib.uc_hook_add(
-            self._uch, ctypes.byref(hook), kind, ctypes.cast(callback, _VOID), None, U64(1), U64(0), *args
+            self._uch, ctypes.byref(hook), kind, ctypes.cast(callback, _VOID), None, U64(first), U64(last), *args
         )
         if status != 0:
             raise EngineError(f"hook {kind} refused: {status}")
