@@ -103,7 +103,7 @@ class Vcpu:
         self.has_architectural_iopl: Callable[[], bool] = lambda: False
         #: What happens when the last vcpu goes down.
         self.on_last_down: Callable[[], None] = lambda: None
-        timers = VcpuTimers(vcpu_id, clock, event_channels)
+        self.timers = timers = VcpuTimers(vcpu_id, clock, event_channels)
         self.set_timer = timers.set_timer
         self.set_singleshot_timer = timers.set_singleshot_timer
         self.stop_singleshot_timer = timers.stop_singleshot_timer

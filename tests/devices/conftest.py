@@ -193,7 +193,8 @@ class Guest:
             clock=self.clock,
             charge=self.charged.append,
             log=self.klog.append,
-            **options,
+            read_only=options.get("read_only", False),
+            cdrom=options.get("cdrom", False),
         )
         self.abi: Abi = ABI64
         self.ring = bytearray()
