@@ -297,6 +297,8 @@ class Machine:
             except DomainCrashError as crash:
                 self.crash_lines = crash.lines
                 self.domain.shutdown(sched_abi.SHUTDOWN_crash)
+        if self._strict is not None and self.domain.shutdown_reason is not None:
+            self._strict.stopped(self.console)
         if self.outcome is None:
             self.outcome = Outcome("shutdown", "")
         return self.outcome

@@ -63,6 +63,12 @@ class ConsoleBackend:
             _INDEX.pack_into(self._page, _OUT_CONS_AT, prod)
         self._feed()
 
+    @property
+    def has_output(self) -> bool:
+        """Whether the guest wrote something that is not taken yet."""
+        cons, prod = _INDICES.unpack_from(self._page, _OUT_CONS_AT)
+        return bool(cons != prod)
+
     def _take(self, size: int) -> int:
         """How many of ``size`` bytes of output to take now."""
         return size

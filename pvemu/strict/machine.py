@@ -70,6 +70,11 @@ class StrictMachine:
         if "timers" in self._strictness:
             vcpu.timers.lateness = Later(self._clock, self._strictness.random("timers", f"{self._domid}")).delay
 
+    def stopped(self, console: ConsoleBackend) -> None:
+        """The domain has shut down. What it wrote before is not lost, however late xenconsoled is."""
+        while console.has_output:
+            console.kick()
+
     @property
     def dom0_parts(self) -> Dom0Parts:
         """What dom0 is to be made of."""

@@ -47,7 +47,7 @@ class Run(NamedTuple):
 
     def difference(self, other: Run) -> str:
         """What ``other`` did that this run did not, in words; "" when they are the same."""
-        if (self.verdict, self.shutdown) != (other.verdict, other.shutdown):
+        if self.verdict != other.verdict or self.shutdown not in (None, other.shutdown):  # None: a match came first
             return f"{other.verdict}: {other.reason}"
         if len(self.stages) != len(other.stages):
             return f"{len(other.stages)} kernels started, not {len(self.stages)}"
