@@ -88,6 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         report = _open_output(arguments.json, "--json")
         session = Session(
             machine, until=until, timeout=timeout, send=send, sink=_sink(transcript), max_reboots=max_reboots,
+            on_domain=_watch_origins if report is not None else lambda machine: None,
         )  # fmt: skip
         with _closing(session), _stopping_on_signals(session) as received:
             if is_interactive:
@@ -118,6 +119,13 @@ def _closing(session: Session) -> Iterator[None]:
         yield
     finally:
         session.machine.close()
+
+
+def _watch_origins(machine: Machine) -> None:
+    """For a report: which files its kernels come from."""
+    from pvemu.debug.origins import Origins
+
+    Origins(machine.stages, machine.ram, machine.backends, machine.config.disks)
 
 
 @contextmanager
@@ -251,6 +259,7 @@ def _print_verdict(verdict: Verdict) -> None:
         lines.append(
             f"pvemu: stage {number}: {what}, entry {stage.entry:#x}, at {stage.start_ns / 1e9:.3f} s{cmdline}{ramdisk}"
         )
+    lines += [f"(XEN) {line}" for line in verdict.xen_log]
     for name, count in sorted(verdict.unknown_hypercalls.items()):
         lines.append(f"pvemu: {name} is not there: answered -ENOSYS, called {count} times")
     lines.append(

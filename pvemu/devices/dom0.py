@@ -117,7 +117,7 @@ class Dom0:
             name=config.name, kernel=config.kernel, domid=config.domid, ramdisk=config.ramdisk,
             cmdline=config.cmdline or None, static_max=kib, target=kib, disks=vbds, store_port=store_port,
             store_ring_ref=store_mfn, console_port=console_port, console_ring_ref=console_mfn, uuid=uuid,
-            protocol=protocol,
+            protocol=protocol, vcpus=config.vcpus,
         )  # fmt: skip
         for ref in (CONSOLE_GRANT, STORE_GRANT):  # xenconsoled and xenstored map their rings before the guest runs
             grants.map_for_backend(ref, readonly=False)
@@ -130,6 +130,7 @@ class Dom0:
         channel = channels.bind_backend(console_port, self.console.kick)
         self.console.notify = channel.notify
         mapper, binder, client = GrantMapper(ram, grants), EventBinder(channels), self.xenstore.client()
+        self._client = client
         self.backends: dict[str, Blkback] = {}  #: by vdev
         for i, (disk, vbd) in enumerate(zip(disks, vbds, strict=True)):
             self.backends[vbd.name] = blkback = Blkback(
@@ -139,6 +140,14 @@ class Dom0:
                 make_ring=parts.blkif_ring,
             )  # fmt: skip
             blkback.probe()
+
+    def ask_to(self, request: str) -> None:
+        """What ``xl shutdown``, ``reboot`` and ``save`` write for the guest: ``poweroff``, ``reboot``, ``suspend``."""
+        self._client.write(f"{self.domain.home}/control/shutdown", request)
+
+    def resume(self) -> None:
+        """The domain runs again: xenstored tells of its next end as well (xs_resume_domain)."""
+        self._client.resume(self.domain.domid)
 
     def _notify_store(self) -> None:
         self._store_channel.notify()

@@ -62,7 +62,7 @@ def _function(name: str, prototype: Any) -> Any:
 
 
 class Native:
-    """The C side of one CPU. ``handle`` is its uc_engine; ``write(handle, number, cell_address)`` and
+    """The C side of one CPU. ``handle`` is its uc_engine; ``read`` and ``write(handle, number, cell_address)`` and
     ``read_batch(handle, numbers, cell_pointers, count)`` move registers through ``cells``.
     """
 
@@ -70,13 +70,14 @@ class Native:
         self._uch = uc._uch  # noqa: SLF001 - the binding has no public name for the handle its own hooks take
         self.handle = int(self._uch.value or 0)
         self.write = _function("uc_reg_write", _REG_WRITE)
+        self.read = _function("uc_reg_read", _REG_WRITE)
         self.read_batch = _function("uc_reg_read_batch", _REG_BATCH)
         self._control = _function("uc_ctl", _CONTROL)
         self.cells = (U64 * MAX_BATCH)()
         self.cell_address = ctypes.addressof(self.cells)
         self.cell_pointers = (_VOID * MAX_BATCH)(*(self.cell_address + 8 * i for i in range(MAX_BATCH)))
         self._keep: list[Any] = []  # what C holds pointers to
-        self._cpu: int | None = None
+        self.cpu: int | None = None  #: address of QEMU's CPUState
         self._flush_one: Callable[[int | None, int], object] = lambda cpu, vaddr: self.flush_tlb()
 
     def keep(self, thing: Any) -> Any:
@@ -90,7 +91,7 @@ class Native:
 
     def flush_page(self, vaddr: int) -> None:
         """Forget the translations of the page at ``vaddr``."""
-        self._flush_one(self._cpu, vaddr)
+        self._flush_one(self.cpu, vaddr)
 
     def find_page_flush(self) -> None:
         """QEMU's tlb_flush_page, which the library exports but its API has no name for; else all is flushed. The CPU
@@ -101,8 +102,8 @@ class Native:
             flush = _FLUSH_PAGE(ctypes.cast(uclib.tlb_flush_page_x86_64, _VOID).value or 0)
         except AttributeError:
             return
-        self._cpu = _GET_CPU(address)(self.handle, _UNASSIGNED_CPU_INDEX)
-        if self._cpu:
+        self.cpu = _GET_CPU(address)(self.handle, _UNASSIGNED_CPU_INDEX)
+        if self.cpu:
             self._flush_one = flush
 
     def hook(self, kind: int, callback: Any, *args: Any, first: int = 1, last: int = 0) -> None:
