@@ -23,7 +23,7 @@ from pvemu.cpu.paging import PageWalker
 from pvemu.cpu.paging_pae import HYPERVISOR_COMPAT_VIRT_START, PaePageWalker
 from pvemu.cpu.unicorn.engine import Engine
 from pvemu.debug.stages import StageWatch
-from pvemu.devices.dom0 import CONSOLE_GRANT, STORE_GRANT, Dom0
+from pvemu.devices.dom0 import CONSOLE_GRANT, STORE_GRANT, Dom0, Dom0Parts
 from pvemu.disk.image import Disk, open_disks
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
 from pvemu.hypervisor.address_space import AddressSpace
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 
     from pvemu.builder.kernel import KernelImage
     from pvemu.config import DomainConfig
+    from pvemu.strict.machine import StrictMachine
 
 __all__ = ["HypercallRecord", "Machine", "Outcome"]
 
@@ -105,6 +106,11 @@ class Machine:
         self.on_console_output: Callable[[bytes], None] = lambda data: None
         self.on_console_poll: Callable[[], None] = lambda: None
         self.clock = VirtualClock(SYSTEM_TIME_AT_START, time)
+        self._strict: StrictMachine | None = None
+        if config.strict is not None:
+            from pvemu.strict.machine import StrictMachine
+
+            self._strict = StrictMachine(config.strict, config.domid, self.clock)
         self._make_memory()
         self._make_mm()
         self._make_domain()
@@ -257,6 +263,8 @@ class Machine:
 
     def _build_domain(self) -> None:
         p2m = mem_init(self.memory.alloc_extent, self.nr_pages)
+        if self._strict is not None:
+            self._strict.populated(p2m)
         self.built = built = build_image(self.image, self.ram, p2m, self._ramdisk, self.config.cmdline)
         self.memory.publish_p2m(p2m)
         self.mm.pin_table(self.width.root_level, built.pt_root_mfn)
@@ -265,6 +273,9 @@ class Machine:
         self.store_port = self.event_channels.alloc_for_backend()
         self.console_port = self.event_channels.alloc_for_backend()
         boot_image(built, self.ram, self.shared_info_mfn, self.store_port, self.console_port, 0)
+        if self._strict is not None:
+            self._strict.built(built, self.memory, self.reservation)
+            self._strict.entered(self.abi, self.engine, self.hypercalls, self.vcpu, self.sched)
         self.grants.seed(CONSOLE_GRANT, built.console_mfn, 0)
         self.grants.seed(STORE_GRANT, built.store_mfn, 0)
         self.shared_info.set_wallclock(2, self.config.epoch - SYSTEM_TIME_AT_START // 1_000_000_000, 0)
@@ -277,7 +288,7 @@ class Machine:
             self.config, str(self.domain.uuid), self.width.protocol, self._disks, self.ram, self.grants,
             self.event_channels, self.clock, (built.store_mfn, self.store_port),
             (built.console_mfn, self.console_port), self._console_output, self._console_polled, self._disk_worked,
-            self.dom0_log.append,
+            self.dom0_log.append, Dom0Parts() if self._strict is None else self._strict.dom0_parts,
         )  # fmt: skip
         self.xenstore, self.console, self.backends = self.dom0.xenstore, self.dom0.console, self.dom0.backends
         self.disk_statistics = self.dom0.disk_statistics
@@ -311,6 +322,8 @@ class Machine:
             except DomainCrashError as crash:
                 self.crash_lines = crash.lines
                 self.domain.shutdown(sched_abi.SHUTDOWN_crash)
+        if self._strict is not None and self.domain.shutdown_reason is not None:
+            self._strict.stopped(self.console)
         if self.outcome is None:
             self.outcome = Outcome("shutdown", "")
         return self.outcome

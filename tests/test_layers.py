@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "pvemu.debug": MACHINERY
     | CONFIG
     | {"pvemu.disk", "pvemu.filesystems", "pvemu.hypervisor", "pvemu.builder", "pvemu.devices"},
+    "pvemu.strict": MACHINERY | CONFIG | {"pvemu.disk", "pvemu.hypervisor", "pvemu.builder", "pvemu.devices"},
     "pvemu.mkimage": {"pvemu", "pvemu.errors"},
     "pvemu.xlcfg": CONFIG | {"pvemu.disk"},
 }
