@@ -49,8 +49,8 @@ MAY_IMPORT["pvemu.control"] = EVERYTHING_BELOW | {"pvemu.machine", "pvemu.testin
 MAY_IMPORT["pvemu.monitor"] = MAY_IMPORT["pvemu.control"] | {"pvemu.control"}
 MAY_IMPORT["pvemu.gdbstub"] = {"pvemu", "pvemu.errors", "pvemu.control", "pvemu.monitor"}
 MAY_IMPORT["pvemu.cli"] = EVERYTHING_BELOW | {
-    "pvemu.machine", "pvemu.mkimage", "pvemu.scenario", "pvemu.testing", "pvemu.xl", "pvemu.xlcfg", "pvemu.control", "pvemu.monitor",
-    "pvemu.gdbstub",
+    "pvemu.machine", "pvemu.mkimage", "pvemu.scenario", "pvemu.testing", "pvemu.xl", "pvemu.xlcfg", "pvemu.control",
+    "pvemu.monitor", "pvemu.gdbstub",
 }  # fmt: skip
 
 ENGINE = "pvemu.cpu.unicorn"
