@@ -230,3 +230,9 @@ class Mm:
             hole = found[-1] if found else 0  # where the machine has no memory, the one before stands again
             found.append(hole if page is None else page >> PAGE_SHIFT)
         return found
+
+    def machphys_compat_mfn_list(self) -> list[int]:
+        """XENMEM_machphys_compat_mfn_list: the table of 32-bit domains is half as long. None is kept beside a 64-bit
+        domain, which could not map it either; frames of Xen's stand for it.
+        """
+        return self.machphys_mfn_list()[: (self._m2p.max_mfn * 4 + (1 << 21) - 1) >> 21]
