@@ -132,6 +132,9 @@ class MmPort(Protocol):
     def mmu_update(self, ptr: int, val: int) -> None:
         """One request of HYPERVISOR_mmu_update: the low two bits of ``ptr`` say which (MMU_*)."""
 
+    def mmu_update_io(self, ptr: int, val: int) -> None:
+        """The same for frames that DOMID_IO owns: MMIO space, of which the domain has none."""
+
     def update_va_mapping(self, vaddr: int, val: int, flags: int) -> None: ...
 
     # -- mmuext_op
