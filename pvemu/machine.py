@@ -187,6 +187,7 @@ class Machine:
         pages = DomainPages(self.ram, self.types)
         self.event_channels = EventChannels(domid, self.shared_info, infos, pages, self.xen_log.append)
         self.domain = Domain(domid, self.clock, engine.stop)
+        self.domain.log = self.xen_log.append
         if self.image.pae_extended_cr3:
             self.domain.assists.add(xen.VMASST_TYPE_pae_extended_cr3)
         self.vcpu = width.vcpu(

@@ -85,8 +85,8 @@ class Mm:
             self._normal_update(ptr, val, command == xen.MMU_PT_UPDATE_PRESERVE_AD)
 
     def mmu_update_io(self, ptr: int, val: int) -> None:
-        """One request for DOMID_IO as the frames' owner: an entry that maps nothing, or a word of a frame that is no table.
-        Nothing that the domain owns can be mapped so, and MMIO space is not its own.
+        """One request for DOMID_IO as the frames' owner: an entry that maps nothing, or a word of a frame that is no
+        table. Nothing that the domain owns can be mapped so, and MMIO space is not its own.
         """
         command, mfn = ptr & 7, ptr >> PAGE_SHIFT
         if command > xen.MMU_PT_UPDATE_NO_TRANSLATE:
