@@ -97,6 +97,11 @@ class Machine:
         self.xen_log: list[str] = []  #: what Xen's own console shows
         self.dom0_log: list[str] = []
         self.fault_address: int | None = None  #: of the page fault that crashed the guest
+        self.leaving = Exit(ExitKind.STOPPED)  #: why guest code was left last
+        self._is_amidst = False  # guest code was left for one who looks on
+        self._pending: Exit | None = None  # an exception that is held
+        #: Asked about each exception before Xen looks at it: True holds it, and the run pauses until the next ``run``.
+        self.holds_exception: Callable[[Exit], bool] = lambda leaving: False
         self._console_observers: list[Callable[[bytes], None]] = []
         self.on_console_output: Callable[[bytes], None] = lambda data: None
         self.on_console_poll: Callable[[], None] = lambda: None
@@ -242,7 +247,7 @@ class Machine:
         self.engine.attach(self.exit_handler, self.address_space)
 
         def run_on_copy(page: int, maddr: int) -> Exit:
-            return self.address_space.run_on_copy(page, maddr, self.engine.run)
+            return self.address_space.run_on_copy(page, maddr, self.engine.run_inner)
 
         ro_page_fault = RoPageFault(
             self.vcpu, self.ram, self.frames, self.mm, memory.alloc_xen(), run_on_copy, is_compat
@@ -305,11 +310,15 @@ class Machine:
             self.engine.enter(rip, rsp, cs, ss, rflags)
 
     def run(self) -> Outcome:
-        """Run until the domain stops or ``stop`` is called; callable again after a ``stop``."""
+        """Run until the domain stops or ``stop`` is called, or one who only looks on has it pause: callable again."""
         self.outcome = None
         while self.outcome is None and self.domain.shutdown_reason is None:
             try:
-                self._step()
+                if not self._serve():
+                    continue
+                if self.engine.is_pause_requested or not self._run_guest():
+                    self._is_amidst = True
+                    return Outcome("paused", "")
             except DomainCrashError as crash:
                 self.crash_lines = crash.lines
                 self.domain.shutdown(sched_abi.SHUTDOWN_crash)
@@ -319,7 +328,13 @@ class Machine:
             self.outcome = Outcome("shutdown", "")
         return self.outcome
 
-    def _step(self) -> None:
+    def _serve(self) -> bool:
+        """What is to be done before guest code is entered; False when there may be more. Nothing, where the guest was
+        left for the sake of one who looks on: it must not notice.
+        """
+        if self._is_amidst:
+            self._is_amidst = False
+            return True
         vcpu = self.vcpu
         if vcpu.resume is not None:
             action, vcpu.resume = vcpu.resume, None
@@ -327,16 +342,28 @@ class Machine:
         if vcpu.refused_frame is not None:
             (refusal, cs, ss), vcpu.refused_frame = vcpu.refused_frame, None
             self.exceptions.refused_frame(refusal, cs, ss)
-            return
+            return False
         self.traps.deliver_events()
-        leaving = self.engine.run()
-        if leaving.kind == ExitKind.EXCEPTION:
-            self.clock.charge(TRAP_NS)
-            self.fault_address = leaving.address if leaving.vector == _VECTOR_PF else None
-            self.exceptions.handle(leaving)
-            self.clock.run_due()
-        elif leaving.kind == ExitKind.WEDGED:
-            self._on_wedged()
+        return True
+
+    def _run_guest(self) -> bool:
+        """Run guest code and serve the exit that ends it. False when it is only paused."""
+        leaving, self._pending = self._pending or self.engine.run(), None
+        self.leaving = leaving
+        match leaving.kind:
+            case ExitKind.EXCEPTION:
+                if self.holds_exception(leaving):
+                    self._pending = leaving
+                    return False
+                self.clock.charge(TRAP_NS)
+                self.fault_address = leaving.address if leaving.vector == _VECTOR_PF else None
+                self.exceptions.handle(leaving)
+                self.clock.run_due()
+            case ExitKind.WEDGED:
+                self._on_wedged()
+            case ExitKind.PAUSED | ExitKind.BREAKPOINT | ExitKind.BUDGET:
+                return False
+        return True
 
     def _on_wedged(self) -> None:
         """The watchdog saw no exit for long. A loop that nothing inside it can end waits for an event: the next one
