@@ -13,7 +13,7 @@ from hypercalls.public import arch_x86
 from hypercalls.public import callback as cb
 from hypercalls.public import errno as e
 from hypercalls.public import vcpu as vc
-from pvemu.cpu.paging import access_ok
+from pvemu.hypervisor.debugreg import DebugRegisters
 from pvemu.hypervisor.domain import DomainCrashError
 from pvemu.hypervisor.vcpu_areas import VcpuAreas
 from pvemu.hypervisor.vcpu_timers import FIRST_PERIOD_NS, VcpuTimers
@@ -39,7 +39,6 @@ CALLBACK_KINDS = frozenset((cb.CALLBACKTYPE_event, cb.CALLBACKTYPE_failsafe, cb.
 _UNSET = TrapEntry(0, 0, 0, 0)
 _CR0_TS = 8
 _IF, _IOPL, _VM = 1 << 9, 3 << 12, 1 << 17
-_DR7_ACTIVE, _DR7_GENERAL_DETECT, _DR7_IO = 0xFF, 1 << 13, 2
 _VECTOR_NMI, _TI_IF = 2, 4
 
 
@@ -79,8 +78,10 @@ class Vcpu:
         self.iopl = 0
         self.gs_base_kernel = 0
         self.gs_base_user = 0
-        self.debug_registers = [0, 0, 0, 0, 0, 0, 0xFFFF_0FF0, 0x400]
+        self.debugreg = DebugRegisters()
+        self.set_debugreg, self.get_debugreg = self.debugreg.write, self.debugreg.read
         self.cr2 = 0
+        self.cr4 = 0  #: as the guest sees it
         self.resume: Callable[[], None] | None = None
         #: An IRET to selectors that the CPU refuses: the exception, and the selectors that its frame shows.
         self.refused_frame: tuple[Exit, int, int] | None = None
@@ -185,33 +186,6 @@ class Vcpu:
         else:
             raise XenError(e.EINVAL, f"segment base {which}")
 
-    def set_debugreg(self, reg: int, value: int) -> None:
-        """HYPERVISOR_set_debugreg (xen/arch/x86/pv/misc-hypercalls.c set_debugreg): ENODEV is what the emulator turns
-        into #UD, EINVAL a reserved bit, EPERM one that a guest may not have.
-        """
-        if reg in range(4):
-            if not access_ok(value, 1):
-                raise XenError(e.EPERM, f"breakpoint in Xen's area at {value:#x}")
-            self.debug_registers[reg] = value
-            return
-        if reg not in range(8):
-            raise XenError(e.ENODEV, f"debug register {reg}")
-        if value >> 32:
-            raise XenError(e.EINVAL, f"debug register {reg}: {value:#x}")
-        if reg in (4, 6):
-            self.debug_registers[6] = value & ~0x1000 | 0xFFFF_0FF0
-            return
-        value = value & ~0xD800 | 0x400
-        is_io = any(value >> shift & 3 == _DR7_IO for shift in range(16, 32, 4))
-        if value & _DR7_GENERAL_DETECT or (value & _DR7_ACTIVE and is_io):
-            raise XenError(e.EPERM, f"debug register 7: {value:#x}")
-        self.debug_registers[7] = value
-
-    def get_debugreg(self, reg: int) -> int:
-        """HYPERVISOR_get_debugreg."""
-        if reg > 7:
-            raise XenError(e.ENODEV, f"debug register {reg}")
-        return self.debug_registers[{4: 6, 5: 7}.get(reg, reg)]
 
     # -- vcpu_op -----------------------------------------------------------------------------------------------------
     def exists(self, vcpuid: int) -> bool:
