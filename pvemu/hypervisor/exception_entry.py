@@ -217,6 +217,8 @@ class ExceptionEntry:
         elif code[:2] == bytes((_INT, _UD)):  # which it reports as the fault itself
             regs.write("rip", rip + 2)
             self._software_interrupt(_UD)
+        elif self._privileged.access_segment_base():
+            self._instruction_done()
         else:
             self._pass_on(_UD, -1)
 
