@@ -100,6 +100,19 @@ class Instruction(NamedTuple):
             has_one = self.opcode > 0xFFFF or self.opcode & 0xFF not in _NO_MODRM_0F
         return self.rest[0] if has_one and self.rest else None
 
+    @property
+    def modrm_length(self) -> int:
+        """Bytes of ModRM, SIB and displacement of a memory operand (of 32- or 64-bit addressing)."""
+        modrm = self.modrm
+        if modrm is None or modrm >= 0xC0:
+            return 0 if modrm is None else 1
+        mod, rm = modrm >> 6, modrm & 7
+        if self.address_size == 2:
+            return 1 + (2 if mod == 2 or (mod, rm) == (0, 6) else mod)
+        sib = rm == _SP
+        base = self.rest[1] & 7 if sib and len(self.rest) > 1 else rm
+        return 1 + sib + (4 if mod == 2 or (mod == 0 and base == _BP) else mod)
+
     def through(self, segment: str) -> str:
         """The segment used where ``segment`` is the default: 64-bit code overrides it by FS and GS only."""
         if self.segment is not None and (self.bits < 64 or self.segment in ("fs", "gs")):
