@@ -11,13 +11,13 @@ from pvemu.errors import ConfigError
 from pvemu.mkimage.archives import cpio_newc, tar_ustar
 from pvemu.mkimage.cache import file_lock, staged
 from pvemu.mkimage.disk_image import DiskWriter
-from pvemu.mkimage.entries import PackageSource, RecipeSource
+from pvemu.mkimage.entries import LocalSource, PackageSource, RecipeSource
 from pvemu.mkimage.filesystems import FILE_SYSTEMS
 from pvemu.mkimage.layout import Disk, file_systems
 from pvemu.mkimage.packages import PackageCache
 from pvemu.mkimage.recipe import Artifact, Cpio, GrubImage, Plain, Recipe, load_recipe
 from pvemu.mkimage.tools import TOOL_PACKAGES, Tool, ToolError, tool
-from pvemu.mkimage.tree import Sources
+from pvemu.mkimage.tree import Sources, find_local
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -114,6 +114,7 @@ class _Builder:
             "recipe": repr((recipe.epoch, recipe.artifacts)),
             "packages": {name: [package.version, package.sha256] for name, package in sorted(packages.items())},
             "depends": sorted(depends.items()),
+            "local": _local_digests(recipe),
             "recipes": {name: built.key for name, built in sorted(used.items())},
         }
         key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
@@ -194,6 +195,12 @@ def _load(name: str | Path, users: tuple[Path, ...]) -> Recipe:
         chain = " -> ".join(file.parent.name for file in (*users, recipe.file))
         raise ConfigError(f"{recipe.file}: recipes that need each other cannot be built: {chain}")
     return recipe
+
+
+def _local_digests(recipe: Recipe) -> list[str]:
+    """What the files of this machine are, for the hash. Raises NotHereError."""
+    found = [find_local(source, str(recipe.file)) for source in recipe.sources() if isinstance(source, LocalSource)]
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in found]
 
 
 def _beside(user: Recipe, source: RecipeSource) -> str | Path:

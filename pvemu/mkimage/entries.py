@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pvemu.mkimage.schema import Table
 
-__all__ = ["Entry", "PackageSource", "RecipeSource", "Source", "TextSource", "read_entries", "read_mode", "read_source"]
+__all__ = [
+    "Entry",
+    "LocalSource",
+    "PackageSource",
+    "RecipeSource",
+    "Source",
+    "TextSource",
+    "read_entries",
+    "read_mode",
+    "read_source",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +46,15 @@ class RecipeSource:
     artifact: str
 
 
-Source = TextSource | PackageSource | RecipeSource
+@dataclass(frozen=True, slots=True)
+class LocalSource:
+    """A file of this machine that no package has: what environment `variable` names, else the first of the patterns."""
+
+    patterns: tuple[str, ...]
+    variable: str
+
+
+Source = TextSource | PackageSource | RecipeSource | LocalSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +81,14 @@ def read_entries(table: Table, key: str) -> tuple[Entry, ...]:
             item.fail("to", 'an absolute path without "..", quotes and control characters')
         is_directory = item.flag("directory")
         link = item.text("link", "")
+        is_there = item.choice("present", ("yes", "no"), "yes") == "yes"
         if is_directory or link:
-            entries.append(Entry(to, None, link, read_mode(item, 0o755), item.where))
+            entry = Entry(to, None, link, read_mode(item, 0o755), item.where)
         else:
-            entries.append(Entry(to, read_source(item), "", read_mode(item, 0o644), item.where))
+            entry = Entry(to, read_source(item), "", read_mode(item, 0o644), item.where)
         item.done()
+        if is_there:
+            entries.append(entry)
     return tuple(entries)
 
 
@@ -77,10 +98,10 @@ def read_mode(table: Table, default: int) -> int:
 
 
 def read_source(table: Table) -> Source:
-    """Where a file comes from: exactly one of text, file, package, recipe."""
-    given = [key for key in ("text", "file", "package", "recipe") if key in table]
+    """Where a file comes from: exactly one of text, file, package, recipe, local."""
+    given = [key for key in ("text", "file", "package", "recipe", "local") if key in table]
     if len(given) != 1:
-        table.fail(given[1] if given else "text", "exactly one of text, file, package, recipe")
+        table.fail(given[1] if given else "text", "exactly one of text, file, package, recipe, local")
     if "text" in table:
         return TextSource(table.text("text").encode())
     if "file" in table:
@@ -89,6 +110,11 @@ def read_source(table: Table) -> Source:
         package, depends = table.text("package"), table.text("depends", "")
         patterns = table.texts("paths") or (table.text("path"),)
         return PackageSource(package, depends, patterns)
+    if "local" in table:
+        patterns = table.texts("local")
+        if not patterns or not all(pattern.startswith("/") for pattern in patterns):
+            table.fail("local", "a list of absolute paths, which may be shell patterns")
+        return LocalSource(patterns, table.text("variable", ""))
     return RecipeSource(table.text("recipe"), table.text("artifact"))
 
 

@@ -114,7 +114,7 @@ def load_recipe(name: str | Path) -> Recipe:
     description = top.text("description")
     epoch = top.number("epoch", _DEFAULT_EPOCH, 0, 0xFFFFFFFF)
     artifacts: dict[str, Artifact] = {}
-    for table in top.tables("artifact"):
+    for table in (variant for written in top.tables("artifact") for variant in written.variants("each")):
         artifact_name = table.text("name")
         if not _NAME.fullmatch(artifact_name) or artifact_name == "manifest.json":
             table.fail("name", "a file name of letters, digits and . _ + -")

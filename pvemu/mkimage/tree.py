@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pvemu.errors import ConfigError
-from pvemu.mkimage.entries import Entry, PackageSource, RecipeSource, Source, TextSource
+from pvemu.mkimage.entries import Entry, LocalSource, PackageSource, RecipeSource, Source, TextSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from pvemu.mkimage.packages import Package
 
-__all__ = ["Directory", "Link", "Node", "Regular", "Sources", "Tree"]
+__all__ = ["Directory", "Link", "Node", "NotHereError", "Regular", "Sources", "Tree", "find_local"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,25 @@ Tree = dict[str, Node]
 """Absolute path -> node, parents before children and names sorted within a directory; the root itself is not in it."""
 
 
+class NotHereError(ConfigError):
+    """A file that the recipe takes from this machine, and that this machine does not have."""
+
+
+def find_local(source: LocalSource, where: str) -> Path:
+    """The file of this machine. Raises NotHereError when there is none."""
+    named = os.environ.get(source.variable, "") if source.variable else ""
+    if named:
+        if not Path(named).is_file():
+            raise NotHereError(f"{where}: {source.variable}: expected the path of a file, not {named!r}")
+        return Path(named)
+    for pattern in source.patterns:
+        found = [path for path in sorted(Path("/").glob(pattern[1:])) if path.is_file()]
+        if found:
+            return found[0]
+    hint = f"; set {source.variable} to the path of one" if source.variable else ""
+    raise NotHereError(f"{where}: this machine has none of {', '.join(source.patterns)}{hint}")
+
+
 class Sources:
     """Where a recipe's files come from: packages already fetched, and other recipes built when asked for."""
 
@@ -70,6 +90,9 @@ class Sources:
                 return {artifact: self._artifact(source)}
             case PackageSource():
                 return self._package_files(source, where)
+            case LocalSource():
+                path = find_local(source, where)
+                return {path.name: path}
 
     def one(self, source: Source, where: str) -> bytes | Path:
         """The content of a source of one file."""
