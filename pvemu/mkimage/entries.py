@@ -23,6 +23,7 @@ __all__ = [
     "origin",
     "read_entries",
     "read_mode",
+    "read_patches",
     "read_source",
 ]
 
@@ -142,8 +143,13 @@ def read_source(table: Table) -> Source:
     """Where a file comes from, and what is changed in it."""
     found = _read_origin(table)
     strip = table.flag("strip")
-    patches = tuple(_read_patch(item) for item in table.tables("patch"))
+    patches = read_patches(table)
     return ChangedSource(found, strip, patches, table.where) if strip or patches else found
+
+
+def read_patches(table: Table) -> tuple[Patch, ...]:
+    """The array under `patch`."""
+    return tuple(_read_patch(item) for item in table.tables("patch"))
 
 
 def _read_patch(item: Table) -> Patch:
