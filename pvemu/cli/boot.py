@@ -10,11 +10,12 @@ import re
 import signal
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from pvemu.config import DEFAULT_MEMORY_MIB, DomainConfig
-from pvemu.disk.spec import parse_disk_specs
+from pvemu.cli.domain import add_arguments, domain_config
+from pvemu.cli.strict_options import add_strict_arguments, strict_config, wants_seeds
 from pvemu.errors import ConfigError
 from pvemu.machine import Machine
 from pvemu.testing.session import Session
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction
     from collections.abc import Callable, Iterator
 
+    from pvemu.config import DomainConfig
     from pvemu.testing.verdict import Verdict
 
 __all__ = ["add_parser", "run"]
 
 #: Guest seconds after which a run that nobody watches ends.
 DEFAULT_TIMEOUT = 600.0
+#: How often a guest that nobody watches may reboot.
+DEFAULT_MAX_REBOOTS = 1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{1,2}|[0-7]{1,3}|.)", re.DOTALL)
 _NAMED = {b"a": 7, b"b": 8, b"t": 9, b"n": 10, b"v": 11, b"f": 12, b"r": 13, b"e": 27, b"\\": 92, b"'": 39, b'"': 34}
@@ -42,16 +46,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "boot", help=text, description=text,
         epilog="exit codes: 0 success, 2 bad usage or input, 4 error of pvemu, 5 expectation not met, 6 guest crashed",
     )  # fmt: skip
-    parser.add_argument("kernel", metavar="KERNEL", help="an ELF PV kernel or a Linux bzImage, as xl's kernel=")
-    parser.add_argument("--ramdisk", metavar="FILE", help="a ramdisk for the kernel")
-    parser.add_argument("--cmdline", metavar="TEXT", default="", help="the kernel's command line")
-    parser.add_argument(
-        "--memory", metavar="MIB", default=str(DEFAULT_MEMORY_MIB),
-        help=f"memory in MiB (default {DEFAULT_MEMORY_MIB})",
-    )  # fmt: skip
-    parser.add_argument(
-        "--disk", metavar="[VDEV=]PATH[,ro|rw]", action="append", default=[], help="a disk image; repeatable"
-    )
+    add_arguments(parser)
     parser.add_argument(
         "--send", metavar="TEXT", action="append", default=[],
         help="type TEXT (C escapes) once the guest waits for input; repeatable",
@@ -61,9 +56,13 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "--timeout", metavar="SECONDS",
         help=f"end after so many guest seconds (default {DEFAULT_TIMEOUT:g} when not at a terminal)",
     )  # fmt: skip
+    parser.add_argument(
+        "--max-reboots", metavar="N",
+        help=f"a guest that reboots boots again, N times at most (default {DEFAULT_MAX_REBOOTS}; at a terminal always)",
+    )  # fmt: skip
     parser.add_argument("--transcript", metavar="FILE", help="write the console's bytes here too")
     parser.add_argument("--json", metavar="FILE", help="write a report of the run here")
-    parser.add_argument("--write", action="store_true", help="let disks given as rw be written")
+    add_strict_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -72,22 +71,30 @@ def run(arguments: argparse.Namespace) -> int:
     send = [_unescape(text) for text in arguments.send]
     is_interactive = sys.stdin.isatty() and sys.stdout.isatty()
     timeout = _seconds(arguments.timeout, None if is_interactive else DEFAULT_TIMEOUT)
-    config = DomainConfig(
-        kernel=arguments.kernel, ramdisk=arguments.ramdisk, cmdline=arguments.cmdline,
-        memory_mib=_memory(arguments.memory), disks=parse_disk_specs(arguments.disk), write=arguments.write,
-        name=Path(arguments.kernel).name or "guest",
-    )  # fmt: skip
+    max_reboots = _count(arguments.max_reboots, None if is_interactive else DEFAULT_MAX_REBOOTS)
+    config = replace(domain_config(arguments), strict=strict_config(arguments))
+    if wants_seeds(arguments):
+        from pvemu.cli.strict import run_seeds
+
+        _refuse_overwriting(arguments, config)
+        timeout = DEFAULT_TIMEOUT if timeout is None else timeout
+        max_reboots = DEFAULT_MAX_REBOOTS if max_reboots is None else max_reboots
+        how = {"until": until, "timeout": timeout, "send": send, "max_reboots": max_reboots}
+        return run_seeds(arguments, config, how, _open_output(arguments.json, "--json"))
     machine = Machine.create(config)
     try:
-        _refuse_overwriting(arguments, [disk.path for disk in config.disks])
+        _refuse_overwriting(arguments, config)
         transcript = _open_output(arguments.transcript, "--transcript")
         report = _open_output(arguments.json, "--json")
-        session = Session(machine, until=until, timeout=timeout, send=send, sink=_sink(transcript))
-        with _stopping_on_signals(machine) as received:
+        session = Session(
+            machine, until=until, timeout=timeout, send=send, sink=_sink(transcript), max_reboots=max_reboots,
+            on_domain=_watch_origins if report is not None else lambda machine: None,
+        )  # fmt: skip
+        with _closing(session), _stopping_on_signals(session) as received:
             if is_interactive:
                 from pvemu.cli.terminal import Terminal
 
-                with Terminal(machine):
+                with Terminal(session):
                     verdict = session.run()
             else:
                 verdict = session.run()
@@ -106,7 +113,23 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _stopping_on_signals(machine: Machine) -> Iterator[list[int]]:
+def _closing(session: Session) -> Iterator[None]:
+    """Give the disks back, of whichever domain has them in the end."""
+    try:
+        yield
+    finally:
+        session.machine.close()
+
+
+def _watch_origins(machine: Machine) -> None:
+    """For a report: which files its kernels come from."""
+    from pvemu.debug.origins import Origins
+
+    Origins(machine.stages, machine.ram, machine.backends, machine.config.disks)
+
+
+@contextmanager
+def _stopping_on_signals(session: Session) -> Iterator[list[int]]:
     """Ctrl-C and the like end the run cleanly: nothing can be raised inside the CPU's own code. Gives the signals that
     came, in order; those that our caller had ignored (nohup, a script's background jobs) stay so.
     """
@@ -114,7 +137,7 @@ def _stopping_on_signals(machine: Machine) -> Iterator[list[int]]:
 
     def stop(number: int, _frame: object) -> None:
         received.append(number)
-        machine.stop("interrupted", f"interrupted by {signal.Signals(number).name}")
+        session.stop("interrupted", f"interrupted by {signal.Signals(number).name}")
 
     watched = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     previous = {number: signal.signal(number, stop) for number in watched}
@@ -161,14 +184,12 @@ def _pattern(text: str | None) -> re.Pattern[bytes] | None:
         ) from None
 
 
-def _memory(text: str) -> int:
-    try:
-        value = float(text)
-    except ValueError:
-        raise ConfigError(f"--memory {text!r}: not a number; give MiB, such as 256") from None
-    if not math.isfinite(value) or value != int(value):
-        raise ConfigError(f"--memory {text}: not a whole number of MiB; give one such as 256")
-    return int(value)
+def _count(text: str | None, default: int | None) -> int | None:
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit():
+        raise ConfigError(f"--max-reboots {text!r}: not a number of times; give 0, 1, 2 or more")
+    return int(text)
 
 
 def _seconds(text: str | None, default: float | None) -> float | None:
@@ -197,11 +218,10 @@ def _unescape(text: str) -> bytes:
     return _ESCAPE.sub(replace, text.encode("utf-8", "surrogateescape"))
 
 
-def _refuse_overwriting(arguments: argparse.Namespace, disks: list[str]) -> None:
+def _refuse_overwriting(arguments: argparse.Namespace, config: DomainConfig) -> None:
     """An output that names an input is a slip that would cost the user a disk image."""
-    inputs = [arguments.kernel, *disks]
-    if arguments.ramdisk is not None:
-        inputs.append(arguments.ramdisk)
+    given = (config.kernel, config.ramdisk, arguments.kernel, arguments.config)
+    inputs = [*filter(None, given), *(disk.path for disk in config.disks)]
     used = {os.path.realpath(path): path for path in inputs}
     for option, path in (("--transcript", arguments.transcript), ("--json", arguments.json)):
         if path is None or (Path(path).exists() and not Path(path).is_file()):
@@ -228,13 +248,18 @@ def _print_verdict(verdict: Verdict) -> None:
     lines = list(verdict.crash_report)
     if lines:
         lines.append("")
+    rebooted = {domain.domid: domain.end_ns for domain in verdict.domains[:-1]}
     for number, stage in enumerate(verdict.stages):
+        if stage.domid - 1 in rebooted:
+            end = rebooted.pop(stage.domid - 1) / 1e9
+            lines.append(f"pvemu: domain {stage.domid - 1} rebooted at {end:.3f} s, and is domain {stage.domid} now")
         what = " ".join(filter(None, (stage.guest_os or "a kernel", stage.guest_version)))
         ramdisk = f", ramdisk of {stage.ramdisk.size} bytes" if stage.ramdisk is not None else ""
         cmdline = f", command line {stage.cmdline!r}" if stage.cmdline else ""
         lines.append(
             f"pvemu: stage {number}: {what}, entry {stage.entry:#x}, at {stage.start_ns / 1e9:.3f} s{cmdline}{ramdisk}"
         )
+    lines += [f"(XEN) {line}" for line in verdict.xen_log]
     for name, count in sorted(verdict.unknown_hypercalls.items()):
         lines.append(f"pvemu: {name} is not there: answered -ENOSYS, called {count} times")
     lines.append(

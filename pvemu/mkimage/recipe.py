@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pvemu.errors import ConfigError
-from pvemu.mkimage.bzimage import COMPRESSIONS
 from pvemu.mkimage.entries import Entry, Origin, Source, origin, read_entries, read_mode, read_source
 from pvemu.mkimage.layout import Disk, file_systems
+from pvemu.mkimage.packed_kernel import COMPRESSIONS
 from pvemu.mkimage.read_layout import read_disk
 from pvemu.mkimage.schema import Table, load
 

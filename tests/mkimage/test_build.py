@@ -19,8 +19,8 @@ import pytest
 from pvemu.builder.bzimage import extract_payload
 from pvemu.errors import ConfigError, InputError
 from pvemu.mkimage import build, list_recipes
-from pvemu.mkimage.bzimage import COMPRESSIONS, make_bzimage
 from pvemu.mkimage.packages import PackageCache
+from pvemu.mkimage.packed_kernel import COMPRESSIONS, make_bzimage
 from pvemu.mkimage.recipe import load_recipe
 from pvemu.mkimage.tools import ToolError, tool
 
