@@ -32,6 +32,7 @@ from pvemu.hypervisor.compat.page_types import m2p_entries
 from pvemu.hypervisor.descriptor_tables import GDT_VADDR
 from pvemu.hypervisor.domain import Domain, DomainCrashError
 from pvemu.hypervisor.domain_page import DomainPages
+from pvemu.hypervisor.emul_gate_op import GateOps
 from pvemu.hypervisor.emul_priv_op import PrivilegedOps
 from pvemu.hypervisor.emulate import CodeReader
 from pvemu.hypervisor.event_channel import EventChannels
@@ -195,6 +196,7 @@ class Machine:
             self.ram, self.frames, self.types, self.mm, memory.alloc_xen(), self.walker.flush
         )
         self.address_space = AddressSpace(self.walker, self.m2p, self.descriptor_tables, self.engine.flush_page)
+        self.descriptor_tables.load_ldt = self.engine.load_ldt
         self.address_space.drop_all_code = self.engine.drop_all_code
 
     def _make_domain(self) -> None:
@@ -233,7 +235,8 @@ class Machine:
         is_compat, domid, memory = self.width.is_compat, self.config.domid, self.memory
         self.traps = self.width.traps(self.domain, self.vcpu, self.guest)
         physdev = Physdev(self.vcpu, self.types)
-        code = CodeReader(self.engine, self.guest, self.descriptor_tables.read_descriptor, is_compat)
+        tables = self.descriptor_tables
+        code = CodeReader(self.engine, self.guest, tables.read_descriptor, is_compat)
         self.traps.is_long_code = lambda: code.bits() == 64
         msrs = Msrs(self.vcpu, self.clock, self.ram, self.types, hypercall_page(self.abi.bits), is_compat)
         self.privileged = PrivilegedOps(
@@ -264,7 +267,8 @@ class Machine:
         )  # fmt: skip
         self.exceptions = ExceptionEntry(
             self.domain, self.vcpu, self.guest, self.traps, self.privileged, ro_page_fault, self.breakpoints, code,
-            lambda: self.descriptor_tables.ldt_vaddr, self.exit_handler.on_cpuid, is_compat,
+            lambda: self.descriptor_tables.ldt_vaddr, self.exit_handler.on_cpuid,
+            GateOps(self.vcpu, self.guest, code, tables) if is_compat else None,
         )  # fmt: skip
 
     def _build_domain(self) -> None:
