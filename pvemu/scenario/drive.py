@@ -7,9 +7,11 @@ in the same way, so its outcome does not depend on its company.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import pickle
+import signal
 import time
 import warnings
 from typing import TYPE_CHECKING, NamedTuple
@@ -30,6 +32,7 @@ __all__ = ["run_cases"]
 
 #: A guest that sleeps waits for input when nothing came from it for so long, in guest seconds.
 _IDLE_SECONDS = 1.0
+_PR_SET_PDEATHSIG = 1
 
 
 class _Watched(NamedTuple):
@@ -59,6 +62,11 @@ def run_cases(start: Start, cases: list[LoadedCase], *, may_fork: bool = True) -
 def blank_result(case: LoadedCase, outcome: str, reason: str) -> Result:
     """The result of a case that did not run."""
     return Result(case.id, case.name, str(case.file), case.place, outcome, reason=reason)
+
+
+def _die_with_parent() -> None:
+    """For a forked process whose results nobody else wants (prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class _Drive:
@@ -154,6 +162,7 @@ class _Drive:
             child = os.fork()
         if not child:
             try:
+                _die_with_parent()
                 os.close(reader)
                 self._watched, self._results, self._began = party, [], time.perf_counter()
                 if text is not None:

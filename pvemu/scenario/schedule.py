@@ -5,14 +5,13 @@ Work goes through ``concurrent.futures``: a pool of processes here, or whatever 
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import TYPE_CHECKING, NamedTuple
 
 from pvemu.errors import ConfigError, InputError
@@ -22,7 +21,6 @@ from pvemu.scenario.start import Images, UnsetVariableError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Executor, Future
-    from multiprocessing.queues import SimpleQueue
 
     from pvemu.scenario.load import LoadedCase
     from pvemu.scenario.result import Result
@@ -134,14 +132,12 @@ def executor(jobs: int, where: str | None) -> Iterator[Executor | None]:
         yield None
         return
     context = get_context("fork" if sys.version_info < (3, 14) else "forkserver")
-    workers: SimpleQueue[int] = context.SimpleQueue()
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker, initargs=(workers,))
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker)
     try:
         yield pool
     except BaseException:
-        while not workers.empty():
-            with suppress(ProcessLookupError):
-                os.kill(workers.get(), signal.SIGTERM)
+        for worker in active_children():
+            worker.terminate()
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     pool.shutdown()
@@ -167,9 +163,8 @@ def run_all(
             report([blank_result(case, "error", text) for case in futures[future].cases])
 
 
-def _begin_worker(workers: SimpleQueue[int]) -> None:
+def _begin_worker() -> None:
     """Ctrl-C is the parent's to act on: it ends its workers."""
-    workers.put(os.getpid())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

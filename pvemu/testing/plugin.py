@@ -61,6 +61,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )  # fmt: skip
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The markers, for --strict-markers and --markers."""
+    for line in (
+        "needs_package(*names): skip where these Debian packages cannot be had",
+        "needs_image(*recipes): skip where these recipes cannot be built",
+    ):
+        config.addinivalue_line("markers", line)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that needs what this machine cannot get."""
+    packages = [name for marker in item.iter_markers("needs_package") for name in marker.args]
+    recipes = [name for marker in item.iter_markers("needs_image") for name in marker.args]
+    if packages or recipes:
+        from pvemu.errors import InputError
+        from pvemu.mkimage import build
+        from pvemu.mkimage.packages import PackageCache
+
+        try:
+            PackageCache().get(packages)
+            for recipe in recipes:
+                build(recipe)
+        except InputError as error:
+            pytest.skip(str(error))
+
+
 @pytest.fixture
 def pv_guest(request: pytest.FixtureRequest) -> Iterator[StartGuest]:
     """Starts Xen PV guests: ``pv_guest(kernel, "xvda=disk.img", memory=256)`` gives a pvemu.testing.guest.Guest."""
