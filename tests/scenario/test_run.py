@@ -278,8 +278,10 @@ def test_update_writes_what_was_found_and_leaves_the_rest(folder: Path, pvemu_te
 def test_ctrl_c_ends_it_and_its_workers(folder: Path) -> None:
     forever = '[scenario.expect]\nnever = ["no such thing"]\nwithin = 1e6\n[scenario.matrix]\nn = [1, 2, 3, 4]\n'
     write(folder, HEAD.format("long") + 'keys = [{ choose = "ask" }]\n' + forever)
+    # a shell that runs this in its background has signals ignored
+    start = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from pvemu.cli import main; "
     process = subprocess.Popen(
-        [sys.executable, "-m", "pvemu.cli", "test", ".", "-j", "2", "--cold"],
+        [sys.executable, "-c", start + "sys.exit(main())", "test", ".", "-j", "2", "--cold"],
         cwd=folder,
         env=environment(),
         stdin=subprocess.DEVNULL,
