@@ -17,7 +17,7 @@ import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
 from pvemu.errors import InputError
-from pvemu.scenario.judge import Judge, stage_sentence
+from pvemu.scenario.judge import IDLE_SECONDS, Judge, stage_sentence
 from pvemu.scenario.result import Result
 from pvemu.testing.exhibits import exhibits
 from pvemu.testing.guest import Guest
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["run_cases"]
 
-#: A guest that sleeps waits for input when nothing came from it for so long, in guest seconds.
-_IDLE_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -109,11 +107,11 @@ class _Drive:
         moments = [judge.deadline for _, judge in self._watched]
         moments += [judge.wants_time for _, judge in self._watched if judge.wants_time is not None]
         if self._guest.machine.sched.is_idle and any(judge.waits_for_input for _, judge in self._watched):
-            moments.append(self._last_output + _IDLE_SECONDS)
+            moments.append(self._last_output + IDLE_SECONDS)
         elif any(judge.waits_for_input for _, judge in self._watched):
-            moments.append(now + _IDLE_SECONDS)  # to see whether it sleeps then
+            moments.append(now + IDLE_SECONDS)  # to see whether it sleeps then
         later = [moment for moment in moments if moment > now]
-        return min(later, default=now + _IDLE_SECONDS)
+        return min(later, default=now + IDLE_SECONDS)
 
     # -- what the guest does -------------------------------------------------------------------------------------------
     def _on_text(self, fresh: int) -> None:
