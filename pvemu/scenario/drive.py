@@ -106,10 +106,9 @@ class _Drive:
         now = self._guest.seconds
         moments = [judge.deadline for _, judge in self._watched]
         moments += [judge.wants_time for _, judge in self._watched if judge.wants_time is not None]
-        if self._guest.machine.sched.is_idle and any(judge.waits_for_input for _, judge in self._watched):
-            moments.append(self._last_output + IDLE_SECONDS)
-        elif any(judge.waits_for_input for _, judge in self._watched):
-            moments.append(now + IDLE_SECONDS)  # to see whether it sleeps then
+        if any(judge.waits_for_input for _, judge in self._watched):  # it may sleep, and be quiet for long enough
+            quiet = self._last_output + IDLE_SECONDS
+            moments.append(quiet if quiet > now else now + IDLE_SECONDS)
         later = [moment for moment in moments if moment > now]
         return min(later, default=now + IDLE_SECONDS)
 

@@ -30,6 +30,7 @@ __all__ = ["DEFAULT_WITHIN", "IDLE_SECONDS", "Judge", "stage_field", "stage_sent
 DEFAULT_WITHIN = 60.0
 #: A guest that sleeps waits for input when nothing came from it for so long, in guest seconds.
 IDLE_SECONDS = 1.0
+_ROUNDING = 1e-6
 _ERROR = re.compile(r"error: [^\n]*(?=\n)")
 #: How far back a match may begin in output that was searched before, in characters.
 _WINDOW = 1 << 14
@@ -194,7 +195,7 @@ class Judge:
         """A guest that does not poll: it sleeps, and nothing has come from it for a while."""
         machine = self._guest.machine
         has_read = machine.sched.is_idle and machine.console.is_input_taken
-        return has_read and self._guest.seconds - self._last_output >= IDLE_SECONDS
+        return has_read and self._guest.seconds - self._last_output >= IDLE_SECONDS - _ROUNDING
 
     def _look_for_key(self, text: str, start: int) -> None:
         key = self._next_key
