@@ -66,6 +66,8 @@ if TYPE_CHECKING:
 __all__ = ["HypercallRecord", "Machine", "Outcome"]
 
 _VECTOR_PF = 14
+#: LIBXL_MAXMEM_CONSTANT, in pages: what a domain may have beyond its memory, until xl mem-set says otherwise.
+_MAXMEM_CONSTANT = 256
 _FEATURES = {
     0: 1 << feat.XENFEAT_memory_op_vnode_supported
     | 1 << feat.XENFEAT_mmu_pt_update_preserve_ad
@@ -91,6 +93,7 @@ class Machine:
         self.width = PV64 if image.bits == 64 else PV32
         self.abi = self.width.abi
         self._disks = disks
+        self.disks = {disk.vdev: source for disk, source in zip(config.disks, disks, strict=True)}  #: by vdev
         self._ramdisk = ramdisk
         self.image = image
         self.outcome: Outcome | None = None
@@ -174,14 +177,17 @@ class Machine:
         memory, width = self.memory, self.width
         xen_entries = m2p_entries(self.m2p.compat.superpages()) if self.m2p.compat is not None else {}
         self.types = width.page_types(self.ram, self.frames, xen_entries)
-        self.reservation = Reservation(self.ram, self.frames, self.m2p, self.nr_pages, memory.allocator.alloc_extent)
+        self.reservation = Reservation(
+            self.ram, self.frames, self.m2p, self.nr_pages + _MAXMEM_CONSTANT, memory.allocator.alloc_extent
+        )
 
         def frame_freed(mfn: Mfn) -> None:
             self.reservation.frame_freed(mfn)
             memory.allocator.free(mfn)
 
         self.frames.on_free = frame_freed
-        self.reservation.set_memory_map([E820Entry(0, self.nr_pages << PAGE_SHIFT, 1)])
+        most = max(self.config.maxmem_mib, self.config.memory_mib)
+        self.reservation.set_memory_map([E820Entry(0, most << 20, 1)])
         self.reservation.guest_max_pfn = lambda: self.shared_info.max_pfn
         self.mm = width.mm(self.ram, self.frames, self.types, self.m2p, self.walker, self.reservation)
         self.grants = GrantTable(
