@@ -23,6 +23,9 @@ __all__ = ["KernelFile", "LoaderWatch", "Refusal"]
 
 _SECTOR = 512
 _MAGIC_SIZE = 6
+#: Where libxc's own magic is short: what follows it always.
+_LONGER_MAGICS = {"gzip": b"\x1f\x8b\x08", "lzma": b"\x5d\0\0", "lz4": b"\x02\x21\x4c\x18"}
+_NEAR = 128  # sectors behind the place where a payload would begin
 #: A setup header, or an ELF header, at its offset in the file.
 _HEADERS = ((b"HdrS", 0x202), (b"\x7fELF", 0))
 _HEADER_SIZE = 0x250
@@ -30,8 +33,9 @@ _ET_EXEC, _ET_DYN = 2, 3
 _EM_386, _EM_X86_64 = 3, 62
 _MAX_READS = 1 << 16  # stretches kept: a loader makes a few hundred, a running system any number
 _MAX_SEARCH = 64 << 20  # bytes of one stretch of sectors that are looked through
-#: What GRUB's ports for Xen can unpack, and the module that does it (grub-core/io of GRUB 2.12).
-_GRUB_UNPACKS = {"gzip": "gzio", "xz": "xzio", "lzo": "lzopio"}
+#: What GRUB's ports for Xen can unpack of a bzImage, and the module that does it (grub-core/loader/i386/xen_file.c and
+#: grub-core/io of GRUB 2.12). There is an lzopio too, but it wants nothing behind its data, and the kernel's size is.
+_GRUB_UNPACKS = {"gzip": "gzio", "xz": "xzio"}
 _ERROR = re.compile(rb"^error: [^\n]*", re.MULTILINE)
 _ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[78=>]")
 
@@ -126,48 +130,53 @@ class LoaderWatch:
         """The last complaint that follows the reading of a kernel; None when there is none."""
         starts = [0, *(mark for _, mark in self._errors)]
         for (error, mark), start in zip(reversed(self._errors), reversed(starts[:-1]), strict=True):
-            kernel = self._kernel_in(self._reads[start:mark])
+            kernel = self._kernel_in(self._reads[:mark], self._reads[start:mark])
             if kernel is not None:
                 return Refusal(error, kernel, self._advice(kernel))
         return None
 
     # -- what kind of file it is ---------------------------------------------------------------------------------------
-    def _kernel_in(self, reads: list[_Read]) -> KernelFile | None:
-        """The kernel of which most was read: loaders read ahead, to the beginning of whatever file comes next."""
-        found: dict[str, dict[int, KernelFile]] = {}
-        for read in reads:
-            for kernel in self._headers_in(read):
-                found.setdefault(read.vdev, {})[kernel.sector] = kernel
+    def _kernel_in(self, known: list[_Read], reads: list[_Read]) -> KernelFile | None:
+        """The kernel of which most was read in ``reads``; its header may have come before. Loaders read ahead, to the
+        beginning of whatever file comes next, and keep what they read.
+        """
         most, chosen = 0, None
-        for vdev, kernels in found.items():
-            sectors = sorted(kernels)
-            for sector, following in zip(sectors, [*sectors[1:], 1 << 63], strict=True):
-                count = sum(
-                    max(min(read.end, following) - max(read.start, sector), 0) for read in reads if read.vdev == vdev
-                )
-                if count > most:
-                    most, chosen = count, kernels[sector]
+        for kernel, end in dict(found for read in known for found in self._headers_in(read)).items():
+            own = [read for read in reads if read.vdev == kernel.vdev]
+            count = sum(max(min(read.end, end) - max(read.start, kernel.sector), 0) for read in own)
+            if count > most:
+                most, chosen = count, kernel
         return chosen
 
-    def _headers_in(self, read: _Read) -> Iterator[KernelFile]:
-        """The kernels whose headers are in one stretch of sectors."""
+    def _headers_in(self, read: _Read) -> Iterator[tuple[KernelFile, int]]:
+        """The kernels whose headers are in one stretch of sectors, each with the sector behind it, more or less."""
         data = self._sectors(read.vdev, read.start, min(read.end - read.start, _MAX_SEARCH // _SECTOR))
         for offset in (hit for magic, at in _HEADERS for hit in _hits(data, magic, at)):
             header = data[offset : offset + _HEADER_SIZE]
             sector = read.start + offset // _SECTOR
             if is_bzimage(header):
-                start, _length = payload_range(header)
-                # Files that a boot loader is to read lie in one piece, or nearly so.
-                payload = self._magic(read.vdev, sector + start // _SECTOR, start % _SECTOR)
-                yield KernelFile(read.vdev, sector, "bzImage", payload, bzimage_bits(header))
+                start, length = payload_range(header)
+                payload = self._payload(read.vdev, sector, start)
+                kernel = KernelFile(read.vdev, sector, "bzImage", payload, bzimage_bits(header))
+                yield kernel, sector + (start + length) // _SECTOR
             elif header.startswith(b"\x7fELF") and _u16(header, 16) in (_ET_EXEC, _ET_DYN):
                 machine = _u16(header, 18)
                 if machine in (_EM_386, _EM_X86_64):
-                    yield KernelFile(read.vdev, sector, "ELF", None, 64 if machine == _EM_X86_64 else 32)
+                    kernel = KernelFile(read.vdev, sector, "ELF", None, 64 if machine == _EM_X86_64 else 32)
+                    sections = int.from_bytes(header[0x28:0x30] if kernel.bits == 64 else header[0x20:0x24], "little")
+                    yield kernel, sector + min(sections, _MAX_SEARCH) // _SECTOR + 1  # their table is at the end
 
-    def _magic(self, vdev: str, sector: int, within: int) -> str | None:
-        data = self._sectors(vdev, sector, 2)
-        return payload_compression(data[within : within + _MAGIC_SIZE])
+    def _payload(self, vdev: str, sector: int, offset: int) -> str | None:
+        """The compression of what is ``offset`` bytes into a file: right there if the file lies in one piece. Blocks
+        of zeros may have been left out of it, or some of another file lie between; so the nearest place near there.
+        """
+        start = offset // _SECTOR
+        data = self._sectors(vdev, sector, start + _NEAR)
+        for at in sorted(range(offset % _SECTOR, len(data) - _MAGIC_SIZE, _SECTOR), key=lambda at: abs(at - offset)):
+            found = payload_compression(data[at : at + _MAGIC_SIZE])
+            if found is not None and data.startswith(_LONGER_MAGICS.get(found, b""), at):
+                return found
+        return None
 
     def _sectors(self, vdev: str, sector: int, count: int) -> bytes:
         disk = self._backends[vdev].disk
@@ -187,14 +196,14 @@ class LoaderWatch:
         if kernel.kind != "bzImage":
             return "it may have no Xen notes"
         if kernel.payload is None:
-            return "neither GRUB nor Xen's domain builder unpacks that: compress it with gzip, xz or lzo"
-        known = ", ".join(_GRUB_UNPACKS)
+            return "neither GRUB nor Xen's domain builder unpacks that: compress it with gzip or xz"
+        known = " and ".join(_GRUB_UNPACKS)
         if kernel.payload in _GRUB_UNPACKS:
             module = _GRUB_UNPACKS[kernel.payload]
             return f"GRUB's ports for Xen unpack {known}: is the module {module} there (`insmod {module}`)?"
         return (
-            f"GRUB's ports for Xen unpack {known} only, Xen's domain builder {kernel.payload} too: boot it directly "
-            f"(as KERNEL), or compress it with one of these"
+            f"GRUB's ports for Xen unpack {known} only, Xen's domain builder {kernel.payload} too: boot it directly, "
+            "or compress it with one of these"
         )
 
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from pvemu.errors import ConfigError
 from pvemu.mkimage.archives import cpio_newc, tar_ustar
+from pvemu.mkimage.bzimage import PAYLOAD_TOOLS, recompress
 from pvemu.mkimage.cache import file_lock, staged
 from pvemu.mkimage.disk_image import DiskWriter
 from pvemu.mkimage.entries import PackageSource, RecipeSource
 from pvemu.mkimage.filesystems import FILE_SYSTEMS
 from pvemu.mkimage.layout import Disk, file_systems
 from pvemu.mkimage.packages import PackageCache
-from pvemu.mkimage.recipe import Artifact, Cpio, GrubImage, Plain, Recipe, load_recipe
+from pvemu.mkimage.recipe import Artifact, BzImage, Cpio, GrubImage, Plain, Recipe, load_recipe
 from pvemu.mkimage.tools import TOOL_PACKAGES, Tool, ToolError, tool
 from pvemu.mkimage.tree import Sources
 
@@ -163,6 +164,10 @@ class _Workshop:
             case Plain(source=source):
                 content = self._sources.one(source, f"{self._recipe.file}: artifact {path.name}")
                 path.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+            case BzImage(source=source, compression=compression):
+                kernel = self._sources.one(source, f"{self._recipe.file}: artifact {path.name}")
+                kernel = kernel if isinstance(kernel, bytes) else kernel.read_bytes()
+                path.write_bytes(recompress(kernel, compression, self._tool))
             case Cpio(gzip=is_gzipped, entries=entries):
                 archive = cpio_newc(self._sources.tree(entries), self._recipe.epoch)
                 path.write_bytes(self._tool("gzip").run("-9", "-n", "-c", stdin=archive) if is_gzipped else archive)
@@ -202,9 +207,11 @@ def _beside(user: Recipe, source: RecipeSource) -> str | Path:
 
 
 def _tools(recipe: Recipe) -> list[str]:
-    used = set()
+    used: set[str] = set()
     for artifact in recipe.artifacts.values():
         match artifact:
+            case BzImage():
+                used |= PAYLOAD_TOOLS
             case Cpio(gzip=True):
                 used.add("gzip")
             case GrubImage():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pvemu.errors import ConfigError
+from pvemu.mkimage.bzimage import COMPRESSIONS
 from pvemu.mkimage.entries import Entry, Source, read_entries, read_mode, read_source
 from pvemu.mkimage.layout import Disk, file_systems
 from pvemu.mkimage.read_layout import read_disk
@@ -20,12 +21,12 @@ from pvemu.mkimage.schema import Table, load
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Artifact", "Cpio", "GrubImage", "Plain", "Recipe", "find_recipe", "list_recipes", "load_recipe"]
+__all__ = ["Artifact", "BzImage", "Cpio", "GrubImage", "Plain", "Recipe", "find_recipe", "list_recipes", "load_recipe"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _DEFAULT_EPOCH = 1767225600  # 2026-01-01 00:00:00 UTC
 _GRUB_TARGETS = ("x86_64-xen", "i386-xen", "i386-xen_pvh")
-_KINDS = ("cpio", "disk", "file", "grub")
+_KINDS = ("bzimage", "cpio", "disk", "file", "grub")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,14 @@ class Plain:
 
     source: Source
     mode: int
+
+
+@dataclass(frozen=True, slots=True)
+class BzImage:
+    """A Linux kernel with its payload compressed anew, as one of COMPRESSIONS."""
+
+    source: Source
+    compression: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +64,7 @@ class GrubImage:
     memdisk: tuple[Entry, ...]
 
 
-Artifact = Plain | Cpio | GrubImage | Disk
+Artifact = Plain | BzImage | Cpio | GrubImage | Disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +81,7 @@ class Recipe:
         """Every source in it, in order."""
         for artifact in self.artifacts.values():
             match artifact:
-                case Plain(source=source):
+                case Plain(source=source) | BzImage(source=source):
                     yield source
                 case Cpio(entries=entries) | GrubImage(memdisk=entries):
                     yield from (entry.source for entry in entries if entry.source is not None)
@@ -132,6 +141,8 @@ def _artifact(table: Table, name: str) -> Artifact:
     kind = table.choice("kind", _KINDS)
     if kind == "file":
         return Plain(read_source(table), read_mode(table, 0o644))
+    if kind == "bzimage":
+        return BzImage(read_source(table), table.choice("compression", COMPRESSIONS))
     if kind == "cpio":
         return Cpio(name.endswith(".gz"), read_entries(table, "file"))
     if kind == "grub":
