@@ -51,7 +51,8 @@ def progress_line(session: Session, wall_seconds: float) -> str:
 class Progress:
     """Shows the line for the duration of a ``with`` block, from half a second on; it is gone at the end.
 
-    A thread draws it: guest code may run for seconds without coming back to Python, and lets other threads run meanwhile.
+    A thread draws it: guest code may run for seconds without coming back to Python, and lets other threads run
+    meanwhile.
     """
 
     def __init__(self, session: Session) -> None:

@@ -8,6 +8,7 @@ header or the ELF header of a program, that of which most was read.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from hypercalls.public.io.blkif import BLKIF_OP_READ, BLKIF_RSP_OKAY
@@ -73,7 +74,8 @@ class Refusal(NamedTuple):
         return {"error": self.error, "kernel": self.kernel._asdict(), "advice": self.advice}
 
 
-class _Read(NamedTuple):
+@dataclass(slots=True)
+class _Read:
     vdev: str
     start: int
     end: int
@@ -91,6 +93,7 @@ class LoaderWatch:
         self._reads: list[_Read] = []
         self._errors: list[tuple[str, int]] = []  # with the number of reads before it
         self._line = b""
+        self._next: tuple[str, int] | None = None  # what the last read goes on with
         for vdev, backend in backends.items():
             backend.observe(self._observer(vdev))
 
@@ -98,16 +101,17 @@ class LoaderWatch:
         def note(done: CompletedRequest) -> None:
             if done.operation != BLKIF_OP_READ or done.status != BLKIF_RSP_OKAY:
                 return
-            reads, end = self._reads, done.sector + done.nr_sectors
-            if reads and reads[-1].vdev == vdev and reads[-1].end == done.sector and not self._is_marked():
-                reads[-1] = reads[-1]._replace(end=end)
+            sector, reads = done.sector, self._reads
+            end = sector + done.nr_sectors
+            if self._next == (vdev, sector):
+                reads[-1].end = end
             elif len(reads) < _MAX_READS:
-                reads.append(_Read(vdev, done.sector, end))
+                reads.append(_Read(vdev, sector, end))
+            else:
+                return
+            self._next = vdev, end
 
         return note
-
-    def _is_marked(self) -> bool:
-        return bool(self._errors) and self._errors[-1][1] == len(self._reads)
 
     def take_output(self, data: bytes) -> None:
         """Bytes of the console, as they come."""
@@ -119,12 +123,14 @@ class LoaderWatch:
             text = _ESCAPES.sub(b"\n", whole).replace(b"\r", b"")
             for match in _ERROR.findall(text):
                 self._errors.append((match.decode("utf-8", "replace").strip(), len(self._reads)))
+                self._next = None  # what is read from now on comes after it
 
     def forget(self) -> None:
         """Another kernel runs: what was read so far started it."""
         self._reads.clear()
         self._errors.clear()
         self._line = b""
+        self._next = None
 
     def refusal(self) -> Refusal | None:
         """The last complaint that follows the reading of a kernel; None when there is none."""
