@@ -11,12 +11,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from hypercalls.abi import Abi
 
 __all__ = [
-    "ConsolePort",
     "Context",
     "DescriptorTables",
     "DomainPort",
@@ -133,6 +132,9 @@ class MmPort(Protocol):
     def mmu_update(self, ptr: int, val: int) -> None:
         """One request of HYPERVISOR_mmu_update: the low two bits of ``ptr`` say which (MMU_*)."""
 
+    def mmu_update_io(self, ptr: int, val: int) -> None:
+        """The same for frames that DOMID_IO owns: MMIO space, of which the domain has none."""
+
     def update_va_mapping(self, vaddr: int, val: int, flags: int) -> None: ...
 
     # -- mmuext_op
@@ -162,7 +164,10 @@ class MmPort(Protocol):
     def memory_map(self) -> list[E820Entry]: ...
     def set_memory_map(self, entries: list[E820Entry]) -> None: ...
     def machphys_mfn_list(self) -> list[int]:
-        """First mfn of each 2 MiB of the machine-to-physical table."""
+        """First mfn of each 2 MiB of the caller's machine-to-physical table."""
+
+    def machphys_compat_mfn_list(self) -> list[int]:
+        """The same of the table that 32-bit domains see."""
 
     def machphys_mapping(self) -> tuple[int, int, int]:
         """(v_start, v_end, max_mfn) of the machine-to-physical table."""
@@ -198,8 +203,6 @@ class VcpuPort(Protocol):
 
     def set_singleshot_timer(self, timeout: int, future: bool) -> None: ...
     def stop_singleshot_timer(self) -> None: ...
-    def set_periodic_timer(self, period: int) -> None: ...
-    def stop_periodic_timer(self) -> None: ...
     def register_nmi_callback(self, address: int) -> None: ...
 
     # -- vcpu_op on vcpu ``vcpuid`` (XenError(ENOENT) where there is none)
@@ -211,6 +214,8 @@ class VcpuPort(Protocol):
     def runstate(self, vcpuid: int) -> tuple[int, int, tuple[int, int, int, int]]:
         """(state, state_entry_time, times in running, runnable, blocked, offline)."""
 
+    def set_periodic_timer(self, vcpuid: int, period: int) -> None: ...
+    def stop_periodic_timer(self, vcpuid: int) -> None: ...
     def register_runstate_area(self, vcpuid: int, vaddr: int) -> None: ...
     def register_vcpu_info(self, vcpuid: int, mfn: int, offset: int) -> None: ...
     def register_time_area(self, vcpuid: int, vaddr: int) -> None: ...
@@ -226,6 +231,9 @@ class DomainPort(Protocol):
     def handle(self) -> bytes:
         """The domain's UUID, 16 bytes."""
 
+    def now(self) -> int:
+        """System time."""
+
     def shutdown(self, reason: int) -> None: ...
     def shutdown_code(self, reason: int) -> None: ...
     def vm_assist(self, type: int, enable: bool) -> None: ...
@@ -240,15 +248,8 @@ class SchedPort(Protocol):
     def block(self) -> None:
         """Unmask events and sleep until one is pending."""
 
-    def poll(self, ports: Sequence[int], timeout: int) -> None:
+    def poll(self, ports: Iterable[int], timeout: int) -> None:
         """Sleep until one of ``ports`` is pending or system time is ``timeout`` (0: no limit)."""
-
-
-class ConsolePort(Protocol):
-    """Xen's emergency console (xen/drivers/char/console.c do_console_io)."""
-
-    def write(self, data: bytes) -> None: ...
-    def read(self, count: int) -> bytes: ...
 
 
 class PhysdevPort(Protocol):
@@ -257,6 +258,9 @@ class PhysdevPort(Protocol):
     def set_iopl(self, iopl: int) -> None: ...
     def set_iobitmap(self, bitmap: int, nr_ports: int) -> None: ...
     def eoi(self, pirq: int) -> None: ...
+    def get_free_pirq(self, type: int) -> int:
+        """A MAP_PIRQ_TYPE_* interrupt's number, which is the domain's from now on."""
+
     def set_pirq_eoi_map(self, mfn: int) -> None: ...
 
 
@@ -281,8 +285,6 @@ class Context(Protocol):
     def descriptor_tables(self) -> DescriptorTables: ...
     @property
     def sched(self) -> SchedPort: ...
-    @property
-    def console(self) -> ConsolePort: ...
     @property
     def physdev(self) -> PhysdevPort: ...
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hypercalls import refused
 from hypercalls.callback_op import do_callback_op
-from hypercalls.console_io import do_console_io
 from hypercalls.event_channel_op import do_event_channel_op, do_event_channel_op_compat
 from hypercalls.fpu_taskswitch import do_fpu_taskswitch
 from hypercalls.get_debugreg import do_get_debugreg
 from hypercalls.grant_table_op import do_grant_table_op
+from hypercalls.hvm_op import do_hvm_op
 from hypercalls.iret import do_iret
 from hypercalls.memory_op import do_memory_op
 from hypercalls.mmu_update import do_mmu_update
@@ -87,7 +87,7 @@ TABLE: Final[Mapping[int, Row]] = {
     xen.__HYPERVISOR_set_timer_op: _row("set_timer_op", do_set_timer_op, 2, 1),
     xen.__HYPERVISOR_event_channel_op_compat: _row("event_channel_op_compat", do_event_channel_op_compat, 1),
     xen.__HYPERVISOR_xen_version: _row("xen_version", do_xen_version, 2),
-    xen.__HYPERVISOR_console_io: _row("console_io", do_console_io, 3),
+    xen.__HYPERVISOR_console_io: _row("console_io", refused.do_console_io, 3),
     xen.__HYPERVISOR_physdev_op_compat: _row("physdev_op_compat", do_physdev_op_compat, 1),
     xen.__HYPERVISOR_grant_table_op: _row("grant_table_op", do_grant_table_op, 3),
     xen.__HYPERVISOR_vm_assist: _row("vm_assist", do_vm_assist, 2),
@@ -105,7 +105,7 @@ TABLE: Final[Mapping[int, Row]] = {
     xen.__HYPERVISOR_xenoprof_op: _row("xenoprof_op", refused.do_xenoprof_op, 2),
     xen.__HYPERVISOR_event_channel_op: _row("event_channel_op", do_event_channel_op, 2),
     xen.__HYPERVISOR_physdev_op: _row("physdev_op", do_physdev_op, 2),
-    xen.__HYPERVISOR_hvm_op: _row("hvm_op", refused.do_hvm_op, 2),
+    xen.__HYPERVISOR_hvm_op: _row("hvm_op", do_hvm_op, 2),
     xen.__HYPERVISOR_sysctl: _row("sysctl", refused.do_sysctl, 1),
     xen.__HYPERVISOR_domctl: _row("domctl", refused.do_domctl, 1),
     xen.__HYPERVISOR_kexec_op: _row("kexec_op", refused.do_kexec_op, 2),

@@ -13,6 +13,7 @@ from hypercalls.context import E820Entry
 from hypercalls.public import features as feat
 from hypercalls.public import sched as sched_abi
 from hypercalls.public import xen
+from hypercalls.public.vcpu import RUNSTATE_offline
 from hypercalls.table import TABLE
 from pvemu.builder.build import boot_image, build_image, mem_init, parse_image
 from pvemu.builder.hypercall_page import hypercall_page
@@ -22,16 +23,17 @@ from pvemu.cpu.paging import PageWalker
 from pvemu.cpu.paging_pae import HYPERVISOR_COMPAT_VIRT_START, PaePageWalker
 from pvemu.cpu.unicorn.engine import Engine
 from pvemu.debug.stages import StageWatch
-from pvemu.devices.dom0 import CONSOLE_GRANT, STORE_GRANT, Dom0
+from pvemu.devices.dom0 import CONSOLE_GRANT, STORE_GRANT, Dom0, Dom0Parts
 from pvemu.disk.image import Disk, open_disks
-from pvemu.frames import PAGE_SHIFT, Mfn
+from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
 from pvemu.hypervisor.address_space import AddressSpace
+from pvemu.hypervisor.breakpoints import Breakpoints
 from pvemu.hypervisor.compat.page_types import m2p_entries
-from pvemu.hypervisor.console_io import ConsoleIo
 from pvemu.hypervisor.descriptor_tables import GDT_VADDR
 from pvemu.hypervisor.domain import Domain, DomainCrashError
 from pvemu.hypervisor.domain_page import DomainPages
 from pvemu.hypervisor.emul_priv_op import PrivilegedOps
+from pvemu.hypervisor.emulate import CodeReader
 from pvemu.hypervisor.event_channel import EventChannels
 from pvemu.hypervisor.exception_entry import ExceptionEntry
 from pvemu.hypervisor.exit_handler import TRAP_NS, HypercallRecord, PvExitHandler
@@ -41,11 +43,14 @@ from pvemu.hypervisor.guest_mode import toggle_guest_mode
 from pvemu.hypervisor.hypercall import HypercallContext, HypercallDispatcher
 from pvemu.hypervisor.memory import Reservation
 from pvemu.hypervisor.msr import Msrs
+from pvemu.hypervisor.offline_vcpu import OfflineVcpu
 from pvemu.hypervisor.physdev import Physdev
 from pvemu.hypervisor.ro_page_fault import RoPageFault
 from pvemu.hypervisor.sched import Sched
 from pvemu.hypervisor.shared_info import SharedInfo
 from pvemu.hypervisor.time import SYSTEM_TIME_AT_START, VirtualClock
+from pvemu.hypervisor.vcpu_areas import VcpuAreas
+from pvemu.hypervisor.vcpu_timers import VcpuTimers
 from pvemu.hypervisor.width import PV32, PV64
 from pvemu.memory.machine_memory import MachineMemory
 from pvemu.observers import subscribe
@@ -55,6 +60,7 @@ if TYPE_CHECKING:
 
     from pvemu.builder.kernel import KernelImage
     from pvemu.config import DomainConfig
+    from pvemu.strict.machine import StrictMachine
 
 __all__ = ["HypercallRecord", "Machine", "Outcome"]
 
@@ -88,12 +94,23 @@ class Machine:
         self.image = image
         self.outcome: Outcome | None = None
         self.crash_lines: list[str] = []
-        self.xen_log: list[str] = []
+        self.xen_log: list[str] = []  #: what Xen's own console shows
+        self.dom0_log: list[str] = []
         self.fault_address: int | None = None  #: of the page fault that crashed the guest
+        self.leaving = Exit(ExitKind.STOPPED)  #: why guest code was left last
+        self._is_amidst = False  # guest code was left for one who looks on
+        self._pending: Exit | None = None  # an exception that is held
+        #: Asked about each exception before Xen looks at it: True holds it, and the run pauses until the next ``run``.
+        self.holds_exception: Callable[[Exit], bool] = lambda leaving: False
         self._console_observers: list[Callable[[bytes], None]] = []
         self.on_console_output: Callable[[bytes], None] = lambda data: None
         self.on_console_poll: Callable[[], None] = lambda: None
         self.clock = VirtualClock(SYSTEM_TIME_AT_START, time)
+        self._strict: StrictMachine | None = None
+        if config.strict is not None:
+            from pvemu.strict.machine import StrictMachine
+
+            self._strict = StrictMachine(config.strict, config.domid, self.clock)
         self._make_memory()
         self._make_mm()
         self._make_domain()
@@ -115,12 +132,12 @@ class Machine:
                 disk.close()
             raise
 
-    def reboot(self) -> Machine:
-        """What xl does when the domain has shut down to reboot: a new domain, with the next number, of the same
-        configuration. The disks are as they were left, and time goes on. This machine is at its end.
+    def reboot(self, domid: int | None = None) -> Machine:
+        """What xl does when the domain has shut down to reboot: a new domain, with the next number (or ``domid``), of
+        the same configuration. The disks are as they were left, and time goes on. This machine is at its end.
         """
         disks, self._disks = self._disks, []
-        config = replace(self.config, domid=self.config.domid + 1)
+        config = replace(self.config, domid=self.config.domid + 1 if domid is None else domid)
         return Machine(config, self.image, self._ramdisk, disks, self.clock.now())
 
     def close(self) -> None:
@@ -133,6 +150,7 @@ class Machine:
         self.nr_pages = self.config.memory_mib << (20 - PAGE_SHIFT)
         self.memory = memory = MachineMemory(self.nr_pages, self.width.is_compat)
         self.ram, self.frames, self.m2p = memory.ram, memory.frames, memory.m2p
+        self._window = self.ram.base + self.ram.size  # machine addresses that are not RAM: pages served by callbacks
         self.engine = Engine(self.ram, memory.alloc_xen(), GDT_VADDR)
         self.shared_info_mfn = memory.alloc_shared()
         self.walker = self._make_walker()
@@ -177,18 +195,24 @@ class Machine:
     def _make_domain(self) -> None:
         domid, width, engine = self.config.domid, self.width, self.engine
         self.shared_info = SharedInfo(self.abi, self.ram.frame(self.shared_info_mfn))
-        infos = [self.shared_info.vcpu_info(0)]
-        self.event_channels = EventChannels(
-            domid, self.shared_info, infos, DomainPages(self.ram, self.types), self.xen_log.append
-        )
+        infos = [self.shared_info.vcpu_info(i) for i in range(self.config.vcpus)]
+        if len(infos) > 1:
+            self.xen_log.append(f"d{domid}: {len(infos)} vcpus, of which pvemu runs the first")
+        pages = DomainPages(self.ram, self.types)
+        self.event_channels = EventChannels(domid, self.shared_info, infos, pages, self.xen_log.append)
         self.domain = Domain(domid, self.clock, engine.stop)
+        self.domain.log = self.xen_log.append
         if self.image.pae_extended_cr3:
             self.domain.assists.add(xen.VMASST_TYPE_pae_extended_cr3)
         self.vcpu = width.vcpu(
-            self.abi, 0, engine, infos[0], self.clock, self.guest, self.ram, self.types, self.event_channels,
-            infos, engine.stop, engine.enter_from_ring0 if width.is_compat else engine.enter,
+            self.abi, 0, engine, self.clock, self.guest, pages, self.event_channels, infos, engine.stop,
+            engine.enter_from_ring0 if width.is_compat else engine.enter,
             lambda: toggle_guest_mode(self.vcpu, self.mm, self.walker),
         )  # fmt: skip
+        for i in range(1, self.config.vcpus):
+            areas = VcpuAreas(self.abi, i, infos, self.clock, self.guest, pages, RUNSTATE_offline)
+            timers = VcpuTimers(i, self.clock, self.event_channels, 0)
+            self.vcpu.others[i] = OfflineVcpu(self.abi, domid, i, areas, timers, self.types, self.xen_log.append)
         if width.is_compat:
             self.vcpu.segment_base = self.descriptor_tables.segment_base
         self.vcpu.has_architectural_iopl = lambda: xen.VMASST_TYPE_architectural_iopl in self.domain.assists
@@ -204,15 +228,16 @@ class Machine:
         is_compat, domid, memory = self.width.is_compat, self.config.domid, self.memory
         self.traps = self.width.traps(self.domain, self.vcpu, self.guest)
         physdev = Physdev(self.vcpu, self.types)
+        code = CodeReader(self.engine, self.guest, self.descriptor_tables.read_descriptor, is_compat)
+        self.traps.is_long_code = lambda: code.bits() == 64
         msrs = Msrs(self.vcpu, self.clock, self.ram, self.types, hypercall_page(self.abi.bits), is_compat)
         self.privileged = PrivilegedOps(
-            self.domain, self.vcpu, self.guest, self.mm, self.clock, physdev, msrs, has_rex=not is_compat
+            self.domain, self.vcpu, self.guest, self.mm, self.clock, physdev, msrs, code
         )  # fmt: skip
         context = HypercallContext(
             abi=self.abi, guest=self.guest, domain=self.domain, vcpu=self.vcpu, event_channels=self.event_channels,
             grant_table=self.grants, mm=self.mm, descriptor_tables=self.descriptor_tables, sched=self.sched,
-            console=ConsoleIo(lambda data: self.xen_log.append(data.decode("utf-8", "replace"))), physdev=physdev,
-            features=_FEATURES,
+            physdev=physdev, features=_FEATURES,
         )  # fmt: skip
         self.hypercalls = HypercallDispatcher(TABLE, context)
         self.exit_handler = PvExitHandler(
@@ -223,18 +248,24 @@ class Machine:
         self.engine.attach(self.exit_handler, self.address_space)
 
         def run_on_copy(page: int, maddr: int) -> Exit:
-            return self.address_space.run_on_copy(page, maddr, self.engine.run)
+            return self.address_space.run_on_copy(page, maddr, self.engine.run_inner)
 
         ro_page_fault = RoPageFault(
             self.vcpu, self.ram, self.frames, self.mm, memory.alloc_xen(), run_on_copy, is_compat
         )  # fmt: skip
+        self.breakpoints = Breakpoints(
+            self.vcpu, code, self.guest, self.ram, self.address_space, self._window + PAGE_SIZE,
+            self.engine.trap_frame, self.engine.run,
+        )  # fmt: skip
         self.exceptions = ExceptionEntry(
-            self.domain, self.vcpu, self.guest, self.traps, self.privileged, ro_page_fault,
-            lambda: self.descriptor_tables.ldt_vaddr, self.exit_handler.on_cpuid,
+            self.domain, self.vcpu, self.guest, self.traps, self.privileged, ro_page_fault, self.breakpoints, code,
+            lambda: self.descriptor_tables.ldt_vaddr, self.exit_handler.on_cpuid, is_compat,
         )  # fmt: skip
 
     def _build_domain(self) -> None:
         p2m = mem_init(self.memory.alloc_extent, self.nr_pages)
+        if self._strict is not None:
+            self._strict.populated(p2m)
         self.built = built = build_image(self.image, self.ram, p2m, self._ramdisk, self.config.cmdline)
         self.memory.publish_p2m(p2m)
         self.mm.pin_table(self.width.root_level, built.pt_root_mfn)
@@ -243,11 +274,14 @@ class Machine:
         self.store_port = self.event_channels.alloc_for_backend()
         self.console_port = self.event_channels.alloc_for_backend()
         boot_image(built, self.ram, self.shared_info_mfn, self.store_port, self.console_port, 0)
+        if self._strict is not None:
+            self._strict.built(built, self.memory, self.reservation)
+            self._strict.entered(self.abi, self.engine, self.hypercalls, self.vcpu, self.sched)
         self.grants.seed(CONSOLE_GRANT, built.console_mfn, 0)
         self.grants.seed(STORE_GRANT, built.store_mfn, 0)
         self.shared_info.set_wallclock(2, self.config.epoch - SYSTEM_TIME_AT_START // 1_000_000_000, 0)
         self.vcpu.update_time()
-        self.stages.first_stage(self.image, self.config.cmdline, self._ramdisk)
+        self.stages.first_stage(self.image, self.config.cmdline, self._ramdisk, self.config.ramdisk)
 
     def _make_dom0(self) -> None:
         built = self.built
@@ -255,13 +289,12 @@ class Machine:
             self.config, str(self.domain.uuid), self.width.protocol, self._disks, self.ram, self.grants,
             self.event_channels, self.clock, (built.store_mfn, self.store_port),
             (built.console_mfn, self.console_port), self._console_output, self._console_polled, self._disk_worked,
-            self.xen_log.append,
+            self.dom0_log.append, Dom0Parts() if self._strict is None else self._strict.dom0_parts,
         )  # fmt: skip
         self.xenstore, self.console, self.backends = self.dom0.xenstore, self.dom0.console, self.dom0.backends
         self.disk_statistics = self.dom0.disk_statistics
-        window = self.ram.base + self.ram.size  # the first page that is not RAM
-        self.engine.trap_frame(window, self.console.guest_read, self.console.guest_write)
-        self.address_space.trap_frame(built.console_mfn, window)
+        self.engine.trap_frame(self._window, self.console.guest_read, self.console.guest_write)
+        self.address_space.trap_frame(built.console_mfn, self._window)
 
     # -- running -----------------------------------------------------------------------------------------------------
     def start(self) -> None:
@@ -278,19 +311,31 @@ class Machine:
             self.engine.enter(rip, rsp, cs, ss, rflags)
 
     def run(self) -> Outcome:
-        """Run until the domain stops or ``stop`` is called; callable again after a ``stop``."""
+        """Run until the domain stops or ``stop`` is called, or one who only looks on has it pause: callable again."""
         self.outcome = None
         while self.outcome is None and self.domain.shutdown_reason is None:
             try:
-                self._step()
+                if not self._serve():
+                    continue
+                if self.engine.is_pause_requested or not self._run_guest():
+                    self._is_amidst = True
+                    return Outcome("paused", "")
             except DomainCrashError as crash:
                 self.crash_lines = crash.lines
                 self.domain.shutdown(sched_abi.SHUTDOWN_crash)
+        if self._strict is not None and self.domain.shutdown_reason is not None:
+            self._strict.stopped(self.console)
         if self.outcome is None:
             self.outcome = Outcome("shutdown", "")
         return self.outcome
 
-    def _step(self) -> None:
+    def _serve(self) -> bool:
+        """What is to be done before guest code is entered; False when there may be more. Nothing, where the guest was
+        left for the sake of one who looks on: it must not notice.
+        """
+        if self._is_amidst:
+            self._is_amidst = False
+            return True
         vcpu = self.vcpu
         if vcpu.resume is not None:
             action, vcpu.resume = vcpu.resume, None
@@ -298,16 +343,28 @@ class Machine:
         if vcpu.refused_frame is not None:
             (refusal, cs, ss), vcpu.refused_frame = vcpu.refused_frame, None
             self.exceptions.refused_frame(refusal, cs, ss)
-            return
+            return False
         self.traps.deliver_events()
-        leaving = self.engine.run()
-        if leaving.kind == ExitKind.EXCEPTION:
-            self.clock.charge(TRAP_NS)
-            self.fault_address = leaving.address if leaving.vector == _VECTOR_PF else None
-            self.exceptions.handle(leaving)
-            self.clock.run_due()
-        elif leaving.kind == ExitKind.WEDGED:
-            self._on_wedged()
+        return True
+
+    def _run_guest(self) -> bool:
+        """Run guest code and serve the exit that ends it. False when it is only paused."""
+        leaving, self._pending = self._pending or self.engine.run(), None
+        self.leaving = leaving
+        match leaving.kind:
+            case ExitKind.EXCEPTION:
+                if self.holds_exception(leaving):
+                    self._pending = leaving
+                    return False
+                self.clock.charge(TRAP_NS)
+                self.fault_address = leaving.address if leaving.vector == _VECTOR_PF else None
+                self.exceptions.handle(leaving)
+                self.clock.run_due()
+            case ExitKind.WEDGED:
+                self._on_wedged()
+            case ExitKind.PAUSED | ExitKind.BREAKPOINT | ExitKind.BUDGET:
+                return False
+        return True
 
     def _on_wedged(self) -> None:
         """The watchdog saw no exit for long. A loop that nothing inside it can end waits for an event: the next one
@@ -325,6 +382,16 @@ class Machine:
         self.outcome = Outcome(
             "hang", f"the guest hangs: it repeats {len(loop)} instruction{'s'[: len(loop) > 1]} at {where} for ever"
         )
+
+    def resume(self) -> None:
+        """What the toolstack does after a checkpoint (xl save -c): a guest that suspended itself goes on where it was,
+        and hears (1 instead of 0) that it was not moved. ValueError for one that did not suspend.
+        """
+        if self.domain.shutdown_reason != sched_abi.SHUTDOWN_suspend:
+            raise ValueError("the guest is not suspended")
+        self.domain.resume()
+        self.engine.write("rax", 1)
+        self.dom0.resume()
 
     def stop(self, kind: str, detail: str = "") -> None:
         """End the run from a callback; the domain lives on."""

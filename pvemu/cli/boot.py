@@ -10,10 +10,12 @@ import re
 import signal
 import sys
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from pvemu.cli.domain import add_arguments, domain_config
+from pvemu.cli.strict_options import add_strict_arguments, strict_config, wants_seeds
 from pvemu.errors import ConfigError
 from pvemu.machine import Machine
 from pvemu.testing.session import Session
@@ -60,6 +62,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )  # fmt: skip
     parser.add_argument("--transcript", metavar="FILE", help="write the console's bytes here too")
     parser.add_argument("--json", metavar="FILE", help="write a report of the run here")
+    add_strict_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -69,7 +72,15 @@ def run(arguments: argparse.Namespace) -> int:
     is_interactive = sys.stdin.isatty() and sys.stdout.isatty()
     timeout = _seconds(arguments.timeout, None if is_interactive else DEFAULT_TIMEOUT)
     max_reboots = _count(arguments.max_reboots, None if is_interactive else DEFAULT_MAX_REBOOTS)
-    config = domain_config(arguments)
+    config = replace(domain_config(arguments), strict=strict_config(arguments))
+    if wants_seeds(arguments):
+        from pvemu.cli.strict import run_seeds
+
+        _refuse_overwriting(arguments, config)
+        timeout = DEFAULT_TIMEOUT if timeout is None else timeout
+        max_reboots = DEFAULT_MAX_REBOOTS if max_reboots is None else max_reboots
+        how = {"until": until, "timeout": timeout, "send": send, "max_reboots": max_reboots}
+        return run_seeds(arguments, config, how, _open_output(arguments.json, "--json"))
     machine = Machine.create(config)
     try:
         _refuse_overwriting(arguments, config)
@@ -77,6 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         report = _open_output(arguments.json, "--json")
         session = Session(
             machine, until=until, timeout=timeout, send=send, sink=_sink(transcript), max_reboots=max_reboots,
+            on_domain=_watch_origins if report is not None else lambda machine: None,
         )  # fmt: skip
         with _closing(session), _stopping_on_signals(session) as received:
             if is_interactive:
@@ -117,6 +129,13 @@ def _closing(session: Session) -> Iterator[None]:
         yield
     finally:
         session.machine.close()
+
+
+def _watch_origins(machine: Machine) -> None:
+    """For a report: which files its kernels come from."""
+    from pvemu.debug.origins import Origins
+
+    Origins(machine.stages, machine.ram, machine.backends, machine.config.disks)
 
 
 @contextmanager
@@ -250,6 +269,7 @@ def _print_verdict(verdict: Verdict) -> None:
         lines.append(
             f"pvemu: stage {number}: {what}, entry {stage.entry:#x}, at {stage.start_ns / 1e9:.3f} s{cmdline}{ramdisk}"
         )
+    lines += [f"(XEN) {line}" for line in verdict.xen_log]
     for name, count in sorted(verdict.unknown_hypercalls.items()):
         lines.append(f"pvemu: {name} is not there: answered -ENOSYS, called {count} times")
     lines.append(

@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ramdisk", metavar="FILE", help="a ramdisk for the kernel")
     parser.add_argument("--cmdline", metavar="TEXT", help="the kernel's command line")
     parser.add_argument("--memory", metavar="MIB", help=f"memory in MiB (default {DEFAULT_MEMORY_MIB})")
+    parser.add_argument("--vcpus", metavar="N", help="vcpus of the domain, of which one runs (default 1)")
     parser.add_argument(
         "--disk", metavar="[VDEV=]PATH[,ro|rw]", action="append", default=[], help="a disk image; repeatable"
     )
@@ -43,11 +44,13 @@ def domain_config(arguments: argparse.Namespace) -> DomainConfig:
     if path is None and kernel is None:
         raise ConfigError("no kernel; give the path of one, or an xl configuration with --config")
     memory = None if arguments.memory is None else _memory(arguments.memory)
+    vcpus = None if arguments.vcpus is None else _vcpus(arguments.vcpus)
     disks = parse_disk_specs(arguments.disk)
     if path is None:
         return DomainConfig(
             kernel=kernel, ramdisk=arguments.ramdisk, cmdline=arguments.cmdline or "",
-            memory_mib=DEFAULT_MEMORY_MIB if memory is None else memory, disks=disks, write=arguments.write,
+            memory_mib=DEFAULT_MEMORY_MIB if memory is None else memory, vcpus=vcpus or 1, disks=disks,
+            write=arguments.write,
             name=Path(kernel).name or "guest",
         )  # fmt: skip
     from pvemu.xlcfg.domain import load_domain
@@ -63,12 +66,20 @@ def domain_config(arguments: argparse.Namespace) -> DomainConfig:
         ramdisk=config.ramdisk if arguments.ramdisk is None else arguments.ramdisk,
         cmdline=config.cmdline if arguments.cmdline is None else arguments.cmdline,
         memory_mib=config.memory_mib if memory is None else memory,
+        vcpus=config.vcpus if vcpus is None else vcpus,
         disks=(*(disk for disk in config.disks if disk.number not in taken), *disks),
     )
 
 
 def _quoted(text: str) -> str:
     return text.replace("\\", "\\\\").replace("'", "\\'")
+
+
+def _vcpus(text: str) -> int:
+    value = int(text) if text.isascii() and text.isdigit() else 0
+    if not value:
+        raise ConfigError(f"--vcpus {text!r}: not a number of vcpus; give one such as 1")
+    return value
 
 
 def _memory(text: str) -> int:

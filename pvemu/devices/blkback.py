@@ -141,12 +141,17 @@ class BlkifRing:
             self._channel.notify()
 
     def _one(self, ring: BackRing) -> int:
-        """Carry out one request and write its response; its cost in nanoseconds. Padding in the slot stays as it is."""
-        identity, operation, status, cost = self._requests.execute(ring.take_request())
+        """Take one request, carry it out and answer it; its cost in nanoseconds."""
+        cost = self._respond(ring, ring.take_request())
+        ring.rsp_prod_pvt = ring.req_cons
+        return cost
+
+    def _respond(self, ring: BackRing, request: bytes) -> int:
+        """Carry out a request and write its response, in the next slot; padding in the slot stays as it is."""
+        identity, operation, status, cost = self._requests.execute(request)
         layout = self._requests.layout
         ring.put(layout.id_at, identity.to_bytes(8, "little") + operation.to_bytes(1, "little"))
         ring.put(layout.status_at, status.to_bytes(2, "little", signed=True))
-        ring.rsp_prod_pvt = ring.req_cons
         return cost
 
     def _halt(self, error: FrontendProtocolError) -> None:
@@ -163,7 +168,8 @@ class Blkback:
     """A vbd: ``nodename`` and ``otherend`` are the directories that the toolstack made for it.
 
     ``read_only`` and ``cdrom`` are what the toolstack said of it; ``loop`` numbers the loop device it stands for.
-    ``charge`` is given the virtual nanoseconds that requests took, ``log`` dom0's kernel messages.
+    ``charge`` is given the virtual nanoseconds that requests took, ``log`` dom0's kernel messages; ``make_ring`` makes
+    a BlkifRing, with its arguments.
     """
 
     def __init__(
@@ -182,6 +188,7 @@ class Blkback:
         read_only: bool = False,
         cdrom: bool = False,
         loop: int = 0,
+        make_ring: Callable[..., BlkifRing] = BlkifRing,
     ) -> None:
         self.vdev = vdev
         self.statistics = DiskStatistics()
@@ -198,6 +205,7 @@ class Blkback:
         self._read_only = read_only
         self._cdrom = cdrom
         self._loop = loop
+        self._make_ring = make_ring
         self._observers: list[Callable[[CompletedRequest], None]] = []
         self._xenbus = XenbusBackend(
             nodename=nodename, otherend=otherend, store=store, clock=clock, driver=self, log=log
@@ -255,7 +263,7 @@ class Blkback:
             observers=self._observers,
         )
         try:
-            self.ring = BlkifRing(
+            self.ring = self._make_ring(
                 refs=refs,
                 port=port,
                 abi=abi,

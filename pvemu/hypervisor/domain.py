@@ -47,6 +47,8 @@ class Domain:
         self._code: int | None = None
         self.assists: set[int] = {xen.VMASST_TYPE_writable_pagetables}
         self._watchdogs: dict[int, TimerHandle] = {}
+        #: Xen's console.
+        self.log: Callable[[str], None] = lambda line: None
 
     @property
     def domid(self) -> int:
@@ -57,6 +59,10 @@ class Domain:
     def handle(self) -> bytes:
         """The UUID's 16 bytes."""
         return self.uuid.bytes
+
+    def now(self) -> int:
+        """System time, ns."""
+        return self._clock.now()
 
     def shutdown(self, reason: int) -> None:
         """domain_shutdown with a SHUTDOWN_* reason; one that SCHEDOP_shutdown_code has set before stands."""
@@ -69,6 +75,10 @@ class Domain:
         """SCHEDOP_shutdown_code: the reason of the shutdown to come; the domain runs on."""
         if self._code is None:
             self._code = reason
+
+    def resume(self) -> None:
+        """domain_resume: a domain that was shut down runs on."""
+        self.shutdown_reason = self._code = None
 
     def vm_assist(self, type: int, enable: bool) -> None:
         """HYPERVISOR_vm_assist."""
@@ -99,6 +109,9 @@ class Domain:
         return 0
 
     def _arm(self, number: int, timeout: int) -> None:
-        self._watchdogs[number] = self._clock.call_at(
-            self._clock.now() + timeout * NS_PER_S, lambda: self.shutdown(sched.SHUTDOWN_watchdog)
-        )
+        self._watchdogs[number] = self._clock.call_at(self._clock.now() + timeout * NS_PER_S, self._watchdog_timeout)
+
+    def _watchdog_timeout(self) -> None:
+        if self.shutdown_reason is None:
+            self.log(f"Watchdog timer fired for domain {self._domid}")
+            self.shutdown(sched.SHUTDOWN_watchdog)

@@ -11,30 +11,35 @@ from hypercalls.public import errno as e
 from hypercalls.public import xen
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pvemu.hypervisor.event_channel import EventChannels
     from pvemu.hypervisor.time import TimerHandle, VirtualClock
 
-__all__ = ["VcpuTimers"]
+__all__ = ["FIRST_PERIOD_NS", "VcpuTimers"]
 
 _MIN_PERIOD_NS = 1_000_000
 #: Each PV vcpu starts with a periodic timer, which modern guests stop (pv_vcpu_initialise).
-_FIRST_PERIOD_NS = 10_000_000
+FIRST_PERIOD_NS = 10_000_000
 #: A timeout beyond 2**50 ns, or a negative one, is a wrapped clock of an old Linux: it gets this instead.
 _HUGE_TIMEOUT_NS = 100_000_000
 
 
 class VcpuTimers:
-    """Timers of vcpu ``vcpu_id``; all times are nanoseconds of system time."""
+    """Timers of vcpu ``vcpu_id``; all times are nanoseconds of system time. The periodic one starts with ``period``, or
+    not at all (0).
+    """
 
-    def __init__(self, vcpu_id: int, clock: VirtualClock, events: EventChannels) -> None:
+    def __init__(self, vcpu_id: int, clock: VirtualClock, events: EventChannels, period: int) -> None:
         self._id = vcpu_id
         self._clock = clock
         self._events = events
+        self.lateness: Callable[[], int] = lambda: 0  #: how late the next timer fires, in nanoseconds
         self._timer: TimerHandle | None = None
         self._periodic: TimerHandle | None = None
-        self._period = _FIRST_PERIOD_NS
+        self._period = period
         self._last_tick = clock.start
-        events.on_bind_virq = self._virq_bound
+        events.on_bind_virq[vcpu_id] = self._virq_bound
 
     def _raise_timer(self) -> None:
         self._events.raise_virq(xen.VIRQ_TIMER, self._id)
@@ -46,7 +51,7 @@ class VcpuTimers:
             now = self._clock.now()
             if timeout >> 63 or timeout - now >= 1 << 50:
                 timeout = now + _HUGE_TIMEOUT_NS
-            self._timer = self._clock.call_at(timeout, self._raise_timer)
+            self._timer = self._clock.call_at(timeout + self.lateness(), self._raise_timer)
 
     def set_singleshot_timer(self, timeout: int, future: bool) -> None:
         """VCPUOP_set_singleshot_timer: at once when ``timeout`` is past, whatever VCPU_SSHOTTMR_future says."""
@@ -54,7 +59,7 @@ class VcpuTimers:
         if timeout < self._clock.now():
             self._raise_timer()
         else:
-            self._timer = self._clock.call_at(timeout, self._raise_timer)
+            self._timer = self._clock.call_at(timeout + self.lateness(), self._raise_timer)
 
     def stop_singleshot_timer(self) -> None:
         """VCPUOP_stop_singleshot_timer."""
@@ -104,7 +109,7 @@ class VcpuTimers:
         if self._period and self._periodic is None:
             self._last_tick += (self._clock.now() - self._last_tick) // self._period * self._period
 
-    def _virq_bound(self, virq: int, vcpu: int) -> None:
-        if virq == xen.VIRQ_TIMER and vcpu == self._id and self._period and self._periodic is None:
+    def _virq_bound(self, virq: int) -> None:
+        if virq == xen.VIRQ_TIMER and self._period and self._periodic is None:
             self._catch_up()
             self._await_tick()

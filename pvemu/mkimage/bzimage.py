@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pvemu.mkimage.tools import Tool
 
-__all__ = ["COMPRESSIONS", "PAYLOAD_TOOLS", "compression_of", "recompress"]
+__all__ = ["COMPRESSIONS", "PAYLOAD_TOOLS", "compression_of", "is_bzimage", "recompress"]
 
 #: compression -> (first bytes, tool, options that pack, options that unpack)
 _FORMATS: dict[str, tuple[bytes, str, tuple[str, ...], tuple[str, ...]]] = {
@@ -36,6 +36,11 @@ PAYLOAD_TOOLS = frozenset(tool for _, tool, _, _ in _FORMATS.values())
 
 _SETUP_SECTS, _MAGIC, _PAYLOAD_OFFSET, _PAYLOAD_LENGTH = 0x1F1, 0x202, 0x248, 0x24C
 _HEADER_SIZE = 0x250
+
+
+def is_bzimage(kernel: bytes) -> bool:
+    """Whether it has a Linux setup header."""
+    return len(kernel) >= _HEADER_SIZE and kernel[_MAGIC : _MAGIC + 4] == b"HdrS"
 
 
 def compression_of(kernel: bytes) -> str:
@@ -67,7 +72,7 @@ def recompress(kernel: bytes, compression: str, tool: Callable[[str], Tool]) -> 
 
 def _payload(kernel: bytes) -> tuple[int, int]:
     """Where the payload is: offset in the file and length."""
-    if len(kernel) < _HEADER_SIZE or kernel[_MAGIC : _MAGIC + 4] != b"HdrS":
+    if not is_bzimage(kernel):
         raise ToolError("the kernel is not a bzImage: it has no Linux setup header")
     offset = int.from_bytes(kernel[_PAYLOAD_OFFSET : _PAYLOAD_OFFSET + 4], "little")
     length = int.from_bytes(kernel[_PAYLOAD_LENGTH : _PAYLOAD_LENGTH + 4], "little")

@@ -18,8 +18,9 @@ from os import fspath
 from typing import TYPE_CHECKING, Self
 
 from hypercalls.public import sched
-from pvemu.config import DEFAULT_MEMORY_MIB, DomainConfig
+from pvemu.config import DEFAULT_MEMORY_MIB, DomainConfig, StrictConfig
 from pvemu.debug.crash_report import recent_hypercalls
+from pvemu.debug.origins import Origins
 from pvemu.debug.screen import render
 from pvemu.devices.xenstore.dump import xenstore_ls
 from pvemu.disk.spec import parse_disk_specs
@@ -89,18 +90,23 @@ class Guest:
         self._wanted_stages = 0
         machine.on_console_output = self._take_output
         machine.stages.observe(self._new_stage)
+        Origins(machine.stages, machine.ram, machine.backends, config.disks)
         machine.start()
 
     @classmethod
     def boot(
         cls, kernel: str | PathLike[str], *disks: str | PathLike[str], memory: int = DEFAULT_MEMORY_MIB,
         cmdline: str = "", ramdisk: str | PathLike[str] | None = None, write: bool = False,
+        strict_seed: int | None = None,
     ) -> Self:  # fmt: skip
-        """A guest that is about to run. ``disks`` are written as for ``--disk``; ``memory`` is in MiB."""
+        """A guest that is about to run. ``disks`` are written as for ``--disk``; ``memory`` is in MiB; under a
+        ``strict_seed`` nothing is kept that Xen does not promise.
+        """
         specs = tuple(fspath(disk) for disk in disks)
         config = DomainConfig(
             kernel=fspath(kernel), ramdisk=fspath(ramdisk) if ramdisk is not None else None, cmdline=cmdline,
             memory_mib=memory, disks=parse_disk_specs(specs), write=write,
+            strict=StrictConfig(strict_seed) if strict_seed is not None else None,
         )  # fmt: skip
         guest = cls(config)
         guest._disk_specs = specs
@@ -182,6 +188,18 @@ class Guest:
         self._run(timeout, lambda: machine.domain.shutdown_reason is not None and not self._has_crashed, "no shutdown")
         return SHUTDOWN_NAMES.get(machine.domain.shutdown_reason or 0, "unknown")
 
+    def suspend(self, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Suspend the guest and resume it in place, as ``xl save -c`` does: it is asked through ``control/shutdown``,
+        shuts down for the reason ``suspend``, and goes on when something is waited for.
+        """
+        machine = self.machine
+        if not self._is_closed:
+            machine.dom0.ask_to("suspend")
+        suspended = sched.SHUTDOWN_suspend
+        self._run(timeout, lambda: machine.domain.shutdown_reason == suspended, "the guest did not suspend")
+        machine.resume()
+        self._ended = None
+
     def send(self, text: str) -> None:
         r"""Type ``text``; the guest reads it when it runs. Enter is ``\r``, arrow up ``\x1b[A``, down ``\x1b[B``."""
         self.sent.append(text)
@@ -244,6 +262,8 @@ class Guest:
             words.append("--write")
         for text in self.sent:
             words += ["--send", text.encode("unicode_escape").decode()]
+        if config.strict is not None:
+            words += ["--strict-seed", str(config.strict.seed)]
         return shlex.join([*words, "--timeout", f"{self.seconds + _REPRO_SECONDS:.0f}"])
 
     # -- running -----------------------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ class Tally:
         self.hypercalls: Counter[str] = Counter()
         self.unknown_hypercalls: Counter[str] = Counter()
         self.disks: dict[str, dict[str, int]] = {}
+        self.xen_log: list[str] = []
 
     def add(self, machine: Machine) -> None:
         """A domain is at its end."""
@@ -57,6 +58,7 @@ class Tally:
         self.stages += machine.stages.stages
         self.hypercalls.update(machine.hypercalls.counts)
         self.unknown_hypercalls.update(machine.hypercalls.unknown)
+        self.xen_log += machine.xen_log
         for vdev, counts in machine.disk_statistics().items():
             known = self.disks.setdefault(vdev, dict.fromkeys(counts, 0))
             for name, count in counts.items():

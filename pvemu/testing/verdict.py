@@ -20,6 +20,7 @@ EXIT_CODES = {"success": 0, "error": 4, "failure": 5, "crash": 6}
 class Verdict:
     """``verdict`` is a key of EXIT_CODES, ``reason`` one sentence; times in seconds; ``disks`` by vdev;
     ``domains`` more than one where the guest rebooted; ``refusal`` where a boot loader would not start a kernel.
+    ``xen_log`` is what Xen's own console would have shown.
     """
 
     verdict: str
@@ -34,6 +35,7 @@ class Verdict:
     domains: list[DomainRun] = field(default_factory=list)
     refusal: Refusal | None = None
     crash_report: list[str] = field(default_factory=list)
+    xen_log: list[str] = field(default_factory=list)
 
     @property
     def exit_code(self) -> int:
@@ -53,6 +55,7 @@ class Verdict:
             "disks": self.disks,
             "domains": [domain.as_json() for domain in self.domains],
             "refusal": self.refusal.as_json() if self.refusal is not None else None,
+            "xen_log": self.xen_log,
         }
 
 
@@ -64,7 +67,8 @@ def _stage(stage: Stage) -> dict[str, object]:
         "guest_version": stage.guest_version,
         "entry": f"{stage.entry:#x}",
         "cmdline": stage.cmdline,
-        "ramdisk": {"size": ramdisk.size, "sha256": ramdisk.sha256} if ramdisk is not None else None,
+        "file": stage.file,
+        "ramdisk": {"size": ramdisk.size, "sha256": ramdisk.sha256, "file": stage.ramdisk_file} if ramdisk else None,
         "start": stage.start_ns / 1e9,
         "domid": stage.domid,
     }

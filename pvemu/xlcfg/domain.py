@@ -97,10 +97,12 @@ class _Reader:
         disks = tuple(disk for disk in map(self._disk, self._disk_specs()) if disk is not None)
         try:
             config = DomainConfig(
-                kernel=kernel, ramdisk=ramdisk, cmdline=cmdline, memory_mib=memory, disks=disks, write=write, name=name
-            )
+                kernel=kernel, ramdisk=ramdisk, cmdline=cmdline, memory_mib=memory, disks=disks, write=write, name=name,
+                vcpus=vcpus,
+            )  # fmt: skip
         except ConfigError as error:
-            self._fail(None, str(error).replace("--memory", "memory =").replace("--cmdline", "the command line"), "")
+            text = str(error).replace("--memory", "memory =").replace("--vcpus", "vcpus =")
+            self._fail(None, text.replace("--cmdline", "the command line"), "")
         return XlDomain(
             config=config, source=self.source, name=name, uuid=self._uuid(), vcpus=vcpus, maxmem_mib=maxmem,
             actions=actions, settings=self.settings, warnings=tuple(self.warnings),

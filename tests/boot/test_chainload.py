@@ -48,9 +48,10 @@ def test_json_shows_both_grubs_with_their_notes(grub: Path, demo: Path, tmp_path
     result = json.loads(report.read_text())
     first, second = result["stages"]
     notes = {"guest_os": "GRUB", "loader": "generic", "guest_version": None, "ramdisk": None, "domid": 1}
-    assert first == {**notes, "entry": "0x0", "cmdline": "(none) of it", "start": 0.0}
+    assert first == {**notes, "entry": "0x0", "cmdline": "(none) of it", "file": str(grub), "start": 0.0}
     assert 0 < second["start"] < 1
-    assert {**second, "start": 0} == {**notes, "entry": "0x0", "cmdline": second["cmdline"], "start": 0}
+    file = "xvda1:/boot/xen/pvboot-x86_64.elf"
+    assert {**second, "start": 0} == {**notes, "entry": "0x0", "cmdline": second["cmdline"], "file": file, "start": 0}
     assert (result["verdict"], result["shutdown"]) == ("success", "poweroff")
     assert 6 <= result["guest_seconds"] < 7, "five of the countdown, one of the entry's sleep"
     assert b"hello from the guest's own GRUB" in done.stdout

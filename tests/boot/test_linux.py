@@ -32,7 +32,7 @@ PARTITION = 1 << 20
 #: What of real Xen's console may be missing, and what of ours may be new: the machine and its builder, the features of
 #: another CPU (FXSAVE instead of XSAVE, no RDRAND), the moment.
 MAY_DIFFER = re.compile(
-    r"Linux version|xN?/fpu:|random: crng init done|poking|model name|flags\s*:|bugs\s*:|"
+    r"Linux version|xN?/fpu:|random: crng init done|Poking|model name|flags\s*:|bugs\s*:|"
     r"lrwxrwxrwx|/sys/hypervisor/|\s*N:\s+N\s+xen-|cache size|microcode|"
     r"xenbus_probe_frontend: xenbus_frontend_dev_shutdown|reboot: System halted"
 )
@@ -110,7 +110,10 @@ def check_hand_off(ran: Ran, stages: list[str], ramdisk: Path) -> None:
     last = ran.report["stages"][-1]
     content = ramdisk.read_bytes()
     assert last["cmdline"] == CMDLINE
-    assert last["ramdisk"] == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    assert last["ramdisk"] == {
+        "size": len(content), "sha256": hashlib.sha256(content).hexdigest(), "file": "xvda1:/boot/tiny.cpio.gz",
+    }  # fmt: skip
+    assert last["file"] == "xvda1:/boot/vmlinuz"
     assert "Booting kernel on Xen" in ran.console
     assert f"cmdline: {CMDLINE}" in ran.console
 
@@ -194,3 +197,25 @@ def test_how_it_ends(do: str, verdict: str, shutdown: str, kernel: Path, guest: 
     assert (ran.report["verdict"], ran.report["shutdown"]) == (verdict, shutdown)
     assert (ran.code == 0) == (verdict == "success")
     assert ("Kernel panic - not syncing: sysrq triggered crash" in ran.console) == (do == "panic")
+
+
+def test_one_of_two_vcpus_runs_suspends_and_goes_on(kernel: Path, guest: Guest) -> None:
+    """Linux comes up on one CPU of two; and as with xl save -c, it freezes its tasks, suspends, and thaws them."""
+    from pvemu.config import DomainConfig
+    from pvemu.testing.guest import Guest as RunningGuest
+
+    script = "while true; do echo TICK; /bin/busybox sleep 0.2; done"
+    config = DomainConfig(
+        kernel=str(kernel), ramdisk=str(guest("tiny", "tiny.cpio.gz")), memory_mib=128, vcpus=2,
+        cmdline=f'console=hvc0 rdinit=/bin/busybox -- sh -c "{script}"',
+    )  # fmt: skip
+    with RunningGuest(config) as linux:
+        linux.expect("smp: Brought up 1 node, 1 CPU")
+        linux.expect("TICK")
+        linux.suspend()
+        linux.expect(r"Restarting tasks \.\.\. done")
+        for _ in range(3):
+            linux.expect("TICK", timeout=2)
+        assert "Freezing user space processes" in linux.text
+        assert not re.search(r"WARNING|BUG:|Oops", linux.text)
+        assert linux.machine.xen_log == ["d1: 2 vcpus, of which pvemu runs the first"]

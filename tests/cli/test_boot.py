@@ -25,10 +25,11 @@ POLLS_THE_CLOCK = "1: rdtsc\njmp 1b"
 KEYS: dict[str, type | tuple[type, ...]] = {
     "verdict": str, "reason": str, "shutdown": (str, type(None)), "stages": list, "guest_seconds": float,
     "wall_seconds": float, "hypercalls": dict, "disks": dict, "domains": list, "refusal": (dict, type(None)),
+    "xen_log": list,
 }  # fmt: skip
 STAGE_KEYS: dict[str, type | tuple[type, ...]] = {
     "guest_os": (str, type(None)), "loader": (str, type(None)), "guest_version": (str, type(None)), "entry": str,
-    "cmdline": str, "ramdisk": (dict, type(None)), "start": float, "domid": int,
+    "cmdline": str, "file": (str, type(None)), "ramdisk": (dict, type(None)), "start": float, "domid": int,
 }  # fmt: skip
 
 
@@ -192,7 +193,7 @@ class TestReport:
             for key, kind in STAGE_KEYS.items():
                 assert isinstance(stage[key], kind), key
             if stage["ramdisk"] is not None:
-                assert list(stage["ramdisk"]) == ["size", "sha256"]
+                assert list(stage["ramdisk"]) == ["size", "sha256", "file"]
             int(stage["entry"], 16)
         assert all(isinstance(name, str) and isinstance(count, int) for name, count in result["hypercalls"].items())
         for disk in result["disks"].values():
@@ -202,13 +203,16 @@ class TestReport:
     def test_of_success(self, report: Callable[..., dict[str, Any]], micro: MakeGuest, tmp_path: Path) -> None:
         ramdisk = tmp_path / "ramdisk"
         ramdisk.write_bytes(b"ram" * 5000)
-        result = report("boot", micro(SAY_AND_POWER_OFF), "--cmdline", "a 'b' ü", "--ramdisk", ramdisk)
+        kernel = micro(SAY_AND_POWER_OFF)
+        result = report("boot", kernel, "--cmdline", "a 'b' ü", "--ramdisk", ramdisk)
         self.check(result)
         assert (result["verdict"], result["shutdown"]) == ("success", "poweroff")
         assert result["reason"] == "the guest powered itself off"
         assert result["stages"] == [{
             "guest_os": "micro", "loader": "generic", "guest_version": "7.5", "entry": "0x100000", "cmdline": "a 'b' ü",
-            "ramdisk": {"size": 15000, "sha256": hashlib.sha256(b"ram" * 5000).hexdigest()}, "start": 0.0,
+            "file": str(kernel),
+            "ramdisk": {"size": 15000, "sha256": hashlib.sha256(b"ram" * 5000).hexdigest(), "file": str(ramdisk)},
+            "start": 0.0,
             "domid": 1,
         }]  # fmt: skip
         assert result["hypercalls"] == {"event_channel_op": 1, "sched_op": 1}
