@@ -85,7 +85,7 @@ class Took(NamedTuple):
 
 
 def run_once(job: Job, *own: str) -> Took:
-    """How long a process takes from its start to its end. ``own`` arguments have this script run the command in itself."""
+    """How long a process takes from its start to its end. ``own`` arguments have this script run the command itself."""
     command = COMMAND if job.stage is None and not own else [sys.executable, __file__, "--inside", *own]
     if job.stage is not None:
         command = [*command, "--to-stage", job.stage]

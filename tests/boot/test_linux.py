@@ -32,7 +32,7 @@ PARTITION = 1 << 20
 #: What of real Xen's console may be missing, and what of ours may be new: the machine and its builder, the features of
 #: another CPU (FXSAVE instead of XSAVE, no RDRAND), the moment.
 MAY_DIFFER = re.compile(
-    r"Linux version|xN?/fpu:|random: crng init done|Poking|model name|flags\s*:|bugs\s*:|"
+    r"Linux version|xN?/fpu:|random: crng init done|[Pp]oking|model name|flags\s*:|bugs\s*:|"
     r"lrwxrwxrwx|/sys/hypervisor/|\s*N:\s+N\s+xen-|cache size|microcode|"
     r"xenbus_probe_frontend: xenbus_frontend_dev_shutdown|reboot: System halted"
 )
