@@ -143,15 +143,17 @@ class LoaderWatch:
 
     # -- what kind of file it is ---------------------------------------------------------------------------------------
     def _kernel_in(self, known: list[_Read], reads: list[_Read]) -> KernelFile | None:
-        """The kernel of which most was read in ``reads``; its header may have come before. Loaders read ahead, to the
-        beginning of whatever file comes next, and keep what they read.
+        """The kernel of which most was read after its header; of several, that whose header came last. Loaders read
+        ahead, to the beginning of whatever file comes next, and keep what they read.
         """
-        most, chosen = 0, None
-        for kernel, end in dict(found for read in known for found in self._headers_in(read)).items():
-            own = [read for read in reads if read.vdev == kernel.vdev]
-            count = sum(max(min(read.end, end) - max(read.start, kernel.sector), 0) for read in own)
-            if count > most:
-                most, chosen = count, kernel
+        most, chosen = -1, None
+        for number, read in enumerate(known):
+            later = known[max(number + 1, len(known) - len(reads)) :]
+            for kernel, end in self._headers_in(read):
+                own = [other for other in later if other.vdev == kernel.vdev]
+                count = sum(max(min(other.end, end) - max(other.start, kernel.sector), 0) for other in own)
+                if count >= most and (count or number >= len(known) - len(reads)):
+                    most, chosen = count, kernel
         return chosen
 
     def _headers_in(self, read: _Read) -> Iterator[tuple[KernelFile, int]]:
@@ -169,8 +171,7 @@ class LoaderWatch:
                 machine = _u16(header, 18)
                 if machine in (_EM_386, _EM_X86_64):
                     kernel = KernelFile(read.vdev, sector, "ELF", None, 64 if machine == _EM_X86_64 else 32)
-                    sections = int.from_bytes(header[0x28:0x30] if kernel.bits == 64 else header[0x20:0x24], "little")
-                    yield kernel, sector + min(sections, _MAX_SEARCH) // _SECTOR + 1  # their table is at the end
+                    yield kernel, sector + min(_elf_end(header), _MAX_SEARCH) // _SECTOR + 1
 
     def _payload(self, vdev: str, sector: int, offset: int) -> str | None:
         """The compression of what is ``offset`` bytes into a file: right there if the file lies in one piece. Blocks
@@ -221,6 +222,20 @@ def _hits(data: bytes, magic: bytes, at: int) -> list[int]:
             found.append(position - at)
         position = data.find(magic, position + 1)
     return found
+
+
+def _elf_end(header: bytes) -> int:
+    """Where the last segment of a program ends in its file, or its table of sections begins, if that is later."""
+    # e_phoff, e_shoff, e_phentsize; p_offset, p_filesz; their size
+    at = (0x20, 0x28, 0x36, 0x08, 0x20, 8) if header[4:5] == b"\2" else (0x1C, 0x20, 0x2A, 0x04, 0x10, 4)
+    segments, sections, entry_at, offset_at, size_at, long = at
+
+    def number(offset: int) -> int:
+        return int.from_bytes(header[offset : offset + long], "little")
+
+    first, step = number(segments), _u16(header, entry_at)
+    tables = [first + step * i for i in range(_u16(header, entry_at + 2))]
+    return max([number(sections), *(number(each + offset_at) + number(each + size_at) for each in tables)])
 
 
 def _u16(data: bytes, offset: int) -> int:
