@@ -27,29 +27,29 @@ from pvemu.devices.dom0 import CONSOLE_GRANT, STORE_GRANT, Dom0, Dom0Parts
 from pvemu.disk.image import Disk, open_disks
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
 from pvemu.hypervisor.address_space import AddressSpace
-from pvemu.hypervisor.breakpoints import Breakpoints
 from pvemu.hypervisor.compat.page_types import m2p_entries
 from pvemu.hypervisor.descriptor_tables import GDT_VADDR
 from pvemu.hypervisor.domain import Domain, DomainCrashError
 from pvemu.hypervisor.domain_page import DomainPages
-from pvemu.hypervisor.emul_gate_op import GateOps
-from pvemu.hypervisor.emul_priv_op import PrivilegedOps
-from pvemu.hypervisor.emulate import CodeReader
 from pvemu.hypervisor.event_channel import EventChannels
-from pvemu.hypervisor.exception_entry import ExceptionEntry
-from pvemu.hypervisor.exit_handler import TRAP_NS, HypercallRecord, PvExitHandler
 from pvemu.hypervisor.grant_table import GrantTable
 from pvemu.hypervisor.guest_access import GuestMemory
 from pvemu.hypervisor.guest_mode import toggle_guest_mode
 from pvemu.hypervisor.hypercall import HypercallContext, HypercallDispatcher
 from pvemu.hypervisor.memory import Reservation
-from pvemu.hypervisor.msr import Msrs
 from pvemu.hypervisor.offline_vcpu import OfflineVcpu
 from pvemu.hypervisor.physdev import Physdev
-from pvemu.hypervisor.ro_page_fault import RoPageFault
 from pvemu.hypervisor.sched import Sched
 from pvemu.hypervisor.shared_info import SharedInfo
 from pvemu.hypervisor.time import SYSTEM_TIME_AT_START, VirtualClock
+from pvemu.hypervisor.traps.breakpoints import Breakpoints
+from pvemu.hypervisor.traps.emul_gate_op import GateOps
+from pvemu.hypervisor.traps.emul_priv_op import PrivilegedOps
+from pvemu.hypervisor.traps.emulate import CodeReader
+from pvemu.hypervisor.traps.exception_entry import ExceptionEntry
+from pvemu.hypervisor.traps.exit_handler import TRAP_NS, HypercallRecord, PvExitHandler
+from pvemu.hypervisor.traps.msr import Msrs
+from pvemu.hypervisor.traps.ro_page_fault import RoPageFault
 from pvemu.hypervisor.vcpu_areas import VcpuAreas
 from pvemu.hypervisor.vcpu_timers import VcpuTimers
 from pvemu.hypervisor.width import PV32, PV64
@@ -197,6 +197,7 @@ class Machine:
             self.ram, self.frames, self.types, self.mm, memory.alloc_xen(), self.walker.flush
         )
         self.address_space = AddressSpace(self.walker, self.m2p, self.descriptor_tables, self.engine.flush_page)
+        self.descriptor_tables.alloc_zero_page = memory.alloc_xen
         self.descriptor_tables.load_ldt = self.engine.load_ldt
         self.address_space.drop_all_code = self.engine.drop_all_code
 
@@ -264,7 +265,7 @@ class Machine:
         )  # fmt: skip
         self.breakpoints = Breakpoints(
             self.vcpu, code, self.guest, self.ram, self.address_space, self._window + PAGE_SIZE,
-            self.engine.trap_frame, self.engine.run,
+            self.engine.trap_frame, self.engine.run_inner,
         )  # fmt: skip
         self.exceptions = ExceptionEntry(
             self.domain, self.vcpu, self.guest, self.traps, self.privileged, ro_page_fault, self.breakpoints, code,

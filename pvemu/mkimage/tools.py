@@ -88,6 +88,11 @@ _TOOLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lvm": ("/sbin/lvm", _LVM),
     "grub-mkimage": ("/usr/bin/grub-mkimage", _GRUB),
     "gzip": ("/bin/gzip", ("gzip",)),
+    "bzip2": ("/bin/bzip2", ("bzip2", "libbz2-1.0")),
+    "xz": ("/usr/bin/xz", ("xz-utils", "liblzma5")),
+    "lzop": ("/usr/bin/lzop", ("lzop", "liblzo2-2")),
+    "lz4": ("/usr/bin/lz4", ("lz4", "liblz4-1")),
+    "zstd": ("/usr/bin/zstd", ("zstd", "liblz4-1", "liblzma5", "zlib1g")),
     "as": ("/usr/bin/x86_64-linux-gnu-as", _BINUTILS),
     "ld": ("/usr/bin/x86_64-linux-gnu-ld.bfd", _BINUTILS),
     "objcopy": ("/usr/bin/x86_64-linux-gnu-objcopy", _BINUTILS),
@@ -128,7 +133,8 @@ class Tool:
         # debugfs ends with 0 whatever happened, and greets on stderr
         failed = self.name == "debugfs" and any(not line.startswith("debugfs 1.") for line in complaint.splitlines())
         if done.returncode or failed:
-            last = complaint.splitlines()[-1] if complaint else f"exit code {done.returncode}"
+            lines = complaint.splitlines() or [f"exit code {done.returncode}"]
+            last = lines[0 if self.name == "mkfs.xfs" else -1]  # it explains how it is used, after what is wrong
             raise ToolError(f"{self.name}: {last.removeprefix(f'{self.name}: ')}")
         return done.stdout
 

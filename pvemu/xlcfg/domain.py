@@ -64,6 +64,10 @@ def load_domain(path: str, extra: Iterable[str] = (), *, write: bool = False) ->
             f"{path}: cannot be read ({reason}); give the path of an xl.cfg file",
             (f"Failed to read config file: {path}: {reason}",), xl_exit=3,
         ) from None  # fmt: skip
+    if "\0" in text:
+        raise XlConfigError(
+            f"{path}: is no text; give the path of an xl.cfg file", ("Failed to parse config: Invalid argument",)
+        )
     added = "".join(f"{line}\n" for line in extra)
     return read_domain(path, f"{text}\n{added}\n" if added else text, write=write)
 
@@ -320,6 +324,11 @@ class _Reader:
         ):
             if value:
                 self._fail("disk", f"disk {spec!r}: pvemu has no {what}", "give an image file as target")
+        if disk.format not in ("raw", "empty"):
+            self._fail(
+                "disk", f"disk {spec!r}: pvemu reads raw images, no {disk.format}",
+                f"convert it: qemu-img convert -O raw {disk.target or 'IMAGE'} disk.img",
+            )  # fmt: skip
         if disk.format == "empty":
             self.warnings.append(f"{self.source}:{line}: warning: disk {spec!r}: an empty drive is left out")
             return None
