@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import sys
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -104,7 +104,8 @@ def run(arguments: argparse.Namespace) -> int:
                 with Terminal(session):
                     verdict = session.run()
             else:
-                verdict = session.run()
+                with _progress(session):
+                    verdict = session.run()
     finally:
         machine.close()
     if transcript is not None:
@@ -120,6 +121,15 @@ def run(arguments: argparse.Namespace) -> int:
         return 128 + received[0]
     _print_verdict(verdict)
     return verdict.exit_code
+
+
+def _progress(session: Session) -> AbstractContextManager[object]:
+    """The line that shows a person how far the run is."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from pvemu.cli.progress import Progress, is_wanted
+
+    return Progress(session) if is_wanted() else nullcontext()
 
 
 @contextmanager
