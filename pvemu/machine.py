@@ -254,7 +254,7 @@ class Machine:
         )  # fmt: skip
         self.breakpoints = Breakpoints(
             self.vcpu, code, self.guest, self.ram, self.address_space, self._window + PAGE_SIZE,
-            self.engine.trap_frame, self.engine.run,
+            self.engine.trap_frame, self.engine.run_inner,
         )  # fmt: skip
         self.exceptions = ExceptionEntry(
             self.domain, self.vcpu, self.guest, self.traps, self.privileged, ro_page_fault, self.breakpoints, code,

@@ -17,6 +17,8 @@ __all__ = ["main"]
 
 _VERBS = {
     "boot": "boot a kernel and watch its console",
+    "debug": "stop a guest, look around, and go back",
+    "gdb": "serve gdb's remote protocol, in both directions",
     "image": "make guest images from recipes",
     "xl": "xl's commands, for tools that call xl",
 }
