@@ -20,6 +20,7 @@ _VERBS = {
     "debug": "stop a guest, look around, and go back",
     "gdb": "serve gdb's remote protocol, in both directions",
     "image": "make guest images from recipes",
+    "replay": "have a recorded run again, exactly",
     "xl": "xl's commands, for tools that call xl",
 }
 _BAD_INPUT, _OUR_ERROR, _INTERRUPTED = 2, 4, 130

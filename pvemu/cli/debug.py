@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pvemu.cli.debugging import add_debug_arguments, open_timeline
+from pvemu.cli.debugging import add_debug_arguments, open_timeline, session_options
+from pvemu.cli.domain import domain_config
 from pvemu.errors import ConfigError, InputError
 from pvemu.monitor.console_text import ConsoleText
 
@@ -43,7 +44,8 @@ def add_script_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Read and do commands until there are no more."""
     lines = script_lines(arguments)
-    with open_timeline(arguments, console_writer()) as (_, shell):
+    options = session_options(arguments)
+    with open_timeline(domain_config(arguments), options, arguments.symbols, console_writer()) as shell:
         return run_commands(shell, lines)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pvemu.cli.domain import add_arguments, domain_config
+from pvemu.cli.domain import add_arguments
 from pvemu.control.debuggee import Debuggee
 from pvemu.control.keyboard import Keyboard
 from pvemu.control.timeline import Timeline
@@ -18,9 +18,11 @@ from pvemu.testing.session import Session
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["add_debug_arguments", "open_timeline"]
+    from pvemu.config import DomainConfig
+
+__all__ = ["add_debug_arguments", "open_timeline", "session_options"]
 
 
 def add_debug_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,24 +38,26 @@ def add_debug_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-@contextmanager
-def open_timeline(
-    arguments: argparse.Namespace, on_console: Callable[[bytes], None]
-) -> Iterator[tuple[Machine, Shell]]:
-    """A guest at its first instruction. Its processes end with the block."""
+def session_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the session is to do, as the command line says."""
     if arguments.write:
         raise ConfigError("--write: a run that can go back writes to no disk; leave it out, writes stay in memory")
-    files = SymbolFiles(arguments.symbols)
-    machine = Machine.create(domain_config(arguments))
+    return {"send": [unescape(text) for text in arguments.send]}
+
+
+@contextmanager
+def open_timeline(
+    config: DomainConfig, session: dict[str, Any], symbols: Sequence[str], on_console: Callable[[bytes], None],
+    attach: Callable[[Machine], Keyboard] = lambda machine: Keyboard(machine.clock, machine.console),
+) -> Iterator[Shell]:  # fmt: skip
+    """A guest at its first instruction; ``attach`` gives it a keyboard. Its processes end with the block."""
+    files = SymbolFiles(symbols)
+    machine = Machine.create(config)
     try:
-        send = [unescape(text) for text in arguments.send]
-        debuggee = Debuggee(
-            machine, Session(machine, send=send), Keyboard(machine.clock, machine.console), files=files
-        )  # fmt: skip
+        debuggee = Debuggee(machine, Session(machine, **session), attach(machine), files=files)
         timeline = Timeline(debuggee, inspect, on_console)
         try:
-            shell = Shell(timeline)
-            yield machine, shell
+            yield Shell(timeline)
         finally:
             timeline.close()
     finally:

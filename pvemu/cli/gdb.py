@@ -7,14 +7,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pvemu.cli.debugging import add_debug_arguments, open_timeline
+from pvemu.cli.debugging import add_debug_arguments, open_timeline, session_options
+from pvemu.cli.domain import domain_config
 from pvemu.errors import ConfigError
 
 if TYPE_CHECKING:
     import argparse
     from argparse import _SubParsersAction
 
-__all__ = ["add_parser", "run"]
+    from pvemu.gdbstub.server import Listener
+    from pvemu.monitor.shell import Shell
+
+__all__ = ["add_parser", "run", "serve", "write_console"]
 
 _DEFAULT_ADDRESS = ":1234"
 
@@ -36,31 +40,38 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a gdb ends it, or Ctrl-C."""
-    from pvemu.gdbstub.server import Listener, Server
-    from pvemu.gdbstub.symbol_script import connect_script, symbol_script
+    from pvemu.gdbstub.server import Listener
 
     listener = Listener(arguments.listen)
     try:
-        with open_timeline(arguments, _console) as (_, shell):
-            timeline = shell.timeline
-            symbols = Path(f"{arguments.script}.symbols") if arguments.script is not None else None
-
-            def write_symbols() -> str:
-                text = symbol_script(timeline.ask("symbol_files"))
-                if symbols is None:
-                    return text
-                _write(symbols, text)
-                return f"wrote {symbols}"
-
-            if symbols is not None:
-                _write(Path(arguments.script), connect_script(listener.name, str(symbols.absolute())))
-                write_symbols()
-            hint = f"gdb -x {arguments.script}" if arguments.script is not None else f"target remote {listener.name}"
-            _report(f"waiting for gdb at {listener.name}: {hint}")
-            Server(listener, shell, write_symbols, _report).serve(once=arguments.once)
+        options = session_options(arguments)
+        with open_timeline(domain_config(arguments), options, arguments.symbols, write_console) as shell:
+            serve(listener, shell, arguments.script, once=arguments.once)
     finally:
         listener.close()
     return 0
+
+
+def serve(listener: Listener, shell: Shell, script: str | None, *, once: bool) -> None:
+    """Serve gdb after gdb; ``script`` and its symbols are written for them."""
+    from pvemu.gdbstub.server import Server
+    from pvemu.gdbstub.symbol_script import connect_script, symbol_script
+
+    symbols = Path(f"{script}.symbols") if script is not None else None
+
+    def write_symbols() -> str:
+        text = symbol_script(shell.timeline.ask("symbol_files"))
+        if symbols is None:
+            return text
+        _write(symbols, text)
+        return f"wrote {symbols}"
+
+    if script is not None:
+        _write(Path(script), connect_script(listener.name, str(Path(f"{script}.symbols").absolute())))
+        write_symbols()
+    hint = f"gdb -x {script}" if script is not None else f"target remote {listener.name}"
+    _report(f"waiting for gdb at {listener.name}: {hint}")
+    Server(listener, shell, write_symbols, _report).serve(once=once)
 
 
 def _write(path: Path, text: str) -> None:
@@ -70,7 +81,8 @@ def _write(path: Path, text: str) -> None:
         raise ConfigError(f"--script {path}: cannot be written ({error.strerror}); give another path") from None
 
 
-def _console(data: bytes) -> None:
+def write_console(data: bytes) -> None:
+    """The guest's console, as it comes."""
     os.write(sys.stdout.fileno(), data)
 
 

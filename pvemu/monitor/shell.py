@@ -47,8 +47,8 @@ def unescape(text: str) -> bytes:
 def describe(stop: Stop, name: str | None) -> str:
     """One line on why and where the guest stands."""
     where = f"{stop.rip:#x}" + (f" {name}" if name else "")
-    what = f"the run ended: {stop.text}" if stop.kind == "end" else stop.text
-    numbers = " ".join(f"[{number}]" for number in stop.points)
+    what = f"the run ended: {stop.text}" if stop.kind == "end" else stop.text if stop.points != (0,) else ""
+    numbers = " ".join(f"[{number}]" for number in stop.points if number)
     place = f"{stop.time / _NS_PER_S:.6f} s, {stop.place}"
     return " ".join(filter(None, (numbers, what and what + ":", where, f"({place})")))
 
