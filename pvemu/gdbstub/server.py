@@ -35,19 +35,26 @@ class Listener:
             return
         if not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
             raise ConfigError(f"--listen {where}: {port!r} is no port; write :1234, HOST:PORT or a path")
-        host = host.strip("[]") or "127.0.0.1"
+        self.socket = self._bind_tcp(where, host.strip("[]") or "127.0.0.1", int(port))
+        bound = self.socket.getsockname()
+        self.name = f"{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
+
+    @staticmethod
+    def _bind_tcp(where: str, host: str, port: int) -> socket.socket:
+        listening: socket.socket | None = None
         try:
-            family, kind, protocol, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
-            self.socket = socket.socket(family, kind, protocol)
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self.socket.bind(address)
+            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            listening = socket.socket(family, kind, protocol)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(2)
         except OSError as error:
+            if listening is not None:
+                listening.close()
             raise ConfigError(
                 f"--listen {where}: cannot listen there ({error.strerror}); give another port, or :0 for a free one"
             ) from None
-        self.socket.listen(2)
-        bound = self.socket.getsockname()
-        self.name = f"{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
+        return listening
 
     @staticmethod
     def _bind_unix(path: str) -> socket.socket:
@@ -115,10 +122,11 @@ class Server:
                         self._send(frame(self._stub.answer(packet)))
                         self._reader.needs_acks = self._stub.acks_wanted
                     continue
-                if self._listener.socket in select.select([connection, self._listener.socket], [], [])[0]:
+                readable = select.select([connection, self._listener.socket], [], [])[0]
+                if connection in readable:
+                    self._receive()
+                elif self._listener.socket in readable:
                     self._refuse_another()
-                    continue
-                self._receive()
         except Detached as detached:
             self._send(frame(b"OK"))
             return detached.kills
