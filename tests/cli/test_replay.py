@@ -44,7 +44,7 @@ def test_a_recording_goes_with_its_files(
     crashed: tuple[Path, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder, crash = crashed
-    elsewhere = shutil.move(folder, tmp_path / "elsewhere")
+    elsewhere = folder.rename(tmp_path / "elsewhere")
     assert main(["replay", str(elsewhere / "crash.rec")]) == 6
     assert _crash(capfd.readouterr().err) == crash
     assert str(tmp_path) not in (elsewhere / "crash.rec").read_text()
