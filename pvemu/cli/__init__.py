@@ -12,6 +12,7 @@ from pvemu.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import ModuleType
 
 __all__ = ["main"]
 
@@ -19,11 +20,17 @@ _VERBS = {
     "boot": "boot a kernel and watch its console",
     "debug": "stop a guest, look around, and go back",
     "gdb": "serve gdb's remote protocol, in both directions",
+    "grub-shell": "run a GRUB script on GRUB's Xen port and print its output, as GRUB's own grub-shell",
     "image": "make guest images from recipes",
     "replay": "have a recorded run again, exactly",
+    "test": "run scenarios: guests with what is typed and what must come of it",
     "xl": "xl's commands, for tools that call xl",
 }
 _BAD_INPUT, _OUR_ERROR, _INTERRUPTED = 2, 4, 130
+
+
+def _module(verb: str) -> ModuleType:
+    return importlib.import_module(f"pvemu.cli.{verb.replace('-', '_')}")
 
 
 def _parser(verb: str | None) -> argparse.ArgumentParser:
@@ -34,7 +41,7 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, text in _VERBS.items():
         if name == verb:
-            importlib.import_module(f"pvemu.cli.{name}").add_parser(subparsers)
+            _module(name).add_parser(subparsers)
         else:
             subparsers.add_parser(name, help=text, description=text)
     return parser
@@ -46,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb = next((word for word in words if word in _VERBS), None)
     arguments = _parser(verb).parse_args(words)
     try:
-        return int(importlib.import_module(f"pvemu.cli.{arguments.verb}").run(arguments))
+        return int(_module(arguments.verb).run(arguments))
     except InputError as error:
         print(f"pvemu: {error}", file=sys.stderr)
         return _BAD_INPUT
