@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from pvemu.mkimage.tools import tool
-from tests.cli.conftest import ROOT, command
+from tests.cli.conftest import ROOT, command, default_signals
 from tests.control.test_timeline import COUNTING, SCRIPT
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class Served:
         self.process = subprocess.Popen(
             command("gdb", "--listen", address, *arguments), cwd=ROOT, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            preexec_fn=default_signals,  # noqa: PLW1509 - the tests have no other thread
         )  # fmt: skip
         assert self.process.stderr is not None
         self.greeting = self.process.stderr.readline().decode()
