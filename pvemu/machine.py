@@ -197,6 +197,7 @@ class Machine:
             self.ram, self.frames, self.types, self.mm, memory.alloc_xen(), self.walker.flush
         )
         self.address_space = AddressSpace(self.walker, self.m2p, self.descriptor_tables, self.engine.flush_page)
+        self.descriptor_tables.alloc_zero_page = memory.alloc_xen
         self.descriptor_tables.load_ldt = self.engine.load_ldt
         self.address_space.drop_all_code = self.engine.drop_all_code
 
@@ -388,6 +389,7 @@ class Machine:
             self.engine.step_to(min(loop), len(loop))
             self.clock.skip_to_next()
             return
+        self.engine.step_to(min(loop), len(loop))
         where = f"{min(loop):#x}" if len(loop) == 1 else f"{min(loop):#x}..{max(loop):#x}"
         self.outcome = Outcome(
             "hang", f"the guest hangs: it repeats {len(loop)} instruction{'s'[: len(loop) > 1]} at {where} for ever"

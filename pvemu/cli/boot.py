@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from pvemu.cli.domain import add_arguments, domain_config
+from pvemu.cli.recording import Recording
 from pvemu.cli.strict_options import add_strict_arguments, strict_config, wants_seeds
 from pvemu.errors import ConfigError
 from pvemu.machine import Machine
@@ -63,6 +64,8 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )  # fmt: skip
     parser.add_argument("--transcript", metavar="FILE", help="write the console's bytes here too")
     parser.add_argument("--json", metavar="FILE", help="write a report of the run here")
+    parser.add_argument("--screenshot", metavar="FILE.svg", help="draw the screen as it is at the end here")
+    parser.add_argument("--record-cast", metavar="FILE", help="record the console here (asciicast v2, guest time)")
     parser.add_argument("--record", metavar="FILE", help="write what `pvemu replay FILE` needs to have this run again")
     add_strict_arguments(parser)
 
@@ -89,11 +92,15 @@ def run(arguments: argparse.Namespace) -> int:
         _refuse_overwriting(arguments, config)
         transcript = _open_output(arguments.transcript, "--transcript")
         report = _open_output(arguments.json, "--json")
+        picture = _open_output(arguments.screenshot, "--screenshot")
+        cast = _open_output(arguments.record_cast, "--record-cast")
+        recording = Recording(picture, cast, f"pvemu boot {Path(config.kernel).name}", _sink(transcript))
         recorder = _recorder(arguments, config, send, timeout, max_reboots)
         session = Session(
-            machine, until=until, timeout=timeout, send=send, sink=_sink(transcript), max_reboots=max_reboots,
+            machine, until=until, timeout=timeout, send=send, sink=recording, max_reboots=max_reboots,
             on_domain=_on_domain(recorder, watches_origins=report is not None),
         )  # fmt: skip
+        recording.elapsed = lambda: session.machine.clock.now() - session.machine.clock.start
         with _closing(session), _stopping_on_signals(session) as received:
             if is_interactive:
                 from pvemu.cli.terminal import Terminal
@@ -113,6 +120,9 @@ def run(arguments: argparse.Namespace) -> int:
     if report is not None:
         with report:
             _write(report, json.dumps(verdict.as_json(), indent=2).encode() + b"\n", f"--json {arguments.json}")
+    for file, content, option in recording.files(verdict.stages):
+        with file:
+            _write(file, content, option)
     if received and verdict.verdict == "failure":
         print(f"pvemu: {verdict.reason}", file=sys.stderr)
         return 128 + received[0]
@@ -254,9 +264,8 @@ def _refuse_overwriting(arguments: argparse.Namespace, config: DomainConfig) -> 
     given = (config.kernel, config.ramdisk, arguments.kernel, arguments.config)
     inputs = [*filter(None, given), *(disk.path for disk in config.disks)]
     used = {os.path.realpath(path): path for path in inputs}
-    for option, path in (
-        ("--transcript", arguments.transcript), ("--json", arguments.json), ("--record", arguments.record)
-    ):  # fmt: skip
+    outputs = ("transcript", "json", "screenshot", "record_cast", "record")
+    for option, path in ((f"--{name.replace('_', '-')}", getattr(arguments, name)) for name in outputs):
         if path is None or (Path(path).exists() and not Path(path).is_file()):
             continue  # /dev/null or a FIFO may serve for anything
         other = used.setdefault(os.path.realpath(path), option)

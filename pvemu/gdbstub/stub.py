@@ -59,7 +59,6 @@ class Stub:
 
     def answer(self, packet: bytes) -> bytes:
         """The answer to one packet; empty for one that is not known. Detached."""
-        name = packet[:1]
         try:
             for prefix, function in self._HANDLERS:
                 if packet.startswith(prefix):
@@ -68,11 +67,6 @@ class Stub:
             return b"E01"  # not what the protocol says
         except ConfigError:
             return b"E02"
-        return self._legacy(name, packet)
-
-    def _legacy(self, name: bytes, packet: bytes) -> bytes:
-        if name in {b"H", b"T"}:
-            return b"OK"
         return b""
 
     # -- what is there -------------------------------------------------------------------------------------------------
@@ -94,9 +88,6 @@ class Stub:
         text = self._registers.target_xml().encode()
         piece = text[offset : offset + min(length, _PACKET_SIZE // 2)]
         return (b"m" if offset + len(piece) < len(text) else b"l") + escape(piece)
-
-    def _constant(self, answer: bytes) -> Callable[[Stub, bytes], bytes]:
-        return lambda stub, rest: answer
 
     # -- registers and memory ------------------------------------------------------------------------------------------
     def _read_registers(self, _rest: bytes) -> bytes:
@@ -198,7 +189,7 @@ class Stub:
         reason = b""
         for kind in sorted(kinds):
             if kind in _WATCH_TYPES:
-                reason = b"%s:%x;" % (_WATCH_TYPES[kind][1].replace("write", "").encode(), stop.address)
+                reason = b"%s:%x;" % (_WATCH_TYPES[kind][1].encode(), stop.address)
             else:
                 reason = b"hwbreak:;" if kind == b"1" else b"swbreak:;"
         if stop.kind == "start" and self._is_backwards:
@@ -271,6 +262,8 @@ class Stub:
         (b"C", _continue),
         (b"s", _step),
         (b"S", _step),
+        (b"H", lambda stub, rest: b"OK"),
+        (b"T", lambda stub, rest: b"OK"),
         (b"D", _detach),
         (b"k", _kill),
     )

@@ -271,6 +271,32 @@ def test_a_guest_that_makes_no_exit_can_be_interrupted(assemble: Assemble, start
     assert run.state() == before
 
 
+HANGING = NOTES + """
+    .text
+    .globl _start
+_start:
+    mov $29, %eax
+    xor %edi, %edi
+    syscall
+    mov $7, %ecx
+wait:
+    dec %ecx
+    jnz wait
+hang:
+    jmp hang
+"""
+
+
+def test_a_hang_is_gone_back_from(assemble: Assemble, start: Callable[..., Run]) -> None:
+    run = start(assemble(HANGING, script=SCRIPT))
+    line = run.timeline
+    stop = line.resume([])
+    assert (stop.kind, stop.rip) == ("end", address(run, "hang"))
+    assert "the guest hangs" in stop.text
+    assert line.reverse_step().rip == address(run, "wait") + 2
+    assert line.reverse_step(14).place == Place(1, 0)
+
+
 # -- a real GRUB -------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def grub(guest: Callable[[str, str], Path], start: Callable[..., Run]) -> Run:

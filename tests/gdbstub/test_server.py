@@ -5,17 +5,20 @@ from __future__ import annotations
 import random
 import signal
 import socket
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pvemu.cli import main
 from pvemu.gdbstub.packets import PacketReader, frame
+from tests.control.test_timeline import SCRIPT, SPINNING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tests.conftest import Assemble
     from tests.gdbstub.conftest import Serve, Served
 
 
@@ -103,6 +106,20 @@ def test_a_guest_that_ends_stands_there(serve: Serve, kernel: Path, connect: Cal
     assert answer == b"T0bthread:1;"
     assert b"d1v0 Unhandled: vec 14, #PF[0002]" in said
     assert client.ask(b"bs").startswith(b"T05")
+
+
+def test_ctrl_c_of_gdb_stops_a_guest_that_makes_no_exit(
+    serve: Serve, assemble: Assemble, connect: Callable[[Served], Client]
+) -> None:
+    served = serve(assemble(SPINNING, script=SCRIPT), "--memory", "16")
+    client = connect(served)
+    client.socket.sendall(frame(b"vCont;c"))
+    time.sleep(0.3)
+    client.socket.sendall(b"\x03")
+    assert client.take().startswith(b"T02")
+    rip = client.ask(b"p10")
+    assert client.ask(b"bs").startswith(b"T05")
+    assert client.ask(b"p10") != rip
 
 
 def test_ctrl_c_ends_the_server(serve: Serve, kernel: Path, connect: Callable[[Served], Client]) -> None:
