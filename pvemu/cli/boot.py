@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import sys
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -110,7 +110,8 @@ def run(arguments: argparse.Namespace) -> int:
                         terminal.on_keys = recorder.typed
                     verdict = session.run()
             else:
-                verdict = session.run()
+                with _progress(session):
+                    verdict = session.run()
     finally:
         machine.close()
         if recorder is not None:
@@ -151,6 +152,15 @@ def _recorder(
     typed = [data.decode("latin-1") for data in send]
     options = {"until": arguments.until, "timeout": timeout, "send": typed, "max_reboots": max_reboots}
     return Recorder(arguments.record, config, options)
+
+
+def _progress(session: Session) -> AbstractContextManager[object]:
+    """The line that shows a person how far the run is."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from pvemu.cli.progress import Progress, is_wanted
+
+    return Progress(session) if is_wanted() else nullcontext()
 
 
 @contextmanager
