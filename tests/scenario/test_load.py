@@ -15,7 +15,6 @@ from pvemu.scenario.model import json_schema
 from pvemu.scenario.schedule import matches, shard
 
 if TYPE_CHECKING:
-
     from pvemu.scenario.load import LoadedCase
 
 LEAST = '[[scenario]]\nname = "one"\nkernel = "k"\n'
