@@ -229,16 +229,6 @@ class Engine:
             return None
         return known
 
-    def step(self) -> Exit | None:
-        """Run the one instruction that is next: why it left guest code, as ``run`` would say it, None when it did
-        not. An exit that was found by looking for a loop and is not reported yet comes first.
-        """
-        if self._unreported is not None:
-            return self.run()
-        self._stopped = False
-        self._run_one(self.read("rip"))
-        return self._why_left()
-
     # -- counted runs ------------------------------------------------------------------------------------------------
     @property
     def stepper(self) -> Stepper:
