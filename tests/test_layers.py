@@ -41,7 +41,8 @@ MAY_IMPORT = {
 EVERYTHING_BELOW = {*MAY_IMPORT} - {"pvemu.mkimage"}
 MAY_IMPORT["pvemu.machine"] = EVERYTHING_BELOW
 MAY_IMPORT["pvemu.testing"] = EVERYTHING_BELOW | {"pvemu.machine", "pvemu.mkimage"}
-MAY_IMPORT["pvemu.cli"] = EVERYTHING_BELOW | {"pvemu.machine", "pvemu.mkimage", "pvemu.testing"}
+MAY_IMPORT["pvemu.trace"] = EVERYTHING_BELOW | {"pvemu.machine"}
+MAY_IMPORT["pvemu.cli"] = EVERYTHING_BELOW | {"pvemu.machine", "pvemu.mkimage", "pvemu.testing", "pvemu.trace"}
 
 ENGINE = "pvemu.cpu.unicorn"
 ABOVE_THE_MACHINE = {"pvemu.machine", "pvemu.testing", "pvemu.cli"}

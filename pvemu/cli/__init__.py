@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_VERBS = {"boot": "boot a kernel and watch its console", "image": "make guest images from recipes"}
+_VERBS = {
+    "boot": "boot a kernel and watch its console",
+    "image": "make guest images from recipes",
+    "trace": "boot a kernel and write down what it does",
+}
 _BAD_INPUT, _OUR_ERROR, _INTERRUPTED = 2, 4, 130
 
 

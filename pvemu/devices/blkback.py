@@ -72,6 +72,7 @@ class BlkifRing:
         charge: Callable[[int], None],
         log: Callable[[str], None],
     ) -> None:
+        self.port = port  #: of the event channel
         self._requests = requests
         self._grants = grants
         self._refs: list[int] = []
@@ -186,7 +187,7 @@ class Blkback:
         self.vdev = vdev
         self.statistics = DiskStatistics()
         self.ring: BlkifRing | None = None
-        self._disk = disk
+        self.disk = disk
         self._nodename = nodename
         self._otherend = otherend
         self._store = store
@@ -241,7 +242,7 @@ class Blkback:
         port = self._frontend_number("event-channel", None)
         requests = BlockRequests(
             vdev=self.vdev,
-            disk=self._disk,
+            disk=self.disk,
             read_only=self._read_only,
             layout=RequestLayout(abi),
             grants=self._grants,
@@ -281,7 +282,7 @@ class Blkback:
 
     def _publish(self) -> None:
         """The nodes of a connected disk, in blkback's order."""
-        sector_size = self._disk.sector_size
+        sector_size = self.disk.sector_size
         discard: tuple[tuple[str, int], ...] = ()
         if scan_unsigned(self._store, f"{self._nodename}/discard-enable") != 0:
             discard = (
@@ -298,7 +299,7 @@ class Blkback:
                 *discard,
                 ("feature-barrier", 1),
                 ("feature-persistent", 1),
-                ("sectors", self._disk.sectors),
+                ("sectors", self.disk.sectors),
                 ("info", info),
                 ("sector-size", sector_size),
                 ("physical-sector-size", sector_size),
