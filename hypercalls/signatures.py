@@ -19,7 +19,7 @@ __all__ = ["FIELD_NAMES", "SIGNATURES", "Signature"]
 
 class Signature(NamedTuple):
     """``commands`` names the values of the first argument, ``structures`` says what the argument number ``pointer``
-    points to, by command (or, by None, for all); ``length`` is the number of the argument that says to how many of them.
+    points to, by command (or, by None, for all); ``length`` is the number of the argument that says to how many.
     ``constants`` names the values of further arguments, by their names.
     """
 

@@ -71,9 +71,10 @@ class HypercallDecoder:
                 continue
             if number == signature.pointer and cls is not None and value:
                 count = args[signature.length] if signature.length is not None else 1
-                place = self._read(name, cls, value, count & 0x7FFF_FFFF)
+                count &= 0x7FFF_FFFF
+                place = self._read(name, cls, value, count)
                 if place is not None:
-                    fields[name] = self._show(cls, place[4], place[3], count & 0x7FFF_FFFF, signature.length is not None)
+                    fields[name] = self._show(cls, place[4], place[3], count, signature.length is not None)
                     continue
             fields[name] = self._argument(name, value, signature)
         if row.name == "console_io" and len(args) > 2:
