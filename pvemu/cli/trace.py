@@ -9,12 +9,13 @@ from pvemu.cli.boot import print_verdict
 from pvemu.cli.options import DEFAULT_TIMEOUT, add_guest_options, guest_config, pattern, seconds, unescape
 from pvemu.cli.output import OutputFile, refuse_overwriting, stopping_on_signals
 from pvemu.debug.symbols import SymbolFiles, Symbols
+from pvemu.errors import ConfigError
 from pvemu.machine import Machine
 from pvemu.mkimage.packages import PackageCache
 from pvemu.mkimage.symbol_folders import DEBUG_PACKAGE, symbol_folders
 from pvemu.testing.session import Session
-from pvemu.trace.sinks import write_json_lines, write_text
-from pvemu.trace.tracer import Tracer
+from pvemu.trace.attach import FORMATS, AttachedTrace, Request
+from pvemu.trace.window import parse_place
 
 if TYPE_CHECKING:
     import argparse
@@ -32,7 +33,6 @@ _KINDS = {
     "console": ("console", "what the guest writes to its console"),
     "stages": ("stage", "each kernel at its start of day"),
 }
-_FORMATS = {"text": write_text, "json": write_json_lines}
 
 
 def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -50,10 +50,41 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="only what this shell pattern names: a hypercall or its command, a xenstore path, a file; !PATTERN leaves "
         "out; repeatable",
     )  # fmt: skip
-    parser.add_argument("--format", choices=sorted(_FORMATS), default="text", help="what to write (default text)")
+    add_code_options(parser)
+    parser.add_argument(
+        "--format", choices=FORMATS, default="text",
+        help="text; json (lines) or perfetto for events; tenet for instructions; drcov; folded stacks of calls",
+    )  # fmt: skip
     parser.add_argument("--output", "-o", metavar="FILE", help="write the trace here instead of to standard output")
     parser.add_argument("--transcript", metavar="FILE", help="write the console's bytes here")
     add_symbol_option(parser)
+
+
+def add_code_options(parser: argparse.ArgumentParser) -> None:
+    """What to see of the code that runs, and from where to where."""
+    parser.add_argument("--insns", action="store_true", help="every instruction, with what it changes and touches")
+    parser.add_argument("--no-accesses", action="store_true", help="--insns without accesses to memory: faster")
+    parser.add_argument("--last", metavar="N", help="only the last N instructions, at the end or crash")
+    parser.add_argument("--calls", action="store_true", help="a tree of calls, with guest instructions by function")
+    place = "stage:N, hypercall:N, time:SECONDS, insn:N, an address or a symbol"
+    parser.add_argument("--from", dest="start", metavar="PLACE", help=f"begin at {place}")
+    parser.add_argument("--to", dest="end", metavar="PLACE", help="end when the guest comes to a place, as --from")
+
+
+def _request(arguments: argparse.Namespace) -> Request:
+    try:
+        last = int(arguments.last or 0)
+    except ValueError:
+        last = -1
+    if last < 0:
+        raise ConfigError(f"--last {arguments.last}: not a number of instructions; give one such as 1000")
+    return Request(
+        kinds=tuple(kind for option, (kind, _help) in _KINDS.items() if getattr(arguments, option)),
+        only=tuple(arguments.only), instructions=arguments.insns, accesses=not arguments.no_accesses,
+        calls=arguments.calls, last=last,
+        start=parse_place(arguments.start, "--from") if arguments.start is not None else None,
+        end=parse_place(arguments.end, "--to") if arguments.end is not None else None, format=arguments.format,
+    )  # fmt: skip
 
 
 def add_symbol_option(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
     timeout = seconds(arguments.timeout, DEFAULT_TIMEOUT)
     files = symbol_files(arguments)
     config = guest_config(arguments)
-    kinds = [kind for option, (kind, _help) in _KINDS.items() if getattr(arguments, option)] or ["hypercall"]
+    request = _request(arguments)
     machine = Machine.create(config)
     try:
         refuse_overwriting(
@@ -89,12 +120,12 @@ def run(arguments: argparse.Namespace) -> int:
         )
         console = OutputFile.open(arguments.transcript, "--transcript")
         out = OutputFile.open(arguments.output, "--output") or OutputFile.stdout()
-        tracer = Tracer(machine, Symbols.of(machine, files), kinds, _FORMATS[arguments.format](out), arguments.only)
+        trace = AttachedTrace(machine, Symbols.of(machine, files), request, out)
         sink = console.write_bytes if console is not None else lambda data: None
         session = Session(machine, until=until, timeout=timeout, send=send, sink=sink)
         with stopping_on_signals(machine) as received:
             verdict = session.run()
-        tracer.close()
+        trace.close()
         for file in (out, console):
             if file is not None:
                 file.close()

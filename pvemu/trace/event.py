@@ -11,7 +11,8 @@ class Event(NamedTuple):
     """``kind`` is one of hypercall, xenstore, block, event, fault, page, console, stage; ``time`` guest ns since the
     domain began; ``rip`` where the guest was, ``where`` that by name. ``fields`` holds what there is to say in an order
     for people: numbers, text, and lists and dicts of these; addresses and 64-bit values are text (JSON readers lose
-    bits). ``depth`` counts the calls around it (a multicall's); ``result`` is what came of it.
+    bits). ``depth`` counts the calls around it (a multicall's); ``result`` is what came of it;
+    ``duration`` how long it took, in ns.
     """
 
     kind: str
@@ -22,6 +23,7 @@ class Event(NamedTuple):
     fields: dict[str, object]
     result: object = None
     depth: int = 0
+    duration: int = 0
 
     def as_json(self) -> dict[str, object]:
         """A JSON object; what is not there is left out."""
@@ -34,6 +36,8 @@ class Event(NamedTuple):
             found["result"] = self.result
         if self.depth:
             found["depth"] = self.depth
+        if self.duration:
+            found["duration"] = self.duration
         return found
 
     def as_text(self) -> str:

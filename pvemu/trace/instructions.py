@@ -10,7 +10,7 @@ from collections import deque
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from pvemu.cpu.unicorn.recorder import RECORDED, Chunk
+from pvemu.cpu.recording import RECORDED, Chunk
 from pvemu.trace.code import Disassembler
 from pvemu.trace.linear_addresses import LinearAddresses
 
@@ -38,25 +38,24 @@ class _Piece(NamedTuple):
     registers: tuple[int, ...]
     after: tuple[int, ...]
     linear: LinearAddresses | None
-    count: int
-    number: int
+    size: int
+    first: int
 
 
 def text_lines(piece: _Piece, names: tuple[str, ...]) -> list[str]:
     """A line for each instruction: its number, address, place, text, the registers it changed, its accesses."""
     text, registers, linear = piece.text, list(piece.registers), piece.linear
-    number = piece.number
+    number = piece.first
     lines: list[str] = []
     append, get = lines.append, text.get
-    numbers = {1 << i: i for i in range(len(names))}
+    single = {1 << i: (i,) for i in range(len(names))}
     line = ""
     words = iter(piece.words)
     for first in words:  # a few hundred nanoseconds each: there may be millions
         kind = next(words)
         if kind < _ACCESS:
             if kind:
-                i = numbers.get(kind, -1)
-                for i in (i,) if i >= 0 else _bits(kind):
+                for i in single.get(kind) or _bits(kind):
                     registers[i] = value = next(words)
                     if i < len(names):
                         line += f"  {names[i]}={value:#x}"
@@ -111,8 +110,8 @@ def _bits(mask: int) -> tuple[int, ...]:
 
 
 class InstructionTrace:
-    """Attached to ``machine`` from now until :meth:`close`; lines go to ``write`` while the gate is open. ``last`` keeps
-    so many instructions and writes them at the end.
+    """Attached to ``machine`` from now until :meth:`close`; lines go to ``write`` while the gate is open. ``last``
+    keeps so many instructions and writes them at the end.
     """
 
     def __init__(
@@ -134,7 +133,7 @@ class InstructionTrace:
         self._on_code = on_code
         self._is_closed = False
         self._first = 0
-        self._linear = LinearAddresses(machine, self._flush) if with_memory else None
+        self._linear = LinearAddresses(machine, self.flush) if with_memory else None
         self._undo = [machine.stages.observe(self._new_stage)]
         self._recorder = machine.engine.record_instructions(
             self._take, with_memory=with_memory, is_open=is_open, is_native=is_native, on_code=self._translated
@@ -171,12 +170,13 @@ class InstructionTrace:
         lines = [line for piece in self._kept for line in self._lines(piece, self._names)]
         self._write("".join(f"{line}\n" for line in lines[-self._last :] if self._last))
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what was recorded by now."""
         if not self._is_closed:
             self._recorder.flush()
 
     def _new_stage(self, _stage: Stage) -> None:
-        self._flush()
+        self.flush()
         self._text = {}
         self._blocks.clear()
 
@@ -185,7 +185,7 @@ class InstructionTrace:
         if self._is_text:
             fresh = dict(self._code.lines(address, size))
             if any(self._text.get(at, line) != line for at, line in fresh.items()):
-                self._flush()
+                self.flush()
                 if self._is_text_kept:
                     self._text, self._is_text_kept = dict(self._text), False
             self._text.update(fresh)
@@ -196,7 +196,7 @@ class InstructionTrace:
         words = chunk.words.tolist()
         count = _instructions(words)
         piece = _Piece(
-            words, self._text, chunk.registers, self._recorder.registers(), self._linear, count, chunk.count - count
+            words, self._text, chunk.registers, self._recorder.registers(), self._linear, count, chunk.next - count
         )
         if self._last:
             self._keep(piece)
@@ -207,9 +207,9 @@ class InstructionTrace:
         """The ring: as few pieces as hold the last instructions."""
         self._is_text_kept = True
         self._kept.append(piece)
-        self._nr_kept += piece.count
-        while self._nr_kept - self._kept[0].count >= self._last:
-            self._nr_kept -= self._kept.popleft().count
+        self._nr_kept += piece.size
+        while self._nr_kept - self._kept[0].size >= self._last:
+            self._nr_kept -= self._kept.popleft().size
 
 
 def _instructions(words: list[int]) -> int:

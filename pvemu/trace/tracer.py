@@ -84,8 +84,10 @@ class Tracer:
         if not self._is_wanted(name, subject):
             return
         rip = self._rip()[0] if rip is None else rip
-        time = self._now() if time is None else time
-        self._sink(Event(kind, time, rip, self._symbols.name(rip), name, fields, result, len(self._calls)))
+        now = self._now()
+        duration = 0 if time is None else now - time
+        time = now if time is None else time
+        self._sink(Event(kind, time, rip, self._symbols.name(rip), name, fields, result, len(self._calls), duration))
 
     def _is_wanted(self, name: str, subject: str) -> bool:
         if any(fnmatchcase(text, pattern) for pattern in self._unwanted for text in (name, subject)):

@@ -9,7 +9,7 @@ import capstone
 import pytest
 
 from pvemu.config import DomainConfig
-from pvemu.cpu.unicorn.recorder import RECORDED, Chunk
+from pvemu.cpu.recording import RECORDED, Chunk
 from pvemu.cpu.unicorn.recorder_code import LISTING, native_code
 from pvemu.machine import Machine
 
@@ -129,9 +129,11 @@ def test_every_instruction_its_registers_and_its_accesses(micro: Path, is_native
     assert instructions[2][2] == {"rcx": 3}
     stack = registers[0][RECORDED.index("rsp")]
     assert instructions[3][2] == {"rsp": stack - 8}
+    place = machine.walker.lookup(stack - 8)  # machine addresses: the engine knows no others of an access
+    assert place is not None
     assert [record for record in records if record[0] != "insn"][:2] == [
-        ("write", stack - 8, {"size": 8, "value": 0x1122334455667788}),
-        ("read", stack - 8, {"size": 8, "value": 0x1122334455667788}),
+        ("write", place, {"size": 8, "value": 0x1122334455667788}),
+        ("read", place, {"size": 8, "value": 0x1122334455667788}),
     ]
     stores = [record for record in records if record[0] == "write" and record[2]["size"] == 1]
     assert [value["value"] for _, _, value in stores] == [0x8B] * 4
@@ -147,10 +149,12 @@ def test_native_and_python_callbacks_write_the_same(micro: Path) -> None:
 def test_the_gate_opens_at_an_announced_instruction(micro: Path, is_native: bool) -> None:
     all_words, _, count, _ = run(micro, is_native=is_native, with_memory=False)
     words, registers, again, _ = run(micro, is_native=is_native, with_memory=False, first=4)
+    following = 4 + len(decode(words))
     assert again == count
     whole, part = decode(all_words), decode(words)
     assert [address for _, address, _ in part] == [address for _, address, _ in whole[3:]]
     assert part[1:] == whole[4:]
+    assert following == count + 1
     assert dict(zip(RECORDED, registers[0], strict=True))["rcx"] == 3
 
 
@@ -161,7 +165,7 @@ def test_blocks(micro: Path, is_native: bool) -> None:
     machine.start()
     code: list[tuple[int, int]] = []
     recorder = machine.engine.record_blocks(
-        lambda some: words.extend(some), is_native=is_native, on_code=lambda at, size: code.append((at, size))
+        words.extend, is_native=is_native, on_code=lambda at, size: code.append((at, size))
     )
     machine.run()
     recorder.close()

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     import ctypes
     from collections.abc import Callable
 
-    from pvemu.cpu.unicorn.recorder import BlockRecorder, Chunk, InstructionRecorder
+    from pvemu.cpu.recording import Chunk
+    from pvemu.cpu.unicorn.recorder import BlockRecorder, InstructionRecorder
     from pvemu.memory.ram import Ram
 
 __all__ = ["Engine", "EngineError"]

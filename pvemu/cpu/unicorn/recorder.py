@@ -8,10 +8,11 @@ the recording at once, at the cost of the callbacks all along.
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from unicorn import unicorn_const
 
+from pvemu.cpu.recording import RECORDED, Chunk
 from pvemu.cpu.unicorn.hooks import ENTRY_VADDR
 from pvemu.cpu.unicorn.native import U64, Native
 from pvemu.cpu.unicorn.recorder_code import NativeCode, native_code
@@ -22,12 +23,7 @@ if TYPE_CHECKING:
 
     from pvemu.cpu.unicorn.register_file import RegisterFile
 
-__all__ = ["RECORDED", "BlockRecorder", "Chunk", "InstructionRecorder"]
-
-#: Bit n of a record's mask stands for this register: the order of QEMU's CPUX86State.regs.
-RECORDED = (
-    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
-)  # fmt: skip
+__all__ = ["BlockRecorder", "InstructionRecorder"]
 
 #: Words of the control block (recorder_code.py); the registers follow.
 _CURSOR, _END, _ON_FULL, _SOURCE, _COUNT, _ANNOUNCED, _GATE, _ON_ANNOUNCED, _REGISTERS = range(9)
@@ -42,18 +38,6 @@ _MEM = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, U64, ctypes.c_int, 
 _EDGE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
 #: Guest code runs everywhere but in the page from which the hypervisor enters it.
 _EVERYWHERE = ((0, ENTRY_VADDR - 1), (ENTRY_VADDR + PAGE_SIZE, _NOT_AN_ADDRESS))
-
-
-class Chunk(NamedTuple):
-    """Records in a row. ``words`` is valid during the call only. An instruction about to run is its address, a mask of
-    the registers (RECORDED) that are not as before, and their values; an access to memory is its address, bit 63 with
-    the type (16 or 25 a read, 17 a write) from bit 32 and the size in bytes below, and the value. ``registers`` is
-    how they stood before, ``count`` the number of the first instruction that is behind the chunk.
-    """
-
-    words: memoryview
-    registers: tuple[int, ...]
-    count: int
 
 
 class _Recorder:
@@ -153,7 +137,8 @@ class InstructionRecorder(_Recorder):
 
     def __init__(
         self, native: Native, registers: RegisterFile, drop_all_code: Callable[[], None],
-        keep_error: Callable[[BaseException], None], sink: Callable[[Chunk], None], *, with_memory: bool, is_open: bool, is_native: bool = True,
+        keep_error: Callable[[BaseException], None], sink: Callable[[Chunk], None], *, with_memory: bool,
+        is_open: bool, is_native: bool = True,
         on_code: Callable[[int, int], None] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(native, drop_all_code, keep_error, is_native=is_native)
@@ -161,8 +146,10 @@ class InstructionRecorder(_Recorder):
         self._regs = registers.in_memory(RECORDED) if self._code is not None else None
         if self._regs is None:
             self._code = None
+        self._registers: tuple[int, ...] = ()
+        self._is_announcing = False
         self._on_announced: Callable[[], None] = lambda: None
-        self._announce = _CALLBACK(self._guarded(lambda: self._on_announced()))
+        self._announce = _CALLBACK(self._guarded(self._announced))
         control = self._control
         control[_ON_ANNOUNCED] = ctypes.cast(self._announce, ctypes.c_void_p).value or 0
         control[_SOURCE] = ctypes.addressof(self._regs) if self._regs is not None else 0
@@ -188,6 +175,13 @@ class InstructionRecorder(_Recorder):
         self._on_announced = callback
         self._control[_ANNOUNCED] = count
 
+    def _announced(self) -> None:
+        self._is_announcing = True
+        try:
+            self._on_announced()
+        finally:
+            self._is_announcing = False
+
     def open(self) -> None:
         """Record from here on."""
         if not self._control[_GATE]:
@@ -206,15 +200,18 @@ class InstructionRecorder(_Recorder):
         words = self._take()
         self._registers = tuple(self._control[_REGISTERS:])
         if words:
-            self._sink(Chunk(words, registers, self._control[_COUNT] + 1))
+            # an instruction that is announced is counted, and not recorded yet
+            self._sink(Chunk(words, registers, self._control[_COUNT] + (not self._is_announcing)))
 
     def registers(self) -> tuple[int, ...]:
         """The registers as they are."""
         return tuple(self._read())
 
     def _note_registers(self) -> None:
-        self._registers = tuple(self._read())
-        self._control[_REGISTERS:] = self._registers
+        values = self._read()
+        self._registers = tuple(values)
+        for i, value in enumerate(values):
+            self._control[_REGISTERS + i] = value
 
     # -- the same in Python ------------------------------------------------------------------------------------------
     def _on_instruction(self, _uc: int, address: int, _size: int, _data: int) -> None:
@@ -238,8 +235,8 @@ class InstructionRecorder(_Recorder):
 
 
 class BlockRecorder(_Recorder):
-    """Every translated block that runs, as (address, size) pairs in ``words`` to ``sink``; none without a sink, for those
-    who want ``on_code(address, size)`` alone: each block when it is translated, which is when it runs first.
+    """Every translated block that runs, as (address, size) pairs in ``words`` to ``sink``; none without a sink, for
+    those who want ``on_code(address, size)`` alone: each block when it is translated, which is when it runs first.
     """
 
     def __init__(

@@ -1,10 +1,11 @@
 """The recorder's callbacks as x86-64 machine code: a Python callback takes 0.35 us for each instruction, these 20 ns.
 
-The engine itself writes machine code into executable memory, so where it runs these may run too. Each line has the bytes
-and what they mean (Intel syntax); a test disassembles them. They keep to the System V ABI: arguments in rdi, rsi, rdx,
-rcx, r8, r9; rax, r10 and r11 are free. All state is in a control block of 64-bit words (see ``recorder.py``):
-[0x00] where to write next, [0x08] where the buffer is full, [0x10] whom to call then, [0x18] the guest's registers, [0x20] instructions so far, [0x28] the number to announce, [0x30] gate, [0x38] whom to call
-for the announcement, [0x40] the registers as recorded last.
+The engine itself writes machine code into executable memory, so where it runs these may run too. Each line has the
+bytes and what they mean (Intel syntax); a test disassembles them. They keep to the System V ABI: arguments in rdi, rsi,
+rdx, rcx, r8, r9; rax, r10 and r11 are free. All state is in a control block of 64-bit words (see ``recorder.py``):
+[0x00] where to write next, [0x08] where the buffer is full, [0x10] whom to call then, [0x18] the guest's registers,
+[0x20] instructions so far, [0x28] the number to announce, [0x30] gate, [0x38] whom to call for the announcement, [0x40]
+the registers as recorded last.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ _WORDS_OF_GRUB_DL = 18
 #: GRUB_SYMTAB_SIZE of grub-core/kern/dl.c, and how many entries must agree on where the table is.
 _HASH_SIZE, _ENOUGH_VOTES = 509, 8
 _MAX_CHAIN = 256
+_CALL = b"\xe8"  # with a 32-bit distance
 #: GRUB_MODULE_MAGIC and OBJ_TYPE_ELF of include/grub/kernel.h.
 _MODULE_MAGIC, _TYPE_ELF = b"mimg", 0
 
@@ -64,6 +65,22 @@ class GrubKernel:
         self.symbols = symbols
         self.end = max(symbol.address for symbol in symbols) + 1
         self.image_modules = list(self._image_modules())
+
+    def static_functions(self) -> list[Symbol]:
+        """Functions that are not exported, as ``sub_8a5f``, told from the calls to them: without these the exported one
+        before would lend them its name.
+        """
+        known = {symbol.address for symbol in self.symbols}
+        end = max(symbol.address for symbol in self.symbols if symbol.is_function)
+        code = self._memory.read_mapped(self.base, end - self.base + PAGE_SIZE)
+        found = set()
+        at = code.find(_CALL)
+        while at >= 0:
+            target = at + 5 + int.from_bytes(code[at + 1 : at + 5], "little", signed=True)
+            if 0 <= target <= end - self.base and self.base + target not in known:
+                found.add(self.base + target)
+            at = code.find(_CALL, at + 1)
+        return [Symbol(address, 0, f"sub_{address:x}", is_function=True) for address in sorted(found)]
 
     def head(self) -> int | None:
         """The newest module's handle, None where the list cannot be read: what changes when a module is loaded."""

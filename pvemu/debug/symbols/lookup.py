@@ -136,6 +136,14 @@ class Symbols:
         original = self._copies.find(vaddr)
         return original.module.line(original.address) if original is not None else None
 
+    def module_of(self, vaddr: int) -> Module | None:
+        """The module that an address, or the code it is a copy of, belongs to."""
+        module = self._current().at(vaddr)
+        if module is None:
+            original = self._copies.find(vaddr)
+            return original.module if original is not None else None
+        return module
+
     def address(self, name: str) -> list[int]:
         """Addresses that a name stands for: ``grub_malloc``, ``normal:grub_normal_execute``, ``stage1:kernel:...``,
         ``normal+0x40``, each with ``+offset`` if wanted. Static functions may share a name; empty where there is none.
@@ -272,6 +280,8 @@ def _grub_kernel(kernel: GrubKernel, matching: list[ElfFile], entry: int) -> Mod
         if more:
             symbols, path, line = [*symbols, *more], elf.path, elf.line
             break
+    else:
+        symbols += kernel.static_functions()
     return Module("kernel", kernel.base, kernel.end, SymbolTable(symbols), path, line)
 
 
