@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from hypercalls.context import Context
 
 __all__ = [
-    "do_dm_op", "do_domctl", "do_hvm_op", "do_hypfs_op", "do_kexec_op", "do_mca", "do_paging_domctl_cont",
-    "do_platform_op", "do_sysctl", "do_xenoprof_op", "do_xenpmu_op", "do_xsm_op",
+    "do_console_io", "do_dm_op", "do_domctl", "do_hvm_op", "do_hypfs_op", "do_kexec_op", "do_mca",
+    "do_paging_domctl_cont", "do_platform_op", "do_sysctl", "do_xenoprof_op", "do_xenpmu_op", "do_xsm_op",
 ]  # fmt: skip
 
 XENPF_INTERFACE_VERSION: Final = 0x03000001
@@ -65,6 +65,11 @@ def do_paging_domctl_cont(ctx: Context, arg: int) -> int:
     if version != XEN_DOMCTL_INTERFACE_VERSION or cmd != XEN_DOMCTL_shadow_op:
         return -EOPNOTSUPP
     return -EPERM if domain in (0, ctx.domain.domid) else -ESRCH
+
+
+def do_console_io(_ctx: Context, _cmd: int, _count: int, _buffer: int) -> int:
+    """xen/drivers/char/console.c: Xen's own console is dom0's; only a debug build lets others write to it."""
+    return -EPERM
 
 
 def do_kexec_op(_ctx: Context, _op: int, _arg: int) -> int:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hypercalls import refused
 from hypercalls.callback_op import do_callback_op
-from hypercalls.console_io import do_console_io
 from hypercalls.event_channel_op import do_event_channel_op, do_event_channel_op_compat
 from hypercalls.fpu_taskswitch import do_fpu_taskswitch
 from hypercalls.get_debugreg import do_get_debugreg
@@ -87,7 +86,7 @@ TABLE: Final[Mapping[int, Row]] = {
     xen.__HYPERVISOR_set_timer_op: _row("set_timer_op", do_set_timer_op, 2, 1),
     xen.__HYPERVISOR_event_channel_op_compat: _row("event_channel_op_compat", do_event_channel_op_compat, 1),
     xen.__HYPERVISOR_xen_version: _row("xen_version", do_xen_version, 2),
-    xen.__HYPERVISOR_console_io: _row("console_io", do_console_io, 3),
+    xen.__HYPERVISOR_console_io: _row("console_io", refused.do_console_io, 3),
     xen.__HYPERVISOR_physdev_op_compat: _row("physdev_op_compat", do_physdev_op_compat, 1),
     xen.__HYPERVISOR_grant_table_op: _row("grant_table_op", do_grant_table_op, 3),
     xen.__HYPERVISOR_vm_assist: _row("vm_assist", do_vm_assist, 2),

@@ -74,9 +74,9 @@ def _timer_op(ctx: Context, cmd: int, vcpuid: int, arg: int) -> int:
             period = int.from_bytes(ctx.guest.copy_from_guest(arg, 8), "little")
             if not MILLISECS <= period <= STIME_DELTA_MAX:
                 return -EINVAL
-            ctx.vcpu.set_periodic_timer(period)
+            ctx.vcpu.set_periodic_timer(vcpuid, period)
         case vcpu.VCPUOP_stop_periodic_timer:
-            ctx.vcpu.stop_periodic_timer()
+            ctx.vcpu.stop_periodic_timer(vcpuid)
         case vcpu.VCPUOP_set_singleshot_timer:
             layout = ctx.abi.reader(vcpu.vcpu_set_singleshot_timer)
             if vcpuid != ctx.vcpu.vcpu_id:

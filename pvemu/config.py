@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from hypercalls.public.arch_x86 import XEN_LEGACY_MAX_VCPUS
 from pvemu.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ MAX_CMDLINE = 1023
 @dataclass(frozen=True, slots=True)
 class DomainConfig:
     """``kernel`` and ``ramdisk`` are paths; ``memory_mib`` in MiB; ``epoch`` the wall clock at start, Unix seconds.
-    ``write`` lets disks that were given ``rw`` write to their files.
+    ``write`` lets disks that were given ``rw`` write to their files. Of ``vcpus`` only the first runs.
     """
 
     kernel: str
@@ -37,6 +38,7 @@ class DomainConfig:
     write: bool = False
     name: str = "guest"
     domid: int = 1
+    vcpus: int = 1
     epoch: int = field(default=DEFAULT_EPOCH)
 
     def __post_init__(self) -> None:
@@ -44,6 +46,10 @@ class DomainConfig:
             raise ConfigError(
                 f"--memory {self.memory_mib}: a guest has {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} MiB; give a number "
                 "in that range"
+            )
+        if not 1 <= self.vcpus <= XEN_LEGACY_MAX_VCPUS:
+            raise ConfigError(
+                f"--vcpus {self.vcpus}: a guest has 1 to {XEN_LEGACY_MAX_VCPUS} vcpus; give a number in that range"
             )
         if "\0" in self.cmdline:
             raise ConfigError("--cmdline: a command line cannot contain a NUL byte; leave it out")

@@ -6,12 +6,14 @@ order; ``run`` enters the guest and serves its exits until it stops or a caller'
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from hypercalls.context import E820Entry
 from hypercalls.public import features as feat
 from hypercalls.public import sched as sched_abi
 from hypercalls.public import xen
+from hypercalls.public.vcpu import RUNSTATE_offline
 from hypercalls.table import TABLE
 from pvemu.builder.build import boot_image, build_image, mem_init, parse_image
 from pvemu.builder.hypercall_page import hypercall_page
@@ -23,14 +25,15 @@ from pvemu.cpu.unicorn.engine import Engine
 from pvemu.debug.stages import StageWatch
 from pvemu.devices.dom0 import CONSOLE_GRANT, STORE_GRANT, Dom0
 from pvemu.disk.image import Disk, open_disks
-from pvemu.frames import PAGE_SHIFT, Mfn
+from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
 from pvemu.hypervisor.address_space import AddressSpace
+from pvemu.hypervisor.breakpoints import Breakpoints
 from pvemu.hypervisor.compat.page_types import m2p_entries
-from pvemu.hypervisor.console_io import ConsoleIo
 from pvemu.hypervisor.descriptor_tables import GDT_VADDR
 from pvemu.hypervisor.domain import Domain, DomainCrashError
 from pvemu.hypervisor.domain_page import DomainPages
 from pvemu.hypervisor.emul_priv_op import PrivilegedOps
+from pvemu.hypervisor.emulate import CodeReader
 from pvemu.hypervisor.event_channel import EventChannels
 from pvemu.hypervisor.exception_entry import ExceptionEntry
 from pvemu.hypervisor.exit_handler import TRAP_NS, HypercallRecord, PvExitHandler
@@ -40,11 +43,14 @@ from pvemu.hypervisor.guest_mode import toggle_guest_mode
 from pvemu.hypervisor.hypercall import HypercallContext, HypercallDispatcher
 from pvemu.hypervisor.memory import Reservation
 from pvemu.hypervisor.msr import Msrs
+from pvemu.hypervisor.offline_vcpu import OfflineVcpu
 from pvemu.hypervisor.physdev import Physdev
 from pvemu.hypervisor.ro_page_fault import RoPageFault
 from pvemu.hypervisor.sched import Sched
 from pvemu.hypervisor.shared_info import SharedInfo
 from pvemu.hypervisor.time import SYSTEM_TIME_AT_START, VirtualClock
+from pvemu.hypervisor.vcpu_areas import VcpuAreas
+from pvemu.hypervisor.vcpu_timers import VcpuTimers
 from pvemu.hypervisor.width import PV32, PV64
 from pvemu.memory.machine_memory import MachineMemory
 from pvemu.observers import subscribe
@@ -75,7 +81,10 @@ class Outcome(NamedTuple):
 class Machine:
     """One domain and everything around it. Made by :meth:`create`; attributes are there for observers to read."""
 
-    def __init__(self, config: DomainConfig, image: KernelImage, ramdisk: bytes | None, disks: list[Disk]) -> None:
+    def __init__(
+        self, config: DomainConfig, image: KernelImage, ramdisk: bytes | None, disks: list[Disk],
+        time: int | None = None,
+    ) -> None:  # fmt: skip
         self.config = config
         self.width = PV64 if image.bits == 64 else PV32
         self.abi = self.width.abi
@@ -84,12 +93,13 @@ class Machine:
         self.image = image
         self.outcome: Outcome | None = None
         self.crash_lines: list[str] = []
-        self.xen_log: list[str] = []
+        self.xen_log: list[str] = []  #: what Xen's own console shows
+        self.dom0_log: list[str] = []
         self.fault_address: int | None = None  #: of the page fault that crashed the guest
         self._console_observers: list[Callable[[bytes], None]] = []
         self.on_console_output: Callable[[bytes], None] = lambda data: None
         self.on_console_poll: Callable[[], None] = lambda: None
-        self.clock = VirtualClock(SYSTEM_TIME_AT_START)
+        self.clock = VirtualClock(SYSTEM_TIME_AT_START, time)
         self._make_memory()
         self._make_mm()
         self._make_domain()
@@ -111,6 +121,14 @@ class Machine:
                 disk.close()
             raise
 
+    def reboot(self) -> Machine:
+        """What xl does when the domain has shut down to reboot: a new domain, with the next number, of the same
+        configuration. The disks are as they were left, and time goes on. This machine is at its end.
+        """
+        disks, self._disks = self._disks, []
+        config = replace(self.config, domid=self.config.domid + 1)
+        return Machine(config, self.image, self._ramdisk, disks, self.clock.now())
+
     def close(self) -> None:
         """Give the disk images back."""
         for disk in self._disks:
@@ -121,6 +139,7 @@ class Machine:
         self.nr_pages = self.config.memory_mib << (20 - PAGE_SHIFT)
         self.memory = memory = MachineMemory(self.nr_pages, self.width.is_compat)
         self.ram, self.frames, self.m2p = memory.ram, memory.frames, memory.m2p
+        self._window = self.ram.base + self.ram.size  # machine addresses that are not RAM: pages served by callbacks
         self.engine = Engine(self.ram, memory.alloc_xen(), GDT_VADDR)
         self.shared_info_mfn = memory.alloc_shared()
         self.walker = self._make_walker()
@@ -143,9 +162,7 @@ class Machine:
         memory, width = self.memory, self.width
         xen_entries = m2p_entries(self.m2p.compat.superpages()) if self.m2p.compat is not None else {}
         self.types = width.page_types(self.ram, self.frames, xen_entries)
-        self.reservation = Reservation(
-            self.ram, self.frames, self.m2p, self.nr_pages, memory.allocator.alloc_extent
-        )
+        self.reservation = Reservation(self.ram, self.frames, self.m2p, self.nr_pages, memory.allocator.alloc_extent)
 
         def frame_freed(mfn: Mfn) -> None:
             self.reservation.frame_freed(mfn)
@@ -167,18 +184,23 @@ class Machine:
     def _make_domain(self) -> None:
         domid, width, engine = self.config.domid, self.width, self.engine
         self.shared_info = SharedInfo(self.abi, self.ram.frame(self.shared_info_mfn))
-        infos = [self.shared_info.vcpu_info(0)]
-        self.event_channels = EventChannels(
-            domid, self.shared_info, infos, DomainPages(self.ram, self.types), self.xen_log.append
-        )
+        infos = [self.shared_info.vcpu_info(i) for i in range(self.config.vcpus)]
+        if len(infos) > 1:
+            self.xen_log.append(f"d{domid}: {len(infos)} vcpus, of which pvemu runs the first")
+        pages = DomainPages(self.ram, self.types)
+        self.event_channels = EventChannels(domid, self.shared_info, infos, pages, self.xen_log.append)
         self.domain = Domain(domid, self.clock, engine.stop)
         if self.image.pae_extended_cr3:
             self.domain.assists.add(xen.VMASST_TYPE_pae_extended_cr3)
         self.vcpu = width.vcpu(
-            self.abi, 0, engine, infos[0], self.clock, self.guest, self.ram, self.types, self.event_channels,
-            infos, engine.stop, engine.enter_from_ring0 if width.is_compat else engine.enter,
+            self.abi, 0, engine, self.clock, self.guest, pages, self.event_channels, infos, engine.stop,
+            engine.enter_from_ring0 if width.is_compat else engine.enter,
             lambda: toggle_guest_mode(self.vcpu, self.mm, self.walker),
         )  # fmt: skip
+        for i in range(1, self.config.vcpus):
+            areas = VcpuAreas(self.abi, i, infos, self.clock, self.guest, pages, RUNSTATE_offline)
+            timers = VcpuTimers(i, self.clock, self.event_channels, 0)
+            self.vcpu.others[i] = OfflineVcpu(self.abi, domid, i, areas, timers, self.types, self.xen_log.append)
         if width.is_compat:
             self.vcpu.segment_base = self.descriptor_tables.segment_base
         self.vcpu.has_architectural_iopl = lambda: xen.VMASST_TYPE_architectural_iopl in self.domain.assists
@@ -186,7 +208,7 @@ class Machine:
         self.sched = Sched(self.clock, self.vcpu, self.event_channels, lambda: self.is_stopping, self._stuck)
         self.stages = StageWatch(
             self.abi, self.ram, self.walker, self.guest, engine.reader("rip", "rsi"),
-            lambda: self.clock.now() - self.clock.start,
+            lambda: self.clock.now() - self.clock.start, domid,
         )  # fmt: skip
 
     def _make_entries(self) -> None:
@@ -194,15 +216,16 @@ class Machine:
         is_compat, domid, memory = self.width.is_compat, self.config.domid, self.memory
         self.traps = self.width.traps(self.domain, self.vcpu, self.guest)
         physdev = Physdev(self.vcpu, self.types)
+        code = CodeReader(self.engine, self.guest, self.descriptor_tables.read_descriptor, is_compat)
+        self.traps.is_long_code = lambda: code.bits() == 64
         msrs = Msrs(self.vcpu, self.clock, self.ram, self.types, hypercall_page(self.abi.bits), is_compat)
         self.privileged = PrivilegedOps(
-            self.domain, self.vcpu, self.guest, self.mm, self.clock, physdev, msrs, has_rex=not is_compat
+            self.domain, self.vcpu, self.guest, self.mm, self.clock, physdev, msrs, code
         )  # fmt: skip
         context = HypercallContext(
             abi=self.abi, guest=self.guest, domain=self.domain, vcpu=self.vcpu, event_channels=self.event_channels,
             grant_table=self.grants, mm=self.mm, descriptor_tables=self.descriptor_tables, sched=self.sched,
-            console=ConsoleIo(lambda data: self.xen_log.append(data.decode("utf-8", "replace"))), physdev=physdev,
-            features=_FEATURES,
+            physdev=physdev, features=_FEATURES,
         )  # fmt: skip
         self.hypercalls = HypercallDispatcher(TABLE, context)
         self.exit_handler = PvExitHandler(
@@ -218,9 +241,13 @@ class Machine:
         ro_page_fault = RoPageFault(
             self.vcpu, self.ram, self.frames, self.mm, memory.alloc_xen(), run_on_copy, is_compat
         )  # fmt: skip
+        self.breakpoints = Breakpoints(
+            self.vcpu, code, self.guest, self.ram, self.address_space, self._window + PAGE_SIZE,
+            self.engine.trap_frame, self.engine.run,
+        )  # fmt: skip
         self.exceptions = ExceptionEntry(
-            self.domain, self.vcpu, self.guest, self.traps, self.privileged, ro_page_fault,
-            lambda: self.descriptor_tables.ldt_vaddr, self.exit_handler.on_cpuid,
+            self.domain, self.vcpu, self.guest, self.traps, self.privileged, ro_page_fault, self.breakpoints, code,
+            lambda: self.descriptor_tables.ldt_vaddr, self.exit_handler.on_cpuid, is_compat,
         )  # fmt: skip
 
     def _build_domain(self) -> None:
@@ -237,7 +264,7 @@ class Machine:
         self.grants.seed(STORE_GRANT, built.store_mfn, 0)
         self.shared_info.set_wallclock(2, self.config.epoch - SYSTEM_TIME_AT_START // 1_000_000_000, 0)
         self.vcpu.update_time()
-        self.stages.first_stage(self.image, self.config.cmdline, self._ramdisk)
+        self.stages.first_stage(self.image, self.config.cmdline, self._ramdisk, self.config.ramdisk)
 
     def _make_dom0(self) -> None:
         built = self.built
@@ -245,13 +272,12 @@ class Machine:
             self.config, str(self.domain.uuid), self.width.protocol, self._disks, self.ram, self.grants,
             self.event_channels, self.clock, (built.store_mfn, self.store_port),
             (built.console_mfn, self.console_port), self._console_output, self._console_polled, self._disk_worked,
-            self.xen_log.append,
+            self.dom0_log.append,
         )  # fmt: skip
         self.xenstore, self.console, self.backends = self.dom0.xenstore, self.dom0.console, self.dom0.backends
         self.disk_statistics = self.dom0.disk_statistics
-        window = self.ram.base + self.ram.size  # the first page that is not RAM
-        self.engine.trap_frame(window, self.console.guest_read, self.console.guest_write)
-        self.address_space.trap_frame(built.console_mfn, window)
+        self.engine.trap_frame(self._window, self.console.guest_read, self.console.guest_write)
+        self.address_space.trap_frame(built.console_mfn, self._window)
 
     # -- running -----------------------------------------------------------------------------------------------------
     def start(self) -> None:
@@ -315,6 +341,16 @@ class Machine:
         self.outcome = Outcome(
             "hang", f"the guest hangs: it repeats {len(loop)} instruction{'s'[: len(loop) > 1]} at {where} for ever"
         )
+
+    def resume(self) -> None:
+        """What the toolstack does after a checkpoint (xl save -c): a guest that suspended itself goes on where it was,
+        and hears (1 instead of 0) that it was not moved. ValueError for one that did not suspend.
+        """
+        if self.domain.shutdown_reason != sched_abi.SHUTDOWN_suspend:
+            raise ValueError("the guest is not suspended")
+        self.domain.resume()
+        self.engine.write("rax", 1)
+        self.dom0.resume()
 
     def stop(self, kind: str, detail: str = "") -> None:
         """End the run from a callback; the domain lives on."""

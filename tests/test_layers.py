@@ -37,12 +37,16 @@ MAY_IMPORT = {
     | CONFIG
     | {"pvemu.disk", "pvemu.filesystems", "pvemu.hypervisor", "pvemu.builder", "pvemu.devices"},
     "pvemu.mkimage": {"pvemu", "pvemu.errors"},
+    "pvemu.xlcfg": CONFIG | {"pvemu.disk"},
 }
-EVERYTHING_BELOW = {*MAY_IMPORT} - {"pvemu.mkimage"}
+EVERYTHING_BELOW = {*MAY_IMPORT} - {"pvemu.mkimage", "pvemu.xlcfg"}
 MAY_IMPORT["pvemu.machine"] = EVERYTHING_BELOW
 MAY_IMPORT["pvemu.testing"] = EVERYTHING_BELOW | {"pvemu.machine", "pvemu.mkimage"}
 MAY_IMPORT["pvemu.trace"] = EVERYTHING_BELOW | {"pvemu.machine"}
-MAY_IMPORT["pvemu.cli"] = EVERYTHING_BELOW | {"pvemu.machine", "pvemu.mkimage", "pvemu.testing", "pvemu.trace"}
+MAY_IMPORT["pvemu.xl"] = EVERYTHING_BELOW | {"pvemu.machine", "pvemu.testing", "pvemu.xlcfg"}
+MAY_IMPORT["pvemu.cli"] = EVERYTHING_BELOW | {
+    "pvemu.machine", "pvemu.mkimage", "pvemu.testing", "pvemu.trace", "pvemu.xl", "pvemu.xlcfg"
+}  # fmt: skip
 
 ENGINE = "pvemu.cpu.unicorn"
 ABOVE_THE_MACHINE = {"pvemu.machine", "pvemu.testing", "pvemu.cli"}

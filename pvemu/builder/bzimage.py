@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-__all__ = ["XC_DOM_DECOMPRESS_MAX", "check_gzip", "do_gunzip", "extract_payload", "is_bzimage", "try_gunzip"]
+__all__ = [
+    "XC_DOM_DECOMPRESS_MAX",
+    "bzimage_bits",
+    "check_gzip",
+    "do_gunzip",
+    "extract_payload",
+    "is_bzimage",
+    "payload_compression",
+    "payload_range",
+    "try_gunzip",
+]
 
 XC_DOM_DECOMPRESS_MAX = 1 << 30  #: libxc uncompresses nothing that claims to be larger
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -36,6 +46,8 @@ _HEADER = 0x202
 _VERSION = 0x206
 _PAYLOAD_OFFSET = 0x248
 _PAYLOAD_LENGTH = 0x24C
+_XLOADFLAGS = 0x236
+_XLF_KERNEL_64 = 1 << 0
 _SIZEOF_SETUP_HEADER = 0x250
 
 
@@ -83,6 +95,25 @@ def is_bzimage(data: bytes) -> bool:
     return len(data) >= _SIZEOF_SETUP_HEADER and data[_HEADER : _HEADER + 4] == b"HdrS"
 
 
+def payload_range(header: bytes) -> tuple[int, int]:
+    """Offset in the file and length of the payload, appended size included, as the setup header has them."""
+    return (header[_SETUP_SECTS] + 1) * 512 + _le32(header, _PAYLOAD_OFFSET), _le32(header, _PAYLOAD_LENGTH)
+
+
+def bzimage_bits(header: bytes) -> int | None:
+    """64 or 32, as a setup header of boot protocol 2.12 and on says; None for older ones."""
+    if int.from_bytes(header[_VERSION : _VERSION + 2], "little") < 0x20C:
+        return None
+    return 64 if int.from_bytes(header[_XLOADFLAGS : _XLOADFLAGS + 2], "little") & _XLF_KERNEL_64 else 32
+
+
+def payload_compression(start: bytes) -> str | None:
+    """What a payload that starts so is compressed with, in lower case; None when libxc does not know it."""
+    if start.startswith(_GZIP_MAGIC):
+        return "gzip"
+    return next((codec.name.lower() for codec in _CODECS if start.startswith(codec.magic)), None)
+
+
 def extract_payload(data: bytes, name: str) -> bytes:
     """The uncompressed kernel (an ELF file) of a bzImage. Raises KernelError."""
     version = int.from_bytes(data[_VERSION : _VERSION + 2], "little")
@@ -91,8 +122,7 @@ def extract_payload(data: bytes, name: str) -> bytes:
             f"{name}: bzImage of boot protocol {version >> 8}.{version & 0xFF:02}, Xen needs 2.08: use a newer kernel "
             f"(xc_dom_probe_bzimage_kernel: boot protocol too old ({version:04x}))"
         )
-    offset = (data[_SETUP_SECTS] + 1) * 512 + _le32(data, _PAYLOAD_OFFSET)
-    length = _le32(data, _PAYLOAD_LENGTH)
+    offset, length = payload_range(data)
     for what, overflow in (("offset", offset >= len(data)), ("length", offset + length > len(data))):
         if overflow:
             raise KernelError(
@@ -141,7 +171,7 @@ def _decompress(codec: _Codec, payload: bytes, name: str) -> bytes:
     return out
 
 
-_PACKAGES = {"ZSTD": "zstandard", "LZ4": "lz4", "LZO": "python-lzo"}
+_PACKAGES = {"ZSTD": "zstandard", "LZ4": "lz4", "LZO": "lzallright"}
 
 
 def _bzip2(data: bytes, size: int) -> bytes:
@@ -220,7 +250,7 @@ def _lzop_header_size(data: bytes) -> int:
 
 
 def _lzo(data: bytes, size: int) -> bytes:
-    lzo = importlib.import_module("lzo")
+    lzallright = importlib.import_module("lzallright")
     offset = _lzop_header_size(data)
     out = bytearray()
     while True:
@@ -237,9 +267,10 @@ def _lzo(data: bytes, size: int) -> bytes:
         if dst_len > size - len(out):
             raise _DecodeError("Output buffer overflow")
         try:
-            piece = lzo.decompress(data[offset : offset + src_len], False, dst_len)
-        except lzo.error as err:
-            raise _DecodeError(str(err)) from None
+            # libxc does not know stored blocks (as long as their contents), so they are as bad here.
+            piece = lzallright.LZOCompressor.decompress(data[offset : offset + src_len], dst_len)
+        except lzallright.LZOError as err:
+            raise _DecodeError(str(err.args[0]).removeprefix("EResult.")) from None
         if len(piece) != dst_len:
             raise _DecodeError("Input underrun")
         out += piece

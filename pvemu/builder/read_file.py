@@ -19,5 +19,3 @@ def read_file(path: str, what: str) -> bytes:
         raise KernelError(f"{path}: no such file; check the path of the {what}") from None
     except OSError as error:
         raise KernelError(f"{path}: cannot read the {what}: {error.strerror}") from None
-
-

@@ -19,6 +19,7 @@ _VERBS = {
     "boot": "boot a kernel and watch its console",
     "image": "make guest images from recipes",
     "trace": "boot a kernel and write down what it does",
+    "xl": "xl's commands, for tools that call xl",
 }
 _BAD_INPUT, _OUR_ERROR, _INTERRUPTED = 2, 4, 130
 

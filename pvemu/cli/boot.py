@@ -6,8 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from pvemu.cli.options import DEFAULT_TIMEOUT, add_guest_options, guest_config, pattern, seconds, unescape
-from pvemu.cli.output import console_sink, open_output, refuse_overwriting, stopping_on_signals, write_all
+from pvemu.cli.domain import add_arguments, domain_config
 from pvemu.machine import Machine
 from pvemu.testing.session import Session
 
@@ -27,7 +26,8 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "boot", help=text, description=text,
         epilog="exit codes: 0 success, 2 bad usage or input, 4 error of pvemu, 5 expectation not met, 6 guest crashed",
     )  # fmt: skip
-    add_guest_options(parser)
+    add_arguments(parser)
+    add_run_arguments(parser)
     parser.add_argument("--transcript", metavar="FILE", help="write the console's bytes here too")
     parser.add_argument("--json", metavar="FILE", help="write a report of the run here")
 
@@ -38,18 +38,22 @@ def run(arguments: argparse.Namespace) -> int:
     send = [unescape(text) for text in arguments.send]
     is_interactive = sys.stdin.isatty() and sys.stdout.isatty()
     timeout = seconds(arguments.timeout, None if is_interactive else DEFAULT_TIMEOUT)
-    config = guest_config(arguments)
+    max_reboots = count(arguments.max_reboots, None if is_interactive else DEFAULT_MAX_REBOOTS)
+    config = domain_config(arguments)
     machine = Machine.create(config)
     try:
-        refuse_overwriting(arguments, config, ("--transcript", arguments.transcript), ("--json", arguments.json))
+        refuse_overwriting(arguments, config, *outputs)
         transcript = open_output(arguments.transcript, "--transcript")
         report = open_output(arguments.json, "--json")
-        session = Session(machine, until=until, timeout=timeout, send=send, sink=console_sink(transcript))
-        with stopping_on_signals(machine) as received:
+        session = Session(
+            machine, until=until, timeout=timeout, send=send, sink=console_sink(transcript), max_reboots=max_reboots,
+            on_domain=_watch_origins if report is not None else lambda machine: None,
+        )  # fmt: skip
+        with closing(session), stopping_on_signals(session) as received:
             if is_interactive:
                 from pvemu.cli.terminal import Terminal
 
-                with Terminal(machine):
+                with Terminal(session):
                     verdict = session.run()
             else:
                 verdict = session.run()
@@ -67,18 +71,30 @@ def run(arguments: argparse.Namespace) -> int:
     return verdict.exit_code
 
 
+def _watch_origins(machine: Machine) -> None:
+    """For a report: which files its kernels come from."""
+    from pvemu.debug.origins import Origins
+
+    Origins(machine.stages, machine.ram, machine.backends, machine.config.disks)
+
+
 def print_verdict(verdict: Verdict) -> None:
     """The crash report if there is one, the stages, and one line of verdict, to stderr."""
     lines = list(verdict.crash_report)
     if lines:
         lines.append("")
+    rebooted = {domain.domid: domain.end_ns for domain in verdict.domains[:-1]}
     for number, stage in enumerate(verdict.stages):
+        if stage.domid - 1 in rebooted:
+            end = rebooted.pop(stage.domid - 1) / 1e9
+            lines.append(f"pvemu: domain {stage.domid - 1} rebooted at {end:.3f} s, and is domain {stage.domid} now")
         what = " ".join(filter(None, (stage.guest_os or "a kernel", stage.guest_version)))
         ramdisk = f", ramdisk of {stage.ramdisk.size} bytes" if stage.ramdisk is not None else ""
         cmdline = f", command line {stage.cmdline!r}" if stage.cmdline else ""
         lines.append(
             f"pvemu: stage {number}: {what}, entry {stage.entry:#x}, at {stage.start_ns / 1e9:.3f} s{cmdline}{ramdisk}"
         )
+    lines += [f"(XEN) {line}" for line in verdict.xen_log]
     for name, count in sorted(verdict.unknown_hypercalls.items()):
         lines.append(f"pvemu: {name} is not there: answered -ENOSYS, called {count} times")
     lines.append(

@@ -1,39 +1,31 @@
-"""The options that every verb has that runs a guest, and what they mean."""
+"""The options of every verb that runs a guest to some end, and what they mean."""
 
 from __future__ import annotations
 
 import math
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pvemu.config import DEFAULT_MEMORY_MIB, DomainConfig
-from pvemu.disk.spec import parse_disk_specs
 from pvemu.errors import ConfigError
 
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["DEFAULT_TIMEOUT", "add_guest_options", "guest_config", "pattern", "seconds", "unescape"]
+__all__ = [
+    "DEFAULT_MAX_REBOOTS", "DEFAULT_TIMEOUT", "add_run_arguments", "count", "pattern", "seconds", "unescape",
+]  # fmt: skip
 
 #: Guest seconds after which a run that nobody watches ends.
 DEFAULT_TIMEOUT = 600.0
+#: How often a guest that nobody watches may reboot.
+DEFAULT_MAX_REBOOTS = 1
 _ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{1,2}|[0-7]{1,3}|.)", re.DOTALL)
 _NAMED = {b"a": 7, b"b": 8, b"t": 9, b"n": 10, b"v": 11, b"f": 12, b"r": 13, b"e": 27, b"\\": 92, b"'": 39, b'"': 34}
 
 
-def add_guest_options(parser: argparse.ArgumentParser) -> None:
-    """The kernel, what it is given, and when the run ends."""
-    parser.add_argument("kernel", metavar="KERNEL", help="an ELF PV kernel or a Linux bzImage, as xl's kernel=")
-    parser.add_argument("--ramdisk", metavar="FILE", help="a ramdisk for the kernel")
-    parser.add_argument("--cmdline", metavar="TEXT", default="", help="the kernel's command line")
-    parser.add_argument(
-        "--memory", metavar="MIB", default=str(DEFAULT_MEMORY_MIB),
-        help=f"memory in MiB (default {DEFAULT_MEMORY_MIB})",
-    )  # fmt: skip
-    parser.add_argument(
-        "--disk", metavar="[VDEV=]PATH[,ro|rw]", action="append", default=[], help="a disk image; repeatable"
-    )
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is typed, and when the run ends."""
     parser.add_argument(
         "--send", metavar="TEXT", action="append", default=[],
         help="type TEXT (C escapes) once the guest waits for input; repeatable",
@@ -43,15 +35,9 @@ def add_guest_options(parser: argparse.ArgumentParser) -> None:
         "--timeout", metavar="SECONDS",
         help=f"end after so many guest seconds (default {DEFAULT_TIMEOUT:g} when not at a terminal)",
     )  # fmt: skip
-    parser.add_argument("--write", action="store_true", help="let disks given as rw be written")
-
-
-def guest_config(arguments: argparse.Namespace) -> DomainConfig:
-    """The domain that the options describe."""
-    return DomainConfig(
-        kernel=arguments.kernel, ramdisk=arguments.ramdisk, cmdline=arguments.cmdline,
-        memory_mib=_memory(arguments.memory), disks=parse_disk_specs(arguments.disk), write=arguments.write,
-        name=Path(arguments.kernel).name or "guest",
+    parser.add_argument(
+        "--max-reboots", metavar="N",
+        help=f"a guest that reboots boots again, N times at most (default {DEFAULT_MAX_REBOOTS}; at a terminal always)",
     )  # fmt: skip
 
 
@@ -67,14 +53,13 @@ def pattern(text: str | None) -> re.Pattern[bytes] | None:
         ) from None
 
 
-def _memory(text: str) -> int:
-    try:
-        value = float(text)
-    except ValueError:
-        raise ConfigError(f"--memory {text!r}: not a number; give MiB, such as 256") from None
-    if not math.isfinite(value) or value != int(value):
-        raise ConfigError(f"--memory {text}: not a whole number of MiB; give one such as 256")
-    return int(value)
+def count(text: str | None, default: int | None) -> int | None:
+    """``--max-reboots``."""
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit():
+        raise ConfigError(f"--max-reboots {text!r}: not a number of times; give 0, 1, 2 or more")
+    return int(text)
 
 
 def seconds(text: str | None, default: float | None) -> float | None:

@@ -17,15 +17,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pvemu.config import DomainConfig
-    from pvemu.machine import Machine
+    from pvemu.testing.session import Session
 
-__all__ = ["OutputFile", "console_sink", "open_output", "refuse_overwriting", "stopping_on_signals", "write_all"]
+__all__ = [
+    "OutputFile", "closing", "console_sink", "open_output", "refuse_overwriting", "stopping_on_signals", "write_all",
+]  # fmt: skip
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 @contextmanager
-def stopping_on_signals(machine: Machine) -> Iterator[list[int]]:
+def closing(session: Session) -> Iterator[None]:
+    """Give the disks back, of whichever domain has them in the end."""
+    try:
+        yield
+    finally:
+        session.machine.close()
+
+
+@contextmanager
+def stopping_on_signals(session: Session) -> Iterator[list[int]]:
     """Ctrl-C and the like end the run cleanly: nothing can be raised inside the CPU's own code. Gives the signals that
     came, in order; those that our caller had ignored (nohup, a script's background jobs) stay so.
     """
@@ -33,7 +44,7 @@ def stopping_on_signals(machine: Machine) -> Iterator[list[int]]:
 
     def stop(number: int, _frame: object) -> None:
         received.append(number)
-        machine.stop("interrupted", f"interrupted by {signal.Signals(number).name}")
+        session.stop("interrupted", f"interrupted by {signal.Signals(number).name}")
 
     watched = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     previous = {number: signal.signal(number, stop) for number in watched}
@@ -118,9 +129,8 @@ def refuse_overwriting(
     arguments: argparse.Namespace, config: DomainConfig, *outputs: tuple[str, str | None]
 ) -> None:
     """An output that names an input is a slip that would cost the user a disk image."""
-    inputs = [arguments.kernel, *(disk.path for disk in config.disks)]
-    if arguments.ramdisk is not None:
-        inputs.append(arguments.ramdisk)
+    given = (config.kernel, config.ramdisk, arguments.kernel, arguments.config)
+    inputs = [*filter(None, given), *(disk.path for disk in config.disks)]
     used = {os.path.realpath(path): path for path in inputs}
     for option, path in outputs:
         if path is None or (Path(path).exists() and not Path(path).is_file()):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from pvemu.machine import Machine
+    from pvemu.testing.session import Session
 
 __all__ = ["LEAVE_KEY", "Terminal"]
 
@@ -32,8 +33,8 @@ class Terminal:
     (a menu's countdown can be watched and interrupted); that is the one place where a run depends on it.
     """
 
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
+    def __init__(self, session: Session) -> None:
+        self._session = session
         self._in = sys.stdin.fileno()
         self._saved = termios.tcgetattr(self._in)
         self._typed = b""
@@ -44,7 +45,7 @@ class Terminal:
         print("pvemu: Ctrl-] leaves", file=sys.stderr, flush=True)
         atexit.register(self._restore)
         tty.setraw(self._in)
-        self._machine.clock.on_idle = self._wait
+        self._session.on_domain = self._attach
         signal.signal(signal.SIGALRM, self._on_alarm)
         signal.setitimer(signal.ITIMER_REAL, _MAX_WAIT, _MAX_WAIT)
         return self
@@ -54,13 +55,17 @@ class Terminal:
     ) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        self._machine.clock.on_idle = None
+        self._session.machine.clock.on_idle = None
         self._restore()
         atexit.unregister(self._restore)
         # Colours, a hidden cursor and its place are the guest's; the shell goes on below all of it.
         with suppress(OSError):
             out = sys.stdout.fileno()
             os.write(out, b"\x1b[0m\x1b[?25h\x1b[%d;1H\r\n" % os.get_terminal_size(out).lines)
+
+    def _attach(self, machine: Machine) -> None:
+        """A domain is about to start, the first or the next after a reboot."""
+        machine.clock.on_idle = self._wait
 
     def _restore(self) -> None:
         with suppress(termios.error):  # a terminal that is gone wants nothing back
@@ -78,14 +83,14 @@ class Terminal:
         self._waiting = True
         try:
             left = None if target is None else self._time_until(target)
-            while not self._machine.is_stopping:
+            while not self._session.machine.is_stopping:
                 wait = _MAX_WAIT if left is None else max(min(left, _MAX_WAIT), 0)
                 if not self._typed and select.select([self._in], [], [], wait)[0]:
                     self._read_keys()
                 if self._typed:
                     keys, self._typed = self._typed, b""
                     self._due = 0.0  # guest time has not come to the target
-                    self._machine.console.send(keys)
+                    self._session.machine.console.send(keys)
                     return True
                 if left is not None:
                     left -= wait
@@ -100,13 +105,13 @@ class Terminal:
         a countdown is many of them.
         """
         now = time.monotonic()
-        self._due = max(self._due, now - _MAX_WAIT) + (target - self._machine.clock.now()) / _NS_PER_S
+        self._due = max(self._due, now - _MAX_WAIT) + (target - self._session.machine.clock.now()) / _NS_PER_S
         return self._due - now
 
     def _read_keys(self) -> None:
         keys = os.read(self._in, 1024)
         if not keys:
-            self._machine.stop("gone", "the terminal is gone")
+            self._session.stop("gone", "the terminal is gone")
         elif LEAVE_KEY in keys:
-            self._machine.stop("left", "left with Ctrl-]")
+            self._session.stop("left", "left with Ctrl-]")
         self._typed += keys

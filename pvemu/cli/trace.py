@@ -6,8 +6,17 @@ import sys
 from typing import TYPE_CHECKING
 
 from pvemu.cli.boot import print_verdict
-from pvemu.cli.options import DEFAULT_TIMEOUT, add_guest_options, guest_config, pattern, seconds, unescape
-from pvemu.cli.output import OutputFile, refuse_overwriting, stopping_on_signals
+from pvemu.cli.domain import add_arguments, domain_config
+from pvemu.cli.options import (
+    DEFAULT_MAX_REBOOTS,
+    DEFAULT_TIMEOUT,
+    add_run_arguments,
+    count,
+    pattern,
+    seconds,
+    unescape,
+)
+from pvemu.cli.output import OutputFile, closing, refuse_overwriting, stopping_on_signals
 from pvemu.debug.symbols import SymbolFiles, Symbols
 from pvemu.errors import ConfigError
 from pvemu.machine import Machine
@@ -42,7 +51,8 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "trace", help=text, description=text,
         epilog="The trace goes to standard output, the verdict to standard error. Exit codes are those of boot.",
     )  # fmt: skip
-    add_guest_options(parser)
+    add_arguments(parser)
+    add_run_arguments(parser)
     for option, (_kind, help_text) in _KINDS.items():
         parser.add_argument(f"--{option}", action="store_true", help=help_text)
     parser.add_argument(
@@ -111,8 +121,10 @@ def run(arguments: argparse.Namespace) -> int:
     send = [unescape(text) for text in arguments.send]
     timeout = seconds(arguments.timeout, DEFAULT_TIMEOUT)
     files = symbol_files(arguments)
-    config = guest_config(arguments)
+    config = domain_config(arguments)
     request = _request(arguments)
+    can_go_on = request.format in ("text", "json") and not request.calls  # the others are of one domain
+    max_reboots = count(arguments.max_reboots, DEFAULT_MAX_REBOOTS) if can_go_on else 0
     machine = Machine.create(config)
     try:
         refuse_overwriting(
@@ -120,12 +132,20 @@ def run(arguments: argparse.Namespace) -> int:
         )
         console = OutputFile.open(arguments.transcript, "--transcript")
         out = OutputFile.open(arguments.output, "--output") or OutputFile.stdout()
-        trace = AttachedTrace(machine, Symbols.of(machine, files), request, out)
-        sink = console.write_bytes if console is not None else lambda data: None
-        session = Session(machine, until=until, timeout=timeout, send=send, sink=sink)
-        with stopping_on_signals(machine) as received:
+        traces: list[AttachedTrace] = []
+
+        def attach(machine: Machine) -> None:
+            for trace in traces:
+                trace.close()
+            traces[:] = [AttachedTrace(machine, Symbols.of(machine, files), request, out)]
+
+        session = Session(
+            machine, until=until, timeout=timeout, send=send, max_reboots=max_reboots, on_domain=attach,
+            sink=console.write_bytes if console is not None else lambda data: None,
+        )  # fmt: skip
+        with closing(session), stopping_on_signals(session) as received:
             verdict = session.run()
-        trace.close()
+            traces[0].close()
         for file in (out, console):
             if file is not None:
                 file.close()

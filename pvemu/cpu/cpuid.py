@@ -45,10 +45,10 @@ _BASIC: dict[int, CpuidLeaf] = {
     0x8000_0006: (0, 0x4200_4200, 0x0200_8140, 0),  # 512 KiB second-level cache
     0x8000_0008: (0x0000_3028, 0, 0, 0),  # 48-bit linear, 40-bit physical addresses
 }
-#: A 32-bit domain's, on an Intel CPU: without LM, what depends on it (CX16, LAHF) and SYSCALL.
+#: A 32-bit domain's: without LM and what depends on it (CX16, LAHF).
 _COMPAT: dict[int, CpuidLeaf] = {
     0x1: (0x0000_0663, 0x0000_0800, _1C & ~(1 << 13), _1D),
-    0x8000_0001: (0, 0, 0, 1 << 20),
+    0x8000_0001: (0, 0, _E1C & ~1, _E1D & ~(1 << 29)),
 }
 _XEN_SIGNATURE = _text("XenVMMXenVMM")
 

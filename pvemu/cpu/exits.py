@@ -42,7 +42,7 @@ class Exit(NamedTuple):
     kind: ExitKind
     vector: int = -1
     error_code: int = -1
-    address: int = 0  #: faulting linear address of a page fault
+    address: int = 0  #: faulting linear address of a page fault, or of a #GP for one that is not canonical
     is_software: bool = False  #: an ``int n``: rip is behind it
 
 

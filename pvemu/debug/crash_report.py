@@ -55,8 +55,10 @@ def execution_state(domid: int, vcpu: Vcpu, regs: Registers, walker: PageWalker,
         "----[ Xen-4.17.7  x86_64  debug=n  Not tainted ]----",
         "CPU:    0",
         f"RIP:    {r['cs']:04x}:[<{r['rip']:016x}>]",
-        (f"RFLAGS: {r['rflags']:016x}   EM: {int(bool(vcpu.info.upcall_mask))}   "
-        f"CONTEXT: pv guest (d{domid}v{vcpu.vcpu_id})"),
+        (
+            f"RFLAGS: {r['rflags']:016x}   EM: {int(bool(vcpu.info.upcall_mask))}   "
+            f"CONTEXT: pv guest (d{domid}v{vcpu.vcpu_id})"
+        ),
         f"rax: {r['rax']:016x}   rbx: {r['rbx']:016x}   rcx: {r['rcx']:016x}",
         f"rdx: {r['rdx']:016x}   rsi: {r['rsi']:016x}   rdi: {r['rdi']:016x}",
         f"rbp: {r['rbp']:016x}   rsp: {r['rsp']:016x}   r8:  {r['r8']:016x}",
@@ -65,8 +67,10 @@ def execution_state(domid: int, vcpu: Vcpu, regs: Registers, walker: PageWalker,
         f"r15: {r['r15']:016x}   cr0: {_CR0:016x}   cr4: {_CR4:016x}",
         f"cr3: {walker.root_maddr:016x}   cr2: {vcpu.cr2:016x}",
         f"fsb: {r['fs_base']:016x}   gsb: {r['gs_base']:016x}   gss: {other_gs:016x}",
-        (f"ds: {r['ds']:04x}   es: {r['es']:04x}   fs: {r['fs']:04x}   gs: {r['gs']:04x}   "
-        f"ss: {r['ss']:04x}   cs: {r['cs']:04x}"),
+        (
+            f"ds: {r['ds']:04x}   es: {r['es']:04x}   fs: {r['fs']:04x}   gs: {r['gs']:04x}   "
+            f"ss: {r['ss']:04x}   cs: {r['cs']:04x}"
+        ),
         *(_compat_guest_stack(r["rsp"], guest) if is_compat else _guest_stack(r["rsp"], guest)),
     ]
 

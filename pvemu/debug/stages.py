@@ -8,8 +8,8 @@ that only switches its own tables (GRUB does) keeps a start_info with the old ba
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from hypercalls.errors import XenError
 from hypercalls.public import xen
@@ -19,7 +19,7 @@ from pvemu.frames import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from pvemu.observers import subscribe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from hypercalls.abi import Abi
     from pvemu.builder.kernel import KernelImage
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pvemu.hypervisor.guest_access import GuestMemory
     from pvemu.memory.ram import Ram
 
-__all__ = ["Ramdisk", "Stage", "StageWatch"]
+__all__ = ["GivenFiles", "Origin", "Ramdisk", "Stage", "StageWatch"]
 
 _MAGIC = b"xen-3.0-"
 _MAX_CMDLINE = 1024
@@ -42,9 +42,28 @@ class Ramdisk:
     sha256: str
 
 
+class Origin(Protocol):
+    """Where a kernel and its ramdisk came from. May take its time to find out."""
+
+    @property
+    def file(self) -> str | None:
+        """The kernel's file; None where none is known."""
+
+    @property
+    def ramdisk_file(self) -> str | None:
+        """The ramdisk's."""
+
+
+class GivenFiles(NamedTuple):
+    """The origin of what the domain was built from: the paths that the user gave."""
+
+    file: str | None
+    ramdisk_file: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One kernel at its start of day. ``start_ns`` is guest time since the domain began."""
+    """One kernel at its start of day. ``start_ns`` is guest time since the run began, ``domid`` the domain's number."""
 
     guest_os: str | None
     loader: str | None
@@ -53,6 +72,20 @@ class Stage:
     cmdline: str
     ramdisk: Ramdisk | None
     start_ns: int
+    domid: int = 1
+    origin: Origin | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def file(self) -> str | None:
+        """``xvda1:/boot/xen/pvboot-x86_64.elf``: what a loader took it from; the host's path for stage 0; None where
+        nobody watched the disks or it was no file.
+        """
+        return self.origin.file if self.origin is not None else None
+
+    @property
+    def ramdisk_file(self) -> str | None:
+        """The file, or the files joined by `` + ``, that the ramdisk came from."""
+        return self.origin.ramdisk_file if self.origin is not None else None
 
 
 class StageWatch:
@@ -62,7 +95,7 @@ class StageWatch:
 
     def __init__(
         self, abi: Abi, ram: Ram, walker: PageWalker, guest: GuestMemory, read_entry: Callable[[], list[int]],
-        elapsed: Callable[[], int],
+        elapsed: Callable[[], int], domid: int = 1,
     ) -> None:  # fmt: skip
         self._abi = abi
         self._ram = ram
@@ -70,7 +103,9 @@ class StageWatch:
         self._guest = guest
         self._read_entry = read_entry
         self._elapsed = elapsed
+        self._domid = domid
         self.stages: list[Stage] = []
+        self.origin_of: Callable[[int, Ramdisk | None], Origin] | None = None  #: of a kernel that is about to start
         self._l1_for = -1
         self._l1_entries: list[int] = []
         self._observers: list[Callable[[Stage], None]] = []
@@ -79,13 +114,22 @@ class StageWatch:
         """Be told of each new stage; returns how to stop that."""
         return subscribe(self._observers, callback)
 
-    def first_stage(self, image: KernelImage, cmdline: str, ramdisk: bytes | None) -> None:
+    def first_stage(
+        self, image: KernelImage, cmdline: str, ramdisk: bytes | None, ramdisk_file: str | None = None
+    ) -> None:
         """Stage 0: the kernel that the domain was built from."""
         digest = Ramdisk(len(ramdisk), hashlib.sha256(ramdisk).hexdigest()) if ramdisk is not None else None
         self._add(
             Stage(
-                image.guest_os or None, image.loader or None, image.guest_version or None, image.virt_entry, cmdline,
-                digest, 0,
+                image.guest_os or None,
+                image.loader or None,
+                image.guest_version or None,
+                image.virt_entry,
+                cmdline,
+                digest,
+                self._elapsed(),
+                self._domid,
+                GivenFiles(image.name, ramdisk_file),
             )
         )
 
@@ -119,7 +163,9 @@ class StageWatch:
         if parms is not None:
             guest_os, loader, version = parms.guest_os or None, parms.loader or None, parms.guest_ver or None
         cmdline = info.cmd_line.split(b"\0", 1)[0][:_MAX_CMDLINE].decode("utf-8", "replace")
-        return Stage(guest_os, loader, version, entry, cmdline, self._ramdisk(info), self._elapsed())
+        ramdisk = self._ramdisk(info)
+        origin = self.origin_of(entry, ramdisk) if self.origin_of is not None else None
+        return Stage(guest_os, loader, version, entry, cmdline, ramdisk, self._elapsed(), self._domid, origin)
 
     def _find_notes(self, entry: int) -> ElfDomParms | None:
         """Notes whose entry is ours: those of the loaded image if it carries them, else the loader's copy of the file,
@@ -135,25 +181,29 @@ class StageWatch:
         return None
 
     def _loaded_image(self, entry: int) -> bytes:
-        """The pages around the entry that are mapped in a row (at most 32 MiB each way): where a kernel was put."""
+        """The pages around the entry that are mapped in a row: where a kernel was put."""
+        return b"".join(self._ram.read(maddr, size) for _, maddr, size in self.loaded_runs(entry))
+
+    def loaded_runs(self, entry: int) -> Iterator[tuple[int, int, int]]:
+        """The pages around the entry that are mapped in a row, at most 32 MiB each way: virtual address, machine
+        address and size of what lies together in machine memory too.
+        """
         first = last = entry & ~PAGE_MASK
         while first > 0 and entry - first < _IMAGE_REACH and self._maddr(first - PAGE_SIZE) is not None:
             first -= PAGE_SIZE
         while last - entry < _IMAGE_REACH and self._maddr(last) is not None:
             last += PAGE_SIZE
-        parts: list[bytes] = []
         start, size = None, 0
-        for vaddr in range(first, last, PAGE_SIZE):  # neighbours in machine memory are read at once
+        for vaddr in range(first, last, PAGE_SIZE):
             maddr = self._maddr(vaddr)
             if start is not None and maddr == start + size:
                 size += PAGE_SIZE
                 continue
             if start is not None:
-                parts.append(self._ram.read(start, size))
+                yield vaddr - size, start, size
             start, size = maddr, PAGE_SIZE
         if start is not None:
-            parts.append(self._ram.read(start, size))
-        return b"".join(parts)
+            yield last - size, start, size
 
     def _maddr(self, vaddr: int) -> int | None:
         """Machine address of a page of the guest's, from the L1 table found last where possible."""

@@ -209,6 +209,11 @@ class Blkback:
         """The back end's XenbusState."""
         return self._xenbus.state
 
+    @property
+    def disk(self) -> Disk:
+        """What is behind it."""
+        return self._disk
+
     def probe(self) -> None:
         """Announce the device, go to InitWait, and add what the hotplug script writes once it has the disk."""
         self._write(

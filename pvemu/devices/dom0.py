@@ -89,20 +89,19 @@ class Dom0:
             name=config.name, kernel=config.kernel, domid=config.domid, ramdisk=config.ramdisk,
             cmdline=config.cmdline or None, static_max=kib, target=kib, disks=vbds, store_port=store_port,
             store_ring_ref=store_mfn, console_port=console_port, console_ring_ref=console_mfn, uuid=uuid,
-            protocol=protocol,
+            protocol=protocol, vcpus=config.vcpus,
         )  # fmt: skip
         for ref in (CONSOLE_GRANT, STORE_GRANT):  # xenconsoled and xenstored map their rings before the guest runs
             grants.map_for_backend(ref, readonly=False)
         self.xenstore = XenStore()
         connection = create_domain(self.xenstore, domain)
-        self.store_ring = XenstoreRing(
-            ram.frame(store_mfn), connection, self._notify_store, self.xenstore
-        )
+        self.store_ring = XenstoreRing(ram.frame(store_mfn), connection, self._notify_store, self.xenstore)
         self._store_channel = events.bind_backend(store_port, self.store_ring.kick)
         self.console = ConsoleBackend(ram.frame(console_mfn), on_output, on_poll)
         channel = events.bind_backend(console_port, self.console.kick)
         self.console.notify = channel.notify
         mapper, binder, client = GrantMapper(ram, grants), EventBinder(events), self.xenstore.client()
+        self._client = client
         self.backends: dict[str, Blkback] = {}  #: by vdev
         for i, (disk, vbd) in enumerate(zip(disks, vbds, strict=True)):
             self.backends[vbd.name] = backend = Blkback(
@@ -111,6 +110,14 @@ class Dom0:
                 clock=clock, charge=charge, log=log, read_only=vbd.mode == "r", cdrom=vbd.is_cdrom, loop=i,
             )  # fmt: skip
             backend.probe()
+
+    def ask_to(self, request: str) -> None:
+        """What ``xl shutdown``, ``reboot`` and ``save`` write for the guest: ``poweroff``, ``reboot``, ``suspend``."""
+        self._client.write(f"{self.domain.home}/control/shutdown", request)
+
+    def resume(self) -> None:
+        """The domain runs again: xenstored tells of its next end as well (xs_resume_domain)."""
+        self._client.resume(self.domain.domid)
 
     def _notify_store(self) -> None:
         self._store_channel.notify()

@@ -6,7 +6,8 @@ asked about.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
+from collections import Counter
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -19,11 +20,11 @@ from pvemu.filesystems.volume import BROKEN, BrokenImageError, Volume
 from pvemu.filesystems.xfs import Xfs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from pvemu.filesystems.volume import FileSystem, Node, SectorSource
 
-__all__ = ["DiskMap", "Location", "MappedVolume"]
+__all__ = ["DiskMap", "FileRead", "Location", "MappedVolume", "device_name"]
 
 #: In this order: ext leaves what was in its first kilobyte alone, so a FAT boot sector may stand before one.
 _KINDS: Final[tuple[Callable[[Volume], FileSystem], ...]] = (Xfs, Btrfs, Ext, Fat)
@@ -47,6 +48,18 @@ class Location(NamedTuple):
     def on(self, vdev: str) -> str:
         """``xvda1:/boot/grub/grub.cfg``, on the disk called ``vdev``."""
         return f"{device_name(vdev, self.partition)}:{self.path}"
+
+
+class FileRead(NamedTuple):
+    """A file that was read from: how many of its bytes, in whole sectors and each counted once."""
+
+    volume: MappedVolume
+    node: Node
+    size: int
+
+    def on(self, vdev: str) -> str:
+        """``xvda1:/boot/grub/grub.cfg``, on the disk called ``vdev``."""
+        return f"{device_name(vdev, self.volume.partition)}:{self.node.path}"
 
 
 class MappedVolume:
@@ -96,6 +109,13 @@ class MappedVolume:
         start, _, number, file_offset, is_packed = pieces[at]
         return self.nodes[number], file_offset if is_packed else file_offset + offset - start
 
+    def pieces_in(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Which files (index in ``nodes``) bytes ``start`` to ``end`` of the volume belong to, and how many of each."""
+        starts, pieces = self._index
+        for first, last, number, _, _ in pieces[max(0, bisect_right(starts, start) - 1) : bisect_left(starts, end)]:
+            if first < end and last > start:
+                yield number, min(last, end) - max(first, start)
+
     @cached_property
     def _index(self) -> tuple[list[int], list[tuple[int, int, int, int, bool]]]:
         """Pieces of files in the volume's order: start, end (whole sectors), node, place in the file, compressed."""
@@ -143,6 +163,28 @@ class DiskMap:
                         return Location(mapped.partition, mapped.grub_partition, name, node.path, offset & ~511)
         return None
 
+    def files_read(self, runs: Iterable[tuple[int, int]]) -> list[FileRead]:
+        """The files that (first sector, count) of reads belong to, in the order of the first read of each."""
+        order: dict[tuple[int, int], None] = {}
+        runs = list(runs)
+        for index, number, _ in self._pieces(runs):
+            order.setdefault((index, number))
+        sizes: Counter[tuple[int, int]] = Counter()
+        for index, number, size in self._pieces(_merged(runs)):
+            sizes[index, number] += size
+        volumes = self.volumes
+        return [FileRead(volumes[index], volumes[index].nodes[number], sizes[index, number]) for index, number in order]
+
+    def _pieces(self, runs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
+        """Volume, node and bytes of what reads cover."""
+        for sector, count in runs:
+            for index, mapped in enumerate(self.volumes):
+                volume = mapped.volume
+                start, end = (sector << 9) - volume.start, (sector + count << 9) - volume.start
+                if end > 0 and start < volume.size:
+                    for number, size in mapped.pieces_in(start, end):
+                        yield index, number, size
+
     def files(self) -> Iterator[tuple[MappedVolume, Node]]:
         """Every file, directory and link of every volume."""
         for mapped in self.volumes:
@@ -184,3 +226,15 @@ def device_name(disk: str, partition: str) -> str:
 
 def _whole_sectors(size: int) -> int:
     return -(-size // 512) * 512
+
+
+def _merged(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same sectors, each once."""
+    merged: list[tuple[int, int]] = []
+    for sector, count in sorted(runs):
+        if merged and sector <= sum(merged[-1]):
+            first = merged[-1][0]
+            merged[-1] = (first, max(sum(merged[-1]), sector + count) - first)
+        else:
+            merged.append((sector, count))
+    return merged

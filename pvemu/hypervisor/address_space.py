@@ -37,8 +37,11 @@ class AddressSpace:
         self._walker = walker
         self._m2p = m2p
         self._descriptor_tables = descriptor_tables
-        self._flush_page = flush_page
-        self._copied_page: tuple[int, int] | None = None
+        self.flush_page = flush_page
+        #: What the TLB may have of a page that is served in its own way: asked with the page, the access and what the
+        #: tables say.
+        self._watched: dict[int, Callable[[int, int, tuple[int, int] | None], tuple[int, int] | None]] = {}
+        self.refused_page = -1  #: one that was refused only since it is watched
         self._trapped_maddr = self._window = -1
         #: While armed: asked about each page that is fetched from first; True when a new kernel starts there.
         self.is_start_of_day: Callable[[int], bool] | None = None
@@ -53,9 +56,9 @@ class AddressSpace:
         """One page of the guest's address space, or of the part that Xen shows it."""
         if _XEN_START <= vaddr < _XEN_END:
             return self._xen_area(vaddr, access)
-        if self._copied_page is not None and vaddr == self._copied_page[0]:
-            return self._copied_page[1], _PROT_RW
         found = self._walker.translate(vaddr, access)
+        if vaddr in self._watched:
+            return self._watched[vaddr](vaddr, access, found)
         if found is not None and found[0] == self._trapped_maddr:
             return self._window, found[1] & _PROT_RW
         if access == _FETCH and self.is_start_of_day is not None and self.is_start_of_day(vaddr):
@@ -82,10 +85,21 @@ class AddressSpace:
 
     def run_on_copy(self, page: int, maddr: int, run: Callable[[], Exit]) -> Exit:
         """``run`` with the page at linear address ``page`` writable at ``maddr`` instead of where it is mapped."""
-        self._copied_page = page, maddr
-        self._flush_page(page)
+        kept = self._watched.get(page)
+        self.watch(page, lambda page, access, plain: (maddr, _PROT_RW))
         try:
             return run()
         finally:
-            self._copied_page = None
-            self._flush_page(page)
+            self.unwatch(page)
+            if kept is not None:
+                self.watch(page, kept)
+
+    def watch(self, page: int, serve: Callable[[int, int, tuple[int, int] | None], tuple[int, int] | None]) -> None:
+        """Have ``serve(page, access, what the tables say)`` decide what the TLB gets of the page at ``page``."""
+        self._watched[page] = serve
+        self.flush_page(page)
+
+    def unwatch(self, page: int) -> None:
+        """The end of ``watch``."""
+        del self._watched[page]
+        self.flush_page(page)

@@ -115,11 +115,17 @@ class DescriptorTables:
         return None
 
     def segment_base(self, selector: int) -> int:
-        """Base address in the descriptor of a selector (pv_emul_read_descriptor); 0 where there is none."""
+        """Base address in the descriptor of a selector; 0 where there is none."""
+        desc = self.read_descriptor(selector)
+        return desc >> 16 & 0xFF_FFFF | desc >> 32 & 0xFF00_0000
+
+    def read_descriptor(self, selector: int) -> int:
+        """The descriptor that the CPU finds for a selector; 0 where there is none."""
+        if selector & 4 and selector >> 3 >= self.ldt_entries:
+            return 0
         at = (LDT_VADDR if selector & 4 else GDT_VADDR) + (selector & 0xFFF8)
         page = self.page_at(at & ~PAGE_MASK, Access.READ)
-        desc = 0 if page is None else self._ram.read_u64(page | at & PAGE_MASK)
-        return desc >> 16 & 0xFF_FFFF | desc >> 32 & 0xFF00_0000
+        return 0 if page is None else self._ram.read_u64(page | at & PAGE_MASK)
 
     def _ldt_page(self, offset: int) -> int | None:
         """pv_map_ldt_shadow_page: the LDT's pages become descriptor pages when the CPU first looks at them, and stay so

@@ -70,6 +70,10 @@ class Domain:
         if self._code is None:
             self._code = reason
 
+    def resume(self) -> None:
+        """domain_resume: a domain that was shut down runs on."""
+        self.shutdown_reason = self._code = None
+
     def vm_assist(self, type: int, enable: bool) -> None:
         """HYPERVISOR_vm_assist."""
         if type not in _VM_ASSISTS:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from hypercalls.errors import XenError
 from hypercalls.public import errno as e
 from hypercalls.public import xen
-from pvemu.cpu.registers import GENERAL_64
-from pvemu.frames import PAGE_SHIFT
+from pvemu.cpu.exits import PF_WRITE
+from pvemu.hypervisor.emulate import MODRM_ORDER, CodeReader, Instruction
 from pvemu.hypervisor.traps import GuestException
 from pvemu.observers import subscribe
 
@@ -28,33 +28,21 @@ if TYPE_CHECKING:
     from pvemu.hypervisor.time import VirtualClock
     from pvemu.hypervisor.vcpu import Vcpu
 
-__all__ = ["MODRM_ORDER", "Instruction", "PortAccess", "PrivilegedOps", "read_instruction"]
+__all__ = ["PortAccess", "PrivilegedOps"]
 
-#: General registers by their number in instructions.
-MODRM_ORDER = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *GENERAL_64[8:])
-_U64 = 0xFFFF_FFFF_FFFF_FFFF
-_VECTOR_UD, _VECTOR_GP = 6, 13
-_MAX_LENGTH = 15
-_PREFIXES = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF2, 0xF3))
-_PAGE_SIZE = 1 << PAGE_SHIFT
+_VECTOR_UD, _VECTOR_GP, _VECTOR_PF = 6, 13, 14
+_EFLAGS_DF = 1 << 10
+#: INS, OUTS, IN and OUT.
+_PORT_OPCODES = frozenset((*range(0x6C, 0x70), *range(0xE4, 0xE8), *range(0xEC, 0xF0)))
 #: CR0 as Xen runs: PG AM WP NE ET MP PE.
 _CR0 = 0x8005_0033
 _CR0_TS = 8
+_CR4_DE = 8
 _CR4_TSD_DE = 0xC  #: what of CR4 a guest of this CPU may change
 _CR4_VISIBLE = 0x660  #: PAE MCE OSFXSR OSXMMEXCPT
 _PCI_CONFIG_ADDRESS = 0xCF8
 _RTC_INDEX = 0x70
 _ALL_ONES = 0xFFFF_FFFF
-
-
-class Instruction(NamedTuple):
-    """Prefixes and opcode at the front of an instruction; ``rest`` are the bytes behind, ``length`` its start."""
-
-    opcode: int  #: 0x0f00 and more for two-byte opcodes
-    rest: bytes
-    length: int
-    rex: int
-    is_locked: bool
 
 
 class PortAccess(NamedTuple):
@@ -67,40 +55,12 @@ class PortAccess(NamedTuple):
     is_allowed: bool
 
 
-def read_instruction(guest: GuestMemory, rip: int, has_rex: bool = True) -> Instruction | None:
-    """Decode what stands at ``rip`` as far as its opcode; None where it cannot be read. ``has_rex``: 64-bit code."""
-    code = b""
-    size = min(_MAX_LENGTH, _PAGE_SIZE - rip % _PAGE_SIZE)
-    try:
-        code = guest.copy_from_guest(rip, size)
-        code += guest.copy_from_guest(rip + size, _MAX_LENGTH - size)
-    except XenError:
-        pass  # it may well end before the page that is not there
-    at, rex, is_locked = 0, 0, False
-    while at < len(code):
-        byte = code[at]
-        at += 1
-        if byte == 0xF0:
-            is_locked = True
-        elif has_rex and byte & 0xF0 == 0x40:
-            rex = byte
-            continue
-        elif byte not in _PREFIXES:
-            if byte != 0x0F:
-                return Instruction(byte, code[at:], at, rex, is_locked)
-            if at < len(code):
-                return Instruction(0x0F00 | code[at], code[at + 1 :], at + 1, rex, is_locked)
-            return None
-        rex = 0  # REX counts only right before the opcode
-    return None
-
-
 class PrivilegedOps:
-    """Emulates for one vcpu. ``emulate`` says whether it did; GuestException is what the instruction raises instead."""
+    """Emulates for one vcpu what ``code`` reads. GuestException is what an instruction raises instead."""
 
     def __init__(
         self, domain: Domain, vcpu: Vcpu, guest: GuestMemory, mm: Mm, clock: VirtualClock,
-        physdev: Physdev, msrs: Msrs, has_rex: bool = True,
+        physdev: Physdev, msrs: Msrs, code: CodeReader,
     ) -> None:  # fmt: skip
         self._domain = domain
         self._vcpu = vcpu
@@ -110,9 +70,8 @@ class PrivilegedOps:
         self._clock = clock
         self._physdev = physdev
         self._msrs = msrs
-        self._has_rex = has_rex
-        self._code_mask = _U64 if has_rex else _ALL_ONES
-        self.cr4 = _CR4_VISIBLE
+        self._code = code
+        vcpu.cr4 = _CR4_VISIBLE
         self._pci_config_address = 0
         self._rtc_index = 0
         self._observers: list[Callable[[int, Instruction], None]] = []
@@ -126,26 +85,31 @@ class PrivilegedOps:
         """Tell ``observer`` of every IN and OUT, allowed or not; returns how to stop that."""
         return subscribe(self._port_observers, observer)
 
-    def emulate(self) -> bool:
-        """pv_emulate_privileged_op for the instruction at rip. False: the #GP is the guest's."""
-        rip = self._regs.read("rip")
-        base = 0 if self._has_rex else self._vcpu.segment_base(self._regs.read("cs"))
-        instruction = read_instruction(self._guest, (rip + base) & self._code_mask, self._has_rex)
+    def emulate(self) -> int | None:
+        """pv_emulate_privileged_op for the instruction at rip: DR6 bits of the breakpoints that it hit. None: the #GP
+        is the guest's.
+        """
+        regs = self._regs
+        rip = regs.read("rip")
+        instruction = self._code.instruction()
         if instruction is None or instruction.is_locked:
-            return False
-        opcode = instruction.opcode
+            return None
+        length: int | None
+        opcode, match = instruction.opcode, 0
         if opcode in (0xFA, 0xFB):
-            length = instruction.length if self._iopl_ok() else 0
+            length = instruction.length if self._iopl_ok() else None
+        elif opcode in _PORT_OPCODES:
+            length, match = self._port_instruction(instruction)
         elif opcode >= 0x0F00 and self._vcpu.kernel_mode:
-            length = self._two_byte(instruction)
+            length = self._two_byte(instruction) or None
         else:
-            return False
-        if not length:
-            return False
-        self._regs.write("rip", rip + length)
+            return None
+        if length is None:
+            return None
+        regs.write("rip", rip + length)
         for observer in tuple(self._observers):
             observer(rip, instruction)
-        return True
+        return match
 
     # -- 0f xx: only kernel mode may ---------------------------------------------------------------------------------
     def _two_byte(self, instruction: Instruction) -> int:
@@ -202,7 +166,7 @@ class PrivilegedOps:
             case 3:
                 return self._mm.read_cr3()
             case 4:
-                return self.cr4
+                return self._vcpu.cr4
         return None
 
     def _write_cr(self, number: int, value: int) -> bool:
@@ -220,24 +184,80 @@ class PrivilegedOps:
                 except XenError:
                     return False
             case 4:
-                self.cr4 = value & _CR4_TSD_DE | _CR4_VISIBLE
+                self._vcpu.cr4 = value & _CR4_TSD_DE | _CR4_VISIBLE
+                self._vcpu.debugreg.has_extensions = bool(value & _CR4_DE)
             case _:
                 return False
         return True
 
     def _read_dr(self, number: int) -> int:
-        if number > 7 or (number in (4, 5) and self.cr4 & 8):
-            raise GuestException(_VECTOR_UD)
-        return self._vcpu.get_debugreg(number)
+        try:
+            return self._vcpu.debugreg.read(number)
+        except XenError:
+            raise GuestException(_VECTOR_UD) from None
 
     def _write_dr(self, number: int, value: int) -> bool:
-        if number > 7 or (number in (4, 5) and self.cr4 & 8):
-            raise GuestException(_VECTOR_UD)
         try:
-            self._vcpu.set_debugreg(number, value)
+            self._vcpu.debugreg.write(number, value)
         except XenError as refusal:
-            raise GuestException(_VECTOR_UD if refusal.errno == e.ENODEV else _VECTOR_GP, 0) from refusal
+            if refusal.errno == e.ENODEV:
+                raise GuestException(_VECTOR_UD) from None
+            raise GuestException(_VECTOR_GP, 0) from None
         return True
+
+    # -- IN and OUT, which the engine knows but for breakpoints on ports -----------------------------------------------
+    def _port_instruction(self, instruction: Instruction) -> tuple[int | None, int]:
+        """Length (None where the port is refused) and DR6 bits. A repeated one is done once: a breakpoint stops it."""
+        regs, opcode, length = self._regs, instruction.opcode, instruction.length
+        size = 1 if not opcode & 1 else min(instruction.operand_size, 4)
+        port = regs.read("rdx") & 0xFFFF
+        if opcode & 0xF8 == 0xE0:  # the port is an immediate
+            if not instruction.rest:
+                return None, 0
+            port, length = instruction.rest[0], length + 1
+        if not self._guest_io_okay(port, size):
+            return None, 0
+        match = self._vcpu.debugreg.io_match(port, size)
+        if opcode < 0x70:
+            return self._port_string(instruction, port, size), match
+        rax = regs.read("rax")
+        mask = (1 << 8 * size) - 1
+        if opcode & 2:
+            self._guest_io_write(port, size, rax & mask)
+        else:
+            value = self._guest_io_read(port, size)
+            regs.write("rax", value if size == 4 else rax & ~mask | value)
+        return length, match
+
+    def _port_string(self, instruction: Instruction, port: int, size: int) -> int:
+        """rep_ins and rep_outs, once; the length that rip moves by."""
+        regs, code = self._regs, self._code
+        mask = (1 << 8 * instruction.address_size) - 1
+        if instruction.is_rep and not regs.read("rcx") & mask:
+            return instruction.length
+        operand = code.memory_operands(instruction)[0]
+        address = code.linear(operand.segment, operand.offset, instruction.bits)
+        is_out = bool(instruction.opcode & 2)
+        try:
+            if is_out:
+                self._guest_io_write(port, size, int.from_bytes(self._guest.copy_from_guest(address, size), "little"))
+            else:
+                self._guest.copy_to_guest(address, self._guest_io_read(port, size).to_bytes(size, "little"))
+        except XenError:
+            raise GuestException(_VECTOR_PF, 0 if is_out else PF_WRITE, address) from None
+        name = "rsi" if is_out else "rdi"
+        step = -size if regs.read("rflags") & _EFLAGS_DF else size
+        self._advance(name, step, mask)
+        if not instruction.is_rep:
+            return instruction.length
+        self._advance("rcx", -1, mask)
+        return 0 if regs.read("rcx") & mask else instruction.length
+
+    def _advance(self, name: str, step: int, mask: int) -> None:
+        """Add to a register as far as the address size goes; a 32-bit one clears the upper half."""
+        value = self._regs.read(name)
+        kept = value & ~mask if mask == 0xFFFF else 0
+        self._regs.write(name, kept | (value + step) & mask)
 
     # -- ports -------------------------------------------------------------------------------------------------------
     def _iopl_ok(self) -> bool:
@@ -247,14 +267,18 @@ class PrivilegedOps:
         return cpl << 12 <= self._vcpu.iopl
 
     def port_read(self, port: int, size: int) -> int | None:
-        """read_io for IN and INS of ``size`` bytes: the value, None for #GP."""
+        """read_io for IN and INS of ``size`` bytes: the value, None for #GP, which a breakpoint there needs, too."""
+        if self._vcpu.debugreg.io_match(port, size):
+            return None
         value = self._guest_io_read(port, size) if self._guest_io_okay(port, size) else None
         for observer in tuple(self._port_observers):
             observer(PortAccess(port, size, value, is_write=False, is_allowed=value is not None))
         return value
 
     def port_write(self, port: int, size: int, value: int) -> bool:
-        """write_io for OUT and OUTS; False for #GP."""
+        """write_io for OUT and OUTS; False for #GP, which a breakpoint there needs, too."""
+        if self._vcpu.debugreg.io_match(port, size):
+            return False
         is_okay = self._guest_io_okay(port, size)
         if is_okay:
             self._guest_io_write(port, size, value)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from hypercalls.errors import XenError
 from hypercalls.public import xen
 from pvemu.cpu.exits import PF_INSTR, PF_PRESENT, PF_WRITE, Exit
+from pvemu.hypervisor.debugreg import DR_STEP
 from pvemu.hypervisor.descriptor_tables import GDT_VADDR
 from pvemu.hypervisor.traps import GuestException
 from pvemu.observers import subscribe
@@ -18,8 +19,10 @@ from pvemu.observers import subscribe
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pvemu.hypervisor.breakpoints import Breakpoints
     from pvemu.hypervisor.domain import Domain
     from pvemu.hypervisor.emul_priv_op import PrivilegedOps
+    from pvemu.hypervisor.emulate import CodeReader
     from pvemu.hypervisor.guest_access import GuestMemory
     from pvemu.hypervisor.ro_page_fault import RoPageFault
     from pvemu.hypervisor.traps import Traps
@@ -27,10 +30,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ExceptionEntry"]
 
-_DB, _BP, _UD, _NM, _GP, _PF = 1, 3, 6, 7, 13, 14
+_DB, _BP, _OF, _UD, _NM, _SS, _GP, _PF = 1, 3, 4, 6, 7, 12, 13, 14
+#: Exceptions whose frame shows RF: all that are faults.
+_FAULTS = frozenset((0, 5, 6, 7, 10, 11, 12, 13, 14, 16, 17, 19))
 _X86_XEC_IDT = 2
-_EFLAGS_TF = 1 << 8
-_DR_STEP = 1 << 14
+_EFLAGS_TF, _EFLAGS_RF = 1 << 8, 1 << 16
+_INT80 = 0x80
 _FORCED_EMULATION = b"\x0f\x0bxen"
 _CPUID = b"\x0f\xa2"
 _ICEBP = 0xF1
@@ -39,12 +44,14 @@ _GDT_LDT_END = GDT_VADDR + 0x20000
 
 
 class ExceptionEntry:
-    """Handles the exceptions of one vcpu. ``cpuid(leaf, subleaf)`` is the guest's CPUID."""
+    """Handles the exceptions of one vcpu, whose instructions ``code`` reads. ``cpuid(leaf, subleaf)`` is the guest's
+    CPUID.
+    """
 
     def __init__(
         self, domain: Domain, vcpu: Vcpu, guest: GuestMemory, traps: Traps, privileged: PrivilegedOps,
-        ro_page_fault: RoPageFault, ldt_base: Callable[[], int],
-        cpuid: Callable[[int, int], tuple[int, int, int, int]],
+        ro_page_fault: RoPageFault, breakpoints: Breakpoints, code: CodeReader, ldt_base: Callable[[], int],
+        cpuid: Callable[[int, int], tuple[int, int, int, int]], is_compat: bool,
     ) -> None:  # fmt: skip
         self._domain = domain
         self._vcpu = vcpu
@@ -52,8 +59,11 @@ class ExceptionEntry:
         self._traps = traps
         self._privileged = privileged
         self._ro_page_fault = ro_page_fault
+        self._breakpoints = breakpoints
+        self._code = code
         self._ldt_base = ldt_base
         self._cpuid = cpuid
+        self._is_compat = is_compat
         self._observers: list[Callable[[Exit], None]] = []
 
     def observe(self, observer: Callable[[Exit], None]) -> Callable[[], None]:
@@ -62,54 +72,97 @@ class ExceptionEntry:
 
     def handle(self, leaving: Exit) -> None:
         """One exception, or ``int n``, with the registers as the CPU left them. DomainCrashError as in ``Traps``."""
+        vector = leaving.vector
+        if vector == _PF and self._breakpoints.is_watched_fault(leaving):
+            found = self._breakpoints.serve()
+            if found is None:
+                return
+            if found.vector == _DB:
+                self._traps.inject_exception(_DB, -1)
+                return
+            leaving, vector = found, found.vector
         for observer in tuple(self._observers):
             observer(leaving)
-        vector = leaving.vector
         try:
-            if leaving.is_software and vector != _BP:
+            if leaving.is_software:
                 self._software_interrupt(vector)
             elif vector == _GP:
-                self._general_protection(leaving.error_code)
+                self._general_protection(leaving)
             elif vector == _PF:
                 self._page_fault(leaving.error_code, leaving.address)
             elif vector == _UD:
                 self._invalid_op()
+            elif vector == _DB:
+                self._debug()
             else:
                 self._pass_on(vector, leaving.error_code)
         except GuestException as raised:
-            self._traps.inject_exception(raised.vector, raised.error_code, raised.address)
+            self._pass_on(raised.vector, raised.error_code, raised.address)
 
-    def _pass_on(self, vector: int, error_code: int) -> None:
-        if vector == _DB and self._vcpu.regs.read("rflags") & _EFLAGS_TF:
-            self._vcpu.debug_registers[6] |= _DR_STEP
+    def _pass_on(self, vector: int, error_code: int, address: int = 0) -> None:
+        if vector in _FAULTS:
+            self._set_resume(True)
+        self._traps.inject_exception(vector, error_code, address)
         if vector == _NM:
             self._vcpu.fpu_taskswitch(False)
-        self._traps.inject_exception(vector, error_code)
+
+    def _set_resume(self, is_set: bool) -> None:
+        """EFLAGS.RF, as the CPU shows it in the frame of a fault and clears it behind each instruction."""
+        regs = self._vcpu.regs
+        rflags = regs.read("rflags")
+        regs.write("rflags", rflags | _EFLAGS_RF if is_set else rflags & ~_EFLAGS_RF)
+
+    def _debug(self) -> None:
+        """do_debug for a single step."""
+        vcpu = self._vcpu
+        if vcpu.regs.read("rflags") & _EFLAGS_TF:
+            vcpu.debugreg.record(DR_STEP)
+        self._traps.inject_exception(_DB, -1)
 
     def _software_interrupt(self, vector: int) -> None:
-        """The gates have privilege level 0, so ``int n`` raises a #GP that names the gate; rip is behind it here."""
+        """The gates have privilege level 0, so ``int n`` raises a #GP that names the gate; rip is behind it here. Those
+        of INT3, INTO and the old system call are open to all.
+        """
         entry = self._vcpu.trap_table[vector]
-        if entry.flags & 3 >= (1 if self._vcpu.kernel_mode else 3):
+        if vector in (_BP, _OF):
+            self._traps.inject_exception(vector, -1)
+        elif vector == _INT80 and not self._traps.is_null(entry.cs, entry.address):
             self._traps.inject_software_interrupt(vector)
-            return
-        regs = self._vcpu.regs
-        regs.write("rip", regs.read("rip") - 2)
-        self._traps.inject_exception(_GP, vector << 3 | _X86_XEC_IDT)
+        elif entry.flags & 3 >= (1 if self._vcpu.kernel_mode else 3):
+            self._set_resume(True)
+            self._traps.inject_software_interrupt(vector)
+        else:
+            regs = self._vcpu.regs
+            regs.write("rip", regs.read("rip") - 2)
+            self._pass_on(_GP, vector << 3 | _X86_XEC_IDT)
 
-    def _general_protection(self, error_code: int) -> None:
-        if error_code == 0 and self._privileged.emulate():
-            self._instruction_done()
+    def _general_protection(self, leaving: Exit) -> None:
+        if leaving.address:  # an address that is not canonical, which the engine's CPU takes for #GP always
+            segment = self._code.segment_of_access(leaving.address)
+            self._pass_on(_SS if segment == "ss" else _GP, 0)
             return
-        self._traps.inject_exception(_GP, error_code)
+        match = self._privileged.emulate() if leaving.error_code == 0 else None
+        if match is None:
+            self._pass_on(_GP, leaving.error_code)
+        else:
+            self._instruction_done(match)
 
-    def _instruction_done(self) -> None:
-        """pv_emul_instruction_done: a single step over an emulated instruction traps as well."""
+    def _instruction_done(self, match: int = 0) -> None:
+        """pv_emul_instruction_done: a single step over an emulated instruction traps as well. ``match`` are DR6 bits of
+        breakpoints that it hit.
+        """
+        self._set_resume(False)
         if self._vcpu.regs.read("rflags") & _EFLAGS_TF:
-            self._pass_on(_DB, -1)
+            match |= DR_STEP
+        if match:
+            self._vcpu.debugreg.record(match)
+            self._traps.inject_exception(_DB, -1)
 
     def _page_fault(self, error_code: int, address: int) -> None:
+        if self._is_compat:
+            self._check_limit(error_code, address)
         if GDT_VADDR <= address < _GDT_LDT_END and not error_code & (PF_WRITE | PF_INSTR):
-            self._traps.inject_exception(*self._descriptor_fault(error_code, address - GDT_VADDR))
+            self._pass_on(*self._descriptor_fault(error_code, address - GDT_VADDR))
             return
         if (
             error_code & (PF_PRESENT | PF_WRITE | PF_INSTR) == PF_PRESENT | PF_WRITE
@@ -118,13 +171,23 @@ class ExceptionEntry:
             and self._ro_page_fault.handle(address)
         ):
             return
-        self._traps.inject_exception(_PF, error_code, address)
+        self._pass_on(_PF, error_code, address)
+
+    def _check_limit(self, error_code: int, address: int) -> None:
+        """Segment limits come before page tables. The engine's CPU knows none, so they are looked at here, where an
+        access fails anyway.
+        """
+        is_fetch = bool(error_code & PF_INSTR)
+        segment = "cs" if is_fetch else self._code.segment_of_access(address)
+        if segment is not None and not self._code.is_within_limit(segment, address):
+            raise GuestException(_SS if segment == "ss" else _GP, 0)
 
     def refused_frame(self, refusal: Exit, cs: int, ss: int) -> None:
         """The IRET to the guest was refused: an exception where it would stand, with its selectors in the frame."""
         raised = refusal.vector, refusal.error_code, refusal.address
         if refusal.vector == _PF and GDT_VADDR <= refusal.address < _GDT_LDT_END:
             raised = self._descriptor_fault(refusal.error_code, refusal.address - GDT_VADDR)
+        self._set_resume(True)
         self._traps.inject_exception(*raised, (cs, ss))
 
     def _descriptor_fault(self, error_code: int, offset: int) -> tuple[int, int, int]:
@@ -155,7 +218,7 @@ class ExceptionEntry:
             regs.write("rip", rip + 2)
             self._software_interrupt(_UD)
         else:
-            self._traps.inject_exception(_UD, -1)
+            self._pass_on(_UD, -1)
 
     def _fetch(self, rip: int, size: int) -> bytes:
         code = b""

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
+from hypercalls.public import arch_x86
 from pvemu.cpu.cpuid import cpuid
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ _HYPERCALL_NS = 1_000
 _FIRST_FILL_NS = 100
 _RECENT_HYPERCALLS = 16
 _EPOCH_NS = 1_000_000_000
+#: SYSCALL forgets the selectors: Xen returns to these.
+_FLAT = (arch_x86.FLAT_KERNEL_CS64, arch_x86.FLAT_KERNEL_SS64)
 
 
 class HypercallRecord(NamedTuple):
@@ -59,8 +62,10 @@ class PvExitHandler:
         self._privileged = privileged
         self.recent: deque[HypercallRecord] = deque(maxlen=_RECENT_HYPERCALLS)  #: the last hypercalls
         self._fills_charged = 0
-        self._calibration_due = clock.start + _EPOCH_NS
-        self._read_call: Callable[[], list[int]] = cpu.reader("rax", *abi.arg_registers, "rip", "rflags")
+        self._calibration_due = clock.time + _EPOCH_NS
+        self._read_call: Callable[[], list[int]] = cpu.reader(
+            "rax", *abi.arg_registers, "rip", "rflags", "cs", "ss"
+        )
         self._read_place = cpu.reader("rip", "rsp")
         self._write_rax = cpu.writer("rax")
         self._write_rcx = cpu.writer("rcx")
@@ -72,7 +77,7 @@ class PvExitHandler:
         if self._is_compat or not vcpu.kernel_mode:
             vcpu.leave_for(self._traps.inject_syscall)
             return
-        op, *args, rip, rflags = self._read_call()
+        op, *args, rip, rflags, cs, ss = self._read_call()
         clock = self._clock
         self._charge_fills()
         clock.charge(_HYPERCALL_NS)
@@ -82,13 +87,15 @@ class PvExitHandler:
         self._write_rax(result & 0xFFFF_FFFF_FFFF_FFFF)
         self._write_rcx(rip + 2)
         self._write_r11(rflags)
+        if (cs, ss) != _FLAT and vcpu.resume is None:
+            vcpu.leave_for(vcpu.load_flat_selectors)
         self.after_exit()
 
     def on_int82(self) -> bool:
         """A hypercall of a 32-bit guest's; its gate is for ring 1."""
         if not self._is_compat or not self._vcpu.kernel_mode:
             return False
-        op, *args, rip, _rflags = self._read_call()
+        op, *args, rip, _rflags, _cs, _ss = self._read_call()
         clock = self._clock
         self._charge_fills()
         clock.charge(_HYPERCALL_NS)

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from hypercalls.abi import Abi
     from hypercalls.context import (
-        ConsolePort,
         DescriptorTables,
         DomainPort,
         EventChannelPort,
@@ -42,7 +41,7 @@ class HypercallContext:
     def __init__(
         self, *, abi: Abi, guest: GuestAccess, domain: DomainPort, vcpu: VcpuPort, event_channels: EventChannelPort,
         grant_table: GrantTablePort, mm: MmPort, descriptor_tables: DescriptorTables, sched: SchedPort,
-        console: ConsolePort, physdev: PhysdevPort, features: Mapping[int, int],
+        physdev: PhysdevPort, features: Mapping[int, int],
     ) -> None:  # fmt: skip
         self.abi = abi
         self.guest = guest
@@ -53,7 +52,6 @@ class HypercallContext:
         self.mm = mm
         self.descriptor_tables = descriptor_tables
         self.sched = sched
-        self.console = console
         self.physdev = physdev
         self._features = features
         self.dispatch: Callable[[int, Sequence[int]], int] = lambda op, args: -e.ENOSYS

@@ -40,7 +40,7 @@ _CONSTANT = {
     _EFER: 0xD01,  # SCE LME LMA NXE
     _XEN_FIRST: 0,  # the hypercall page's
 }  # fmt: skip
-_COMPAT_EFER = 0x800  # guest_efer: NXE; what belongs to long mode is hidden
+_COMPAT_EFER = 0x801  # guest_efer: SCE NXE; what belongs to long mode is hidden
 #: Performance counters, which read as zero and ignore writes while the vpmu is off.
 _VPMU = frozenset((*range(0xC1, 0xC9), *range(0x186, 0x18A), *range(0x309, 0x30C), *range(0x38D, 0x391)))
 #: MPERF, APERF, PERF_STATUS, PERF_CTL, THERM_CONTROL, ENERGY_PERF_BIAS, MISC_ENABLE: writes are ignored.

@@ -15,6 +15,7 @@ from pvemu.cpu.exits import Exit, ExitKind
 from pvemu.cpu.paging import PTE_ADDR, PTE_P, PTE_RW
 from pvemu.cpu.registers import GENERAL_64
 from pvemu.frames import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Mfn
+from pvemu.hypervisor.debugreg import DR_STEP
 from pvemu.hypervisor.traps import GuestException
 from pvemu.memory.frame_table import FrameTable, PageType
 
@@ -81,6 +82,7 @@ class RoPageFault:
                 regs.write(name, value)
             return False
         if rflags & _EFLAGS_TF:
+            self._vcpu.debugreg.record(DR_STEP)
             raise GuestException(_VECTOR_DB)
         return True
 

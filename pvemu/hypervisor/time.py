@@ -55,15 +55,17 @@ class TimerHandle:
 
 
 class VirtualClock:
-    """``now`` is Xen system time in nanoseconds."""
+    """``now`` is Xen system time in nanoseconds, ``start`` that at which the run began; ``time`` is later where the
+    domain is not the run's first.
+    """
 
-    def __init__(self, start: int = SYSTEM_TIME_AT_START) -> None:
+    def __init__(self, start: int = SYSTEM_TIME_AT_START, time: int | None = None) -> None:
         self.start = start
-        self.time = start
+        self.time = start if time is None else time
         self._queue: list[tuple[int, int, TimerHandle]] = []
         self._sequence = 0
         self._polls = 0
-        self._polling_since = start
+        self._polling_since = self.time
         self._places: set[int] = set()
         self._vain = 0  # exits since the last progress
         #: Called with the time that an idle guest is about to skip to (None: nothing is due, ever). An interactive

@@ -21,16 +21,18 @@ if TYPE_CHECKING:
     from pvemu.hypervisor.guest_access import GuestMemory
     from pvemu.hypervisor.vcpu import Vcpu
 
-__all__ = ["HAS_ERROR_CODE", "VECTOR_NAMES", "Delivery", "GuestException", "Traps"]
+__all__ = ["CALLBACKF_MASK_EVENTS", "HAS_ERROR_CODE", "VECTOR_NAMES", "Delivery", "GuestException", "Traps"]
 
 #: Exceptions that push an error code (TRAP_HAVE_EC).
 HAS_ERROR_CODE = frozenset((8, 10, 11, 12, 13, 14, 17, 21, 29, 30))
 #: vector_name() of xen/arch/x86/traps.c.
 VECTOR_NAMES = ("#DE", "#DB", "#NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "#CS", "#TS", "#NP", "#SS", "#GP",
                 "#PF", "#SPV", "#MF", "#AC", "#MC", "#XM", "#VE", "#CP")  # fmt: skip
-_VECTOR_NMI, _VECTOR_PF = 2, 14
+_VECTOR_NMI, _VECTOR_UD, _VECTOR_PF = 2, 6, 14
 _TI_IF = 4
-_CALLBACKF_MASK_EVENTS = 1
+CALLBACKF_MASK_EVENTS = 1
+_FLAT_USER_32 = arch_x86.FLAT_RING3_CS32, arch_x86.FLAT_RING3_SS32
+_DF = 1 << 10
 _TF, _IF, _IOPL, _NT, _RF, _VM, _AC = 1 << 8, 1 << 9, 3 << 12, 1 << 14, 1 << 16, 1 << 17, 1 << 18
 
 
@@ -60,6 +62,8 @@ class Traps:
         self._domain = domain
         self._vcpu = vcpu
         self._guest = guest
+        #: Whether 64-bit code runs.
+        self.is_long_code: Callable[[], bool] = lambda: True
         self._observers: list[Callable[[Delivery], None]] = []
 
     def observe(self, observer: Callable[[Delivery], None]) -> Callable[[], None]:
@@ -84,7 +88,7 @@ class Traps:
             vcpu.cr2 = address
             vcpu.info.set_cr2(address)
             error_code = (error_code & ~PF_USER) | (0 if vcpu.kernel_mode else PF_USER)
-        if self._is_null(entry.cs, entry.address):
+        if self.is_null(entry.cs, entry.address):
             shown = error_code if vector in HAS_ERROR_CODE else 0xFFFF_FFFF
             name = VECTOR_NAMES[vector] if vector < len(VECTOR_NAMES) else "???"
             raise DomainCrashError(
@@ -100,7 +104,7 @@ class Traps:
     def inject_software_interrupt(self, vector: int) -> None:
         """An ``int n`` of the guest, with n a gate that the guest filled in."""
         entry = self._vcpu.trap_table[vector]
-        if self._is_null(entry.cs, entry.address):
+        if self.is_null(entry.cs, entry.address):
             raise DomainCrashError(
                 [f"d{self._domain.domid}v{self._vcpu.vcpu_id} Unhandled: vec {vector}, ???[ffffffff]"]
             )
@@ -128,20 +132,29 @@ class Traps:
         return True
 
     def inject_syscall(self) -> None:
-        """SYSCALL in user mode: to the registered entry (xen/arch/x86/x86_64/entry.S switch_to_kernel)."""
-        regs = self._vcpu.regs
-        regs.write("rcx", regs.read("rip"))
-        regs.write("r11", regs.read("rflags"))
+        """SYSCALL in user mode: to the registered entry (xen/arch/x86/x86_64/entry.S switch_to_kernel). Frames of
+        64-bit code show Xen's own selectors whatever it used; 32-bit code has an entry of its own.
+        """
+        regs, callbacks = self._vcpu.regs, self._vcpu.callbacks
+        rip, rflags = regs.read("rip"), regs.read("rflags")
+        regs.write("rcx", rip)
+        regs.write("r11", rflags)
+        is_long = self.is_long_code()
+        kind = cb.CALLBACKTYPE_syscall if is_long else cb.CALLBACKTYPE_syscall32
+        handler = callbacks.get(kind, 0)
+        if not handler:
+            regs.write("rip", rip - 2)
+            self.inject_exception(_VECTOR_UD, -1)
+            return
         if self._observers:
             self._tell("syscall")
         flags = self._vcpu.callback_flags.get(cb.CALLBACKTYPE_syscall, 0)
-        self._bounce(
-            0, self._vcpu.callbacks.get(cb.CALLBACKTYPE_syscall, 0), None,
-            masks_events=bool(flags & _CALLBACKF_MASK_EVENTS),
-        )  # fmt: skip
+        selectors = (arch_x86.FLAT_KERNEL_CS64, arch_x86.FLAT_KERNEL_SS64) if is_long else _FLAT_USER_32
+        self._bounce(0, handler, None, masks_events=bool(flags & CALLBACKF_MASK_EVENTS), selectors=selectors)
+        regs.write("rflags", regs.read("rflags") & ~_DF)
 
     @staticmethod
-    def _is_null(_cs: int, address: int) -> bool:
+    def is_null(_cs: int, address: int) -> bool:
         """null_trap_bounce: whether there is no handler."""
         return not address
 

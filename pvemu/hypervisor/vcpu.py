@@ -5,22 +5,18 @@ Mirrors struct vcpu / pv_vcpu and xen/arch/x86/pv/{callback,misc-hypercalls}.c, 
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from hypercalls.context import TrapEntry
 from hypercalls.errors import XenError
-from hypercalls.public import arch_x86, xen
+from hypercalls.public import arch_x86
 from hypercalls.public import callback as cb
 from hypercalls.public import errno as e
 from hypercalls.public import vcpu as vc
-from pvemu.cpu.paging import access_ok
-from pvemu.frames import PAGE_SIZE, Mfn
+from pvemu.hypervisor.debugreg import DebugRegisters
 from pvemu.hypervisor.domain import DomainCrashError
-from pvemu.hypervisor.shared_info import VcpuInfo
-from pvemu.hypervisor.time import TSC_SHIFT, TSC_TO_SYSTEM_MUL, VirtualClock
-from pvemu.hypervisor.vcpu_timers import VcpuTimers
-from pvemu.memory.frame_table import PageType
+from pvemu.hypervisor.vcpu_areas import VcpuAreas
+from pvemu.hypervisor.vcpu_timers import FIRST_PERIOD_NS, VcpuTimers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,10 +24,12 @@ if TYPE_CHECKING:
     from hypercalls.abi import Abi
     from pvemu.cpu.exits import Exit
     from pvemu.cpu.registers import Registers
+    from pvemu.hypervisor.domain_page import DomainPages
     from pvemu.hypervisor.event_channel import EventChannels
     from pvemu.hypervisor.guest_access import GuestMemory
-    from pvemu.hypervisor.page_types import PageTypes
-    from pvemu.memory.ram import Ram
+    from pvemu.hypervisor.offline_vcpu import OfflineVcpu
+    from pvemu.hypervisor.shared_info import VcpuInfo
+    from pvemu.hypervisor.time import VirtualClock
 
 __all__ = ["CALLBACK_KINDS", "Vcpu"]
 
@@ -41,7 +39,6 @@ CALLBACK_KINDS = frozenset((cb.CALLBACKTYPE_event, cb.CALLBACKTYPE_failsafe, cb.
 _UNSET = TrapEntry(0, 0, 0, 0)
 _CR0_TS = 8
 _IF, _IOPL, _VM = 1 << 9, 3 << 12, 1 << 17
-_DR7_ACTIVE, _DR7_GENERAL_DETECT, _DR7_IO = 0xFF, 1 << 13, 2
 _VECTOR_NMI, _TI_IF = 2, 4
 
 
@@ -50,25 +47,22 @@ def _is_canonical(address: int) -> bool:
 
 
 class Vcpu:
-    """State of vcpu ``vcpu_id``; it is the only one, and runs from the start.
+    """State of vcpu ``vcpu_id``; it is the only one that runs, and does so from the start.
 
     ``leave`` asks the engine to stop; ``resume`` is what the run loop then does before it goes on (an IRET).
     """
 
     def __init__(
-        self, abi: Abi, vcpu_id: int, regs: Registers, info: VcpuInfo, clock: VirtualClock, guest: GuestMemory,
-        ram: Ram, types: PageTypes, event_channels: EventChannels, infos: list[VcpuInfo], leave: Callable[[], None],
+        self, abi: Abi, vcpu_id: int, regs: Registers, clock: VirtualClock, guest: GuestMemory,
+        pages: DomainPages, event_channels: EventChannels, infos: list[VcpuInfo], leave: Callable[[], None],
         enter: Callable[[int, int, int, int, int], Exit | None], toggle_guest_mode: Callable[[], bool],
     ) -> None:  # fmt: skip
         self._abi = abi
         self._id = vcpu_id
         self.regs = regs
-        self.info = info
+        self.info = infos[vcpu_id]
         self._clock = clock
         self._guest = guest
-        self._ram = ram
-        self._types = types
-        self._infos = infos
         self._leave = leave
         self._enter = enter
         #: Swap the page-table root and GS base with user mode's; False where user mode has no tables.
@@ -84,17 +78,17 @@ class Vcpu:
         self.iopl = 0
         self.gs_base_kernel = 0
         self.gs_base_user = 0
-        self.debug_registers = [0, 0, 0, 0, 0, 0, 0xFFFF_0FF0, 0x400]
+        self.debugreg = DebugRegisters()
+        self.set_debugreg, self.get_debugreg = self.debugreg.write, self.debugreg.read
         self.cr2 = 0
+        self.cr4 = 0  #: as the guest sees it
         self.resume: Callable[[], None] | None = None
         #: An IRET to selectors that the CPU refuses: the exception, and the selectors that its frame shows.
         self.refused_frame: tuple[Exit, int, int] | None = None
-        self.is_info_moved = False
-        self._blocked_ns = 0
-        self._state_entered = clock.start
-        self._runstate_area = 0
-        self._time_area = 0
-        self._time_version = 0
+        self.areas = VcpuAreas(abi, vcpu_id, infos, clock, guest, pages, vc.RUNSTATE_running)
+        self.update_time = self.areas.update_time
+        #: The domain's other vcpus, none of which runs.
+        self.others: dict[int, OfflineVcpu] = {}
         self.nmi_pending = False
         self.nmi_masked = False
         #: Where the segment of a selector begins: 0 for all that 64-bit code and stacks use.
@@ -103,12 +97,10 @@ class Vcpu:
         self.has_architectural_iopl: Callable[[], bool] = lambda: False
         #: What happens when the last vcpu goes down.
         self.on_last_down: Callable[[], None] = lambda: None
-        timers = VcpuTimers(vcpu_id, clock, event_channels)
+        self.timers = timers = VcpuTimers(vcpu_id, clock, event_channels, FIRST_PERIOD_NS)
         self.set_timer = timers.set_timer
         self.set_singleshot_timer = timers.set_singleshot_timer
         self.stop_singleshot_timer = timers.stop_singleshot_timer
-        self.set_periodic_timer = timers.set_periodic_timer
-        self.stop_periodic_timer = timers.stop_periodic_timer
 
     @property
     def vcpu_id(self) -> int:
@@ -194,129 +186,98 @@ class Vcpu:
         else:
             raise XenError(e.EINVAL, f"segment base {which}")
 
-    def set_debugreg(self, reg: int, value: int) -> None:
-        """HYPERVISOR_set_debugreg (xen/arch/x86/pv/misc-hypercalls.c set_debugreg): ENODEV is what the emulator turns
-        into #UD, EINVAL a reserved bit, EPERM one that a guest may not have.
-        """
-        if reg in range(4):
-            if not access_ok(value, 1):
-                raise XenError(e.EPERM, f"breakpoint in Xen's area at {value:#x}")
-            self.debug_registers[reg] = value
-            return
-        if reg not in range(8):
-            raise XenError(e.ENODEV, f"debug register {reg}")
-        if value >> 32:
-            raise XenError(e.EINVAL, f"debug register {reg}: {value:#x}")
-        if reg in (4, 6):
-            self.debug_registers[6] = value & ~0x1000 | 0xFFFF_0FF0
-            return
-        value = value & ~0xD800 | 0x400
-        is_io = any(value >> shift & 3 == _DR7_IO for shift in range(16, 32, 4))
-        if value & _DR7_GENERAL_DETECT or (value & _DR7_ACTIVE and is_io):
-            raise XenError(e.EPERM, f"debug register 7: {value:#x}")
-        self.debug_registers[7] = value
-
-    def get_debugreg(self, reg: int) -> int:
-        """HYPERVISOR_get_debugreg."""
-        if reg > 7:
-            raise XenError(e.ENODEV, f"debug register {reg}")
-        return self.debug_registers[{4: 6, 5: 7}.get(reg, reg)]
-
-    # -- time --------------------------------------------------------------------------------------------------------
-    def update_time(self) -> None:
-        """update_vcpu_system_time: publish the clock in vcpu_info and the registered time area."""
-        now = self._clock.now()
-        self._time_version = (self._time_version + 2) & 0xFFFF_FFFF
-        self.info.set_time(self._time_version, now, now, TSC_TO_SYSTEM_MUL, TSC_SHIFT)
-        if self._time_area:
-            at = self._abi.offsetof(xen.vcpu_info, "time")
-            size = self._abi.sizeof(xen.vcpu_time_info)
-            self._write_area(self._time_area, self.info.raw()[at : at + size])
-
-    def _write_area(self, vaddr: int, data: bytes) -> None:
-        """To an area that the guest registered; whether it is still mapped is the guest's affair."""
-        with suppress(XenError):
-            self._guest.copy_to_guest(vaddr, data)
 
     # -- vcpu_op -----------------------------------------------------------------------------------------------------
     def exists(self, vcpuid: int) -> bool:
         """Whether the domain has such a vcpu."""
-        return vcpuid == self._id
+        return vcpuid == self._id or vcpuid in self.others
 
-    def _require(self, vcpuid: int) -> None:
+    def _other(self, vcpuid: int) -> OfflineVcpu | None:
+        """The vcpu that is meant, None for this one. XenError(ENOENT) where there is none."""
         if not self.exists(vcpuid):
             raise XenError(e.ENOENT, f"no vcpu {vcpuid}")
+        return self.others.get(vcpuid)
+
+    def _areas_of(self, vcpuid: int) -> VcpuAreas:
+        other = self._other(vcpuid)
+        return self.areas if other is None else other.areas
+
+    def _timers_of(self, vcpuid: int) -> VcpuTimers:
+        other = self._other(vcpuid)
+        return self.timers if other is None else other.timers
 
     def initialise(self, vcpuid: int, context: bytes) -> None:
         """VCPUOP_initialise: the boot vcpu is initialised already."""
-        self._require(vcpuid)
-        raise XenError(e.EEXIST, f"vcpu {vcpuid} is initialised")
+        other = self._other(vcpuid)
+        if other is None:
+            raise XenError(e.EEXIST, f"vcpu {vcpuid} is initialised")
+        other.initialise(context)
 
     def up(self, vcpuid: int) -> None:
-        """VCPUOP_up: the boot vcpu is up."""
-        self._require(vcpuid)
+        """VCPUOP_up: the boot vcpu is up, no other can be."""
+        other = self._other(vcpuid)
+        if other is not None:
+            other.up()
 
     def down(self, vcpuid: int) -> None:
-        """VCPUOP_down: with its last vcpu the domain is powered off."""
-        self._require(vcpuid)
-        self.on_last_down()
+        """VCPUOP_down: with its last vcpu, which this one is, the domain is powered off."""
+        if self._other(vcpuid) is None:
+            self.on_last_down()
 
     def is_up(self, vcpuid: int) -> bool:
-        """VCPUOP_is_up."""
-        self._require(vcpuid)
+        """VCPUOP_is_up: guests count by it the processors that they may bring up. ENOENT for those that stay down."""
+        if self._other(vcpuid) is not None:
+            raise XenError(e.ENOENT, f"vcpu {vcpuid} cannot be brought up")
         return True
 
     def runstate(self, vcpuid: int) -> tuple[int, int, tuple[int, int, int, int]]:
         """VCPUOP_get_runstate_info: it runs unless it sleeps (no other domain competes)."""
-        self._require(vcpuid)
-        ran = self._clock.now() - self._clock.start - self._blocked_ns
-        return vc.RUNSTATE_running, self._state_entered, (ran, 0, self._blocked_ns, 0)
+        return self._areas_of(vcpuid).runstate()
 
     def slept(self, ns: int) -> None:
-        """The vcpu was blocked for ``ns`` until now (vcpu_runstate_change)."""
+        """The vcpu was blocked for ``ns`` until now."""
         if ns:
-            self._blocked_ns += ns
-            self._state_entered = self._clock.now()
-            self._update_runstate_area()
-
-    def _update_runstate_area(self) -> None:
-        if self._runstate_area:
-            state, entered, times = self.runstate(self._id)
-            info = vc.vcpu_runstate_info(state=state, state_entry_time=entered, time=list(times))
-            self._write_area(self._runstate_area, self._abi.pack(info))
+            now = self._clock.now()
+            self.areas.change_runstate(vc.RUNSTATE_blocked, now - ns)
+            self.areas.change_runstate(vc.RUNSTATE_running, now)
+            self.areas.update_runstate_area()
 
     def register_runstate_area(self, vcpuid: int, vaddr: int) -> None:
         """VCPUOP_register_runstate_memory_area."""
-        self._require(vcpuid)
-        self._runstate_area = vaddr
-        self._update_runstate_area()
+        self._areas_of(vcpuid).register_runstate_area(vaddr)
 
     def register_time_area(self, vcpuid: int, vaddr: int) -> None:
         """VCPUOP_register_vcpu_time_memory_area."""
-        self._require(vcpuid)
-        self._time_area = vaddr
-        self.update_time()
+        self._areas_of(vcpuid).register_time_area(vaddr)
 
     def register_vcpu_info(self, vcpuid: int, mfn: int, offset: int) -> None:
-        """VCPUOP_register_vcpu_info: move vcpu_info into a frame of the guest's (map_vcpu_info)."""
-        self._require(vcpuid)
-        if offset > PAGE_SIZE - self.info.size or offset & (self._abi.long_size - 1):
-            raise XenError(e.ENXIO, f"vcpu_info at offset {offset:#x}")
-        if self.is_info_moved:
-            raise XenError(e.EINVAL, "vcpu_info was moved before")
-        self._types.get_page_and_type(mfn, PageType.WRITABLE)
-        page = self._ram.frame(Mfn(mfn))
-        page[offset : offset + self.info.size] = self.info.raw()
-        self.info = VcpuInfo(self._abi, page, offset)
-        self._infos[self._id] = self.info
-        self.is_info_moved = True
-        self._mark_all_pending()
+        """VCPUOP_register_vcpu_info: the time is told anew even where that is refused."""
+        areas = self._areas_of(vcpuid)
+        try:
+            info = areas.register_vcpu_info(mfn, offset)
+            if areas is self.areas:
+                self.info = info
+        finally:
+            areas.update_time()
 
-    def _mark_all_pending(self) -> None:
-        """Events may have been lost in the move: mark everything as pending."""
-        self.info.pending_sel = self._abi.long_mask
-        self.info.upcall_pending = 1
+    def set_periodic_timer(self, vcpuid: int, period: int) -> None:
+        """VCPUOP_set_periodic_timer."""
+        self._timers_of(vcpuid).set_periodic_timer(period)
 
+    def stop_periodic_timer(self, vcpuid: int) -> None:
+        """VCPUOP_stop_periodic_timer."""
+        self._timers_of(vcpuid).stop_periodic_timer()
+
+    def send_nmi(self, vcpuid: int) -> None:
+        """VCPUOP_send_nmi: one is delivered when the guest has a handler for it and is not in it."""
+        other = self._other(vcpuid)
+        if other is not None:
+            other.nmi_pending = True
+            return
+        self.nmi_pending = True
+        self.leave_for(lambda: None)
+
+    # -- HYPERVISOR_iret ---------------------------------------------------------------------------------------------
     def iret(self) -> None:
         """HYPERVISOR_iret: the frame on the guest's stack is taken when the engine has left the hypercall."""
         self.leave_for(self._take_iret_frame)
@@ -343,6 +304,11 @@ class Vcpu:
         )
         self.info.upcall_mask = 0 if frame.rflags & _IF else 1
 
+    def load_flat_selectors(self) -> None:
+        """Go on behind a SYSCALL that was made with other selectors than Xen's own."""
+        rip, rsp, rflags = (self.regs.read(name) for name in ("rip", "rsp", "rflags"))
+        self.set_frame(rip, arch_x86.FLAT_KERNEL_CS64, rflags, rsp, arch_x86.FLAT_KERNEL_SS64)
+
     def set_frame(self, rip: int, cs: int, rflags: int, rsp: int, ss: int) -> None:
         """Stand at ``rip`` with these selectors; the engine is left."""
         regs = self.regs
@@ -355,9 +321,3 @@ class Vcpu:
         if refusal is not None:
             self._enter(rip, rsp, arch_x86.FLAT_KERNEL_CS64, arch_x86.FLAT_KERNEL_SS64, rflags | 2)
             self.refused_frame = refusal, cs, ss
-
-    def send_nmi(self, vcpuid: int) -> None:
-        """VCPUOP_send_nmi: one is delivered when the guest has a handler for it and is not in it."""
-        self._require(vcpuid)
-        self.nmi_pending = True
-        self.leave_for(lambda: None)

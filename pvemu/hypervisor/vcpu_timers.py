@@ -14,27 +14,29 @@ if TYPE_CHECKING:
     from pvemu.hypervisor.event_channel import EventChannels
     from pvemu.hypervisor.time import TimerHandle, VirtualClock
 
-__all__ = ["VcpuTimers"]
+__all__ = ["FIRST_PERIOD_NS", "VcpuTimers"]
 
 _MIN_PERIOD_NS = 1_000_000
 #: Each PV vcpu starts with a periodic timer, which modern guests stop (pv_vcpu_initialise).
-_FIRST_PERIOD_NS = 10_000_000
+FIRST_PERIOD_NS = 10_000_000
 #: A timeout beyond 2**50 ns, or a negative one, is a wrapped clock of an old Linux: it gets this instead.
 _HUGE_TIMEOUT_NS = 100_000_000
 
 
 class VcpuTimers:
-    """Timers of vcpu ``vcpu_id``; all times are nanoseconds of system time."""
+    """Timers of vcpu ``vcpu_id``; all times are nanoseconds of system time. The periodic one starts with ``period``, or
+    not at all (0).
+    """
 
-    def __init__(self, vcpu_id: int, clock: VirtualClock, events: EventChannels) -> None:
+    def __init__(self, vcpu_id: int, clock: VirtualClock, events: EventChannels, period: int) -> None:
         self._id = vcpu_id
         self._clock = clock
         self._events = events
         self._timer: TimerHandle | None = None
         self._periodic: TimerHandle | None = None
-        self._period = _FIRST_PERIOD_NS
+        self._period = period
         self._last_tick = clock.start
-        events.on_bind_virq = self._virq_bound
+        events.on_bind_virq[vcpu_id] = self._virq_bound
 
     def _raise_timer(self) -> None:
         self._events.raise_virq(xen.VIRQ_TIMER, self._id)
@@ -104,7 +106,7 @@ class VcpuTimers:
         if self._period and self._periodic is None:
             self._last_tick += (self._clock.now() - self._last_tick) // self._period * self._period
 
-    def _virq_bound(self, virq: int, vcpu: int) -> None:
-        if virq == xen.VIRQ_TIMER and vcpu == self._id and self._period and self._periodic is None:
+    def _virq_bound(self, virq: int) -> None:
+        if virq == xen.VIRQ_TIMER and self._period and self._periodic is None:
             self._catch_up()
             self._await_tick()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Self
 from hypercalls.public import sched
 from pvemu.config import DEFAULT_MEMORY_MIB, DomainConfig
 from pvemu.debug.crash_report import recent_hypercalls
+from pvemu.debug.origins import Origins
 from pvemu.debug.screen import render
 from pvemu.devices.xenstore.dump import xenstore_ls
 from pvemu.disk.spec import parse_disk_specs
@@ -89,6 +90,7 @@ class Guest:
         self._wanted_stages = 0
         machine.on_console_output = self._take_output
         machine.stages.observe(self._new_stage)
+        Origins(machine.stages, machine.ram, machine.backends, config.disks)
         machine.start()
 
     @classmethod
@@ -181,6 +183,18 @@ class Guest:
         machine = self.machine
         self._run(timeout, lambda: machine.domain.shutdown_reason is not None and not self._has_crashed, "no shutdown")
         return SHUTDOWN_NAMES.get(machine.domain.shutdown_reason or 0, "unknown")
+
+    def suspend(self, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Suspend the guest and resume it in place, as ``xl save -c`` does: it is asked through ``control/shutdown``,
+        shuts down for the reason ``suspend``, and goes on when something is waited for.
+        """
+        machine = self.machine
+        if not self._is_closed:
+            machine.dom0.ask_to("suspend")
+        suspended = sched.SHUTDOWN_suspend
+        self._run(timeout, lambda: machine.domain.shutdown_reason == suspended, "the guest did not suspend")
+        machine.resume()
+        self._ended = None
 
     def send(self, text: str) -> None:
         r"""Type ``text``; the guest reads it when it runs. Enter is ``\r``, arrow up ``\x1b[A``, down ``\x1b[B``."""

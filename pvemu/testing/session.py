@@ -6,21 +6,24 @@ watchdog thread only has the machine look at a guest that spins without a single
 
 from __future__ import annotations
 
+import gc
 import re
 import time
 from typing import TYPE_CHECKING
 
 from hypercalls.public import sched
 from pvemu.debug.crash_report import execution_state, page_walk, recent_hypercalls
+from pvemu.debug.loader_refusal import LoaderWatch
 from pvemu.debug.screen import render
-from pvemu.hypervisor.domain import SHUTDOWN_NAMES
+from pvemu.machine import Outcome
+from pvemu.testing.tally import Tally
 from pvemu.testing.verdict import Verdict
 from pvemu.testing.watchdog import HANG_SECONDS, Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pvemu.machine import Machine, Outcome
+    from pvemu.machine import Machine
 
 __all__ = ["HANG_SECONDS", "Session", "crash_report"]
 
@@ -38,44 +41,88 @@ _ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[78=>]|\r")
 class Session:
     """``until`` is matched against the console's bytes and against its text without escape sequences; ``timeout`` is in
     guest seconds; ``send`` is typed piece by piece; ``sink`` gets the console's bytes as they come.
+
+    A guest that shuts down to reboot goes on as a new domain, ``max_reboots`` times (None: always); ``on_domain`` is
+    told of each machine before it starts.
     """
 
     def __init__(
         self, machine: Machine, *, until: re.Pattern[bytes] | None = None, timeout: float | None = None,
-        send: Sequence[bytes] = (), sink: Callable[[bytes], None] = lambda data: None,
+        send: Sequence[bytes] = (), sink: Callable[[bytes], None] = lambda data: None, max_reboots: int | None = 0,
+        on_domain: Callable[[Machine], None] = lambda machine: None,
     ) -> None:  # fmt: skip
-        self.machine = machine
+        self.machine = machine  #: the domain that runs now
         self.console = bytearray()
         self.matched: bytes | None = None
         self._until = until
         self._timeout = timeout
         self._to_send = list(send)
         self._sink = sink
+        self._max_reboots = max_reboots
+        self.on_domain = on_domain
+        self._tally = Tally()
+        self._stop: tuple[str, str] | None = None
         self._last_output = machine.clock.now()
         self._hang_seconds = HANG_SECONDS
+        self._attach(machine)
+
+    def _attach(self, machine: Machine) -> None:
+        self.machine = machine
+        self._loader = loader = LoaderWatch(machine.backends, machine.abi.bits)
+        machine.stages.observe(lambda stage: loader.forget())
         machine.on_console_output = self._on_output
         machine.on_console_poll = self._on_poll
 
+    def stop(self, kind: str, detail: str = "") -> None:
+        """End the run from a callback or a signal's handler, whichever domain is running."""
+        self._stop = kind, detail
+        self.machine.stop(kind, detail)
+
     def run(self) -> Verdict:
         """Start the guest and run it to its verdict."""
+        began = time.perf_counter()
+        outcome = self._run_domain()
+        while self._is_to_boot_again():
+            self._tally.add(self.machine)
+            self._attach(self.machine.reboot())
+            gc.collect()  # the old domain's memory, which may be gigabytes
+            outcome = Outcome("timeout", "") if self._is_out_of_time() else self._run_domain()
+        self._tally.add(self.machine)
+        return self._judge(outcome, time.perf_counter() - began)
+
+    def _is_to_boot_again(self) -> bool:
+        if self.matched is not None or self.machine.domain.shutdown_reason != sched.SHUTDOWN_reboot:
+            return False
+        return self._max_reboots is None or len(self._tally.domains) < self._max_reboots
+
+    def _limit(self) -> int:
+        """The system time at which the run is out of time."""
+        assert self._timeout is not None
+        return self.machine.clock.start + round(self._timeout * _NS_PER_S)
+
+    def _is_out_of_time(self) -> bool:
+        return self._timeout is not None and self.machine.clock.now() >= self._limit()
+
+    def _run_domain(self) -> Outcome:
         machine = self.machine
         if self._timeout is not None:
-            limit = machine.clock.start + round(self._timeout * _NS_PER_S)
-            machine.clock.call_at(limit, lambda: machine.stop("timeout"))
+            machine.clock.call_at(self._limit(), lambda: machine.stop("timeout"))
         if self._to_send:
             machine.clock.call_at(machine.clock.now() + _IDLE_CHECK_NS, self._check_idle)
-        began = time.perf_counter()
+        self.on_domain(machine)
         watchdog = Watchdog(machine, self._hang_seconds)
         try:
             machine.start()
-            outcome = machine.run()
+            if self._stop is not None:  # while there was no domain
+                return Outcome(*self._stop)
+            return machine.run()
         finally:
             watchdog.stop()
-        return self._judge(outcome, time.perf_counter() - began)
 
     # -- what the guest does -------------------------------------------------------------------------------------------
     def _on_output(self, data: bytes) -> None:
         self.console += data
+        self._loader.take_output(data)
         self._last_output = self.machine.clock.now()
         self._sink(data)
         if self._until is not None and self.matched is None:
@@ -105,37 +152,46 @@ class Session:
 
     # -- the verdict ---------------------------------------------------------------------------------------------------
     def _judge(self, outcome: Outcome, wall_seconds: float) -> Verdict:
-        machine = self.machine
-        reason_code = machine.domain.shutdown_reason
-        shutdown = SHUTDOWN_NAMES.get(reason_code, str(reason_code)) if reason_code is not None else None
-        verdict, reason = self._words(outcome, reason_code, shutdown)
+        machine, tally = self.machine, self._tally
+        verdict, reason = self._words(outcome)
+        refusal = self._loader.refusal() if verdict == "failure" else None
+        if refusal is not None:
+            reason += f"; {refusal}"
+        elif outcome.kind == "timeout":
+            reason += self._last_error()
         report = Verdict(
-            verdict=verdict, reason=reason, shutdown=shutdown, stages=machine.stages.stages,
+            verdict=verdict, reason=reason, shutdown=tally.domains[-1].shutdown, stages=tally.stages,
             guest_seconds=(machine.clock.now() - machine.clock.start) / _NS_PER_S, wall_seconds=wall_seconds,
-            hypercalls=machine.hypercalls.counts, disks=machine.disk_statistics(),
-            unknown_hypercalls=machine.hypercalls.unknown,
+            hypercalls=dict(tally.hypercalls), disks=tally.disks, unknown_hypercalls=dict(tally.unknown_hypercalls),
+            domains=tally.domains, refusal=refusal, xen_log=tally.xen_log,
         )  # fmt: skip
         if verdict == "crash":
             report.crash_report = crash_report(machine, bytes(self.console))
         return report
 
-    def _words(self, outcome: Outcome, reason_code: int | None, shutdown: str | None) -> tuple[str, str]:
+    def _words(self, outcome: Outcome) -> tuple[str, str]:
+        reason_code, shutdown = self.machine.domain.shutdown_reason, self._tally.domains[-1].shutdown
+        reboots = len(self._tally.domains) - 1
+        after = f" after {_times(reboots, 'reboot')}" if reboots else ""
         if self.matched is not None:
-            return "success", f"the console matched {_shown(self.matched)}"
+            return "success", f"the console matched {_shown(self.matched)}{after}"
         if reason_code in (sched.SHUTDOWN_crash, sched.SHUTDOWN_watchdog):
             lines = self.machine.crash_lines
-            return "crash", lines[0] if lines else f"the guest shut down with reason {shutdown}"
+            return "crash", (lines[0] if lines else f"the guest shut down with reason {shutdown}") + after
         if reason_code is not None:
             if self._until is None and reason_code == sched.SHUTDOWN_poweroff:
-                return "success", "the guest powered itself off"
+                return "success", f"the guest powered itself off{after}"
             unmet = "" if self._until is None else f" before the console matched {_shown(self._until.pattern)}"
-            return "failure", f"the guest shut down ({shutdown}){unmet}"
+            if reason_code == sched.SHUTDOWN_reboot and reboots:
+                times = _times(reboots, "reboot is", "reboots are")
+                return "failure", f"the guest rebooted again{unmet}, and {times} allowed (--max-reboots)"
+            return "failure", f"the guest shut down ({shutdown}){unmet}{after}"
         if outcome.kind == "left" and self._until is None:
             return "success", outcome.detail
         if outcome.kind == "timeout":
             waiting = "; the guest waits for input" if self.machine.console.is_waiting else ""
             expected = "" if self._until is None else f", no match for {_shown(self._until.pattern)}"
-            return "failure", f"timed out after {self._timeout:g} guest seconds{expected}{waiting}{self._last_error()}"
+            return "failure", f"timed out after {self._timeout:g} guest seconds{after}{expected}{waiting}"
         return "failure", outcome.detail or outcome.kind
 
     def _last_error(self) -> str:
@@ -145,6 +201,10 @@ class Session:
             if line.startswith(_ERROR):
                 return "; the guest's last words: " + line.decode("utf-8", "replace").strip()
         return ""
+
+
+def _times(count: int, one: str, several: str = "") -> str:
+    return f"{count} {one if count == 1 else several or one + 's'}"
 
 
 def _shown(text: bytes) -> str:

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pvemu.debug.loader_refusal import Refusal
     from pvemu.debug.stages import Stage
+    from pvemu.testing.tally import DomainRun
 
 __all__ = ["EXIT_CODES", "Verdict"]
 
@@ -16,7 +18,10 @@ EXIT_CODES = {"success": 0, "error": 4, "failure": 5, "crash": 6}
 
 @dataclass(slots=True)
 class Verdict:
-    """``verdict`` is a key of EXIT_CODES, ``reason`` one sentence; times in seconds; ``disks`` by vdev."""
+    """``verdict`` is a key of EXIT_CODES, ``reason`` one sentence; times in seconds; ``disks`` by vdev;
+    ``domains`` more than one where the guest rebooted; ``refusal`` where a boot loader would not start a kernel.
+    ``xen_log`` is what Xen's own console would have shown.
+    """
 
     verdict: str
     reason: str
@@ -27,7 +32,10 @@ class Verdict:
     hypercalls: dict[str, int]
     disks: dict[str, dict[str, int]]
     unknown_hypercalls: dict[str, int] = field(default_factory=dict)
+    domains: list[DomainRun] = field(default_factory=list)
+    refusal: Refusal | None = None
     crash_report: list[str] = field(default_factory=list)
+    xen_log: list[str] = field(default_factory=list)
 
     @property
     def exit_code(self) -> int:
@@ -45,6 +53,9 @@ class Verdict:
             "wall_seconds": self.wall_seconds,
             "hypercalls": dict(sorted(self.hypercalls.items())),
             "disks": self.disks,
+            "domains": [domain.as_json() for domain in self.domains],
+            "refusal": self.refusal.as_json() if self.refusal is not None else None,
+            "xen_log": self.xen_log,
         }
 
 
@@ -56,6 +67,8 @@ def _stage(stage: Stage) -> dict[str, object]:
         "guest_version": stage.guest_version,
         "entry": f"{stage.entry:#x}",
         "cmdline": stage.cmdline,
-        "ramdisk": {"size": ramdisk.size, "sha256": ramdisk.sha256} if ramdisk is not None else None,
+        "file": stage.file,
+        "ramdisk": {"size": ramdisk.size, "sha256": ramdisk.sha256, "file": stage.ramdisk_file} if ramdisk else None,
         "start": stage.start_ns / 1e9,
+        "domid": stage.domid,
     }

@@ -47,10 +47,11 @@ def test_json_shows_both_grubs_with_their_notes(grub: Path, demo: Path, tmp_path
     assert (done.returncode, report.exists()) == (0, True), done.stderr
     result = json.loads(report.read_text())
     first, second = result["stages"]
-    notes = {"guest_os": "GRUB", "loader": "generic", "guest_version": None, "ramdisk": None}
-    assert first == {**notes, "entry": "0x0", "cmdline": "(none) of it", "start": 0.0}
+    notes = {"guest_os": "GRUB", "loader": "generic", "guest_version": None, "ramdisk": None, "domid": 1}
+    assert first == {**notes, "entry": "0x0", "cmdline": "(none) of it", "file": str(grub), "start": 0.0}
     assert 0 < second["start"] < 1
-    assert {**second, "start": 0} == {**notes, "entry": "0x0", "cmdline": second["cmdline"], "start": 0}
+    file = "xvda1:/boot/xen/pvboot-x86_64.elf"
+    assert {**second, "start": 0} == {**notes, "entry": "0x0", "cmdline": second["cmdline"], "file": file, "start": 0}
     assert (result["verdict"], result["shutdown"]) == ("success", "poweroff")
     assert 6 <= result["guest_seconds"] < 7, "five of the countdown, one of the entry's sleep"
     assert b"hello from the guest's own GRUB" in done.stdout
@@ -97,8 +98,14 @@ def test_a_kernel_of_the_other_width_is_refused_as_on_xen(
     )  # fmt: skip
     assert b"error: incompatible architecture" in done.console
     assert done.verdict.verdict == "failure"
-    assert "; the guest's last words: error: incompatible architecture" in done.verdict.reason
     assert len(done.verdict.stages) == 2
+    refusal = done.verdict.refusal
+    assert refusal is not None
+    bits = {"x86_64": 64, "i386": 32}
+    assert refusal.error.startswith("error: incompatible architecture")
+    assert (refusal.kernel.kind, refusal.kernel.bits, refusal.kernel.vdev) == ("ELF", bits[other], "xvda")
+    assert f"this domain is {bits[mine]}-bit" in refusal.advice
+    assert str(refusal) in done.verdict.reason
 
 
 class TestDisks:

@@ -58,12 +58,12 @@ def lz4(data: bytes) -> bytes:
 
 
 def lzo(data: bytes, flags: int = 0) -> bytes:
-    library = package("lzo")
+    compressor = package("lzallright").LZOCompressor()
     out = b"\x89LZO\0\r\n\x1a\n" + struct.pack(">HHHBB", 0x1040, 0x20A0, 0x0940, 1, 9)
     out += struct.pack(">I", flags) + (bytes(4) if flags & 0x800 else b"") + bytes(12) + b"\x03abc" + bytes(4)
     for start in range(0, len(data), 1 << 18):
         block = data[start : start + (1 << 18)]
-        piece = library.compress(block, 1, False)
+        piece = compressor.compress(block)
         out += struct.pack(">III", len(block), len(piece), 0) + piece
     return with_size(out + bytes(4))
 
@@ -174,7 +174,7 @@ def test_payload_that_is_no_elf() -> None:
     [
         (b"\x28\xb5\x2f\xfd" + bytes(20), "zstandard"),
         (b"\x02\x21\x4c\x18" + bytes(20), "lz4"),
-        (b"\x89LZO\0\r\n\x1a\n" + bytes(30), "python-lzo"),
+        (b"\x89LZO\0\r\n\x1a\n" + bytes(30), "lzallright"),
     ],
 )
 def test_a_missing_package_is_named(magic: bytes, package_name: str, monkeypatch: pytest.MonkeyPatch) -> None:

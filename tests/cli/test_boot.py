@@ -24,11 +24,12 @@ TEXT = b"first line\r\nsecond line\r\n"
 POLLS_THE_CLOCK = "1: rdtsc\njmp 1b"
 KEYS: dict[str, type | tuple[type, ...]] = {
     "verdict": str, "reason": str, "shutdown": (str, type(None)), "stages": list, "guest_seconds": float,
-    "wall_seconds": float, "hypercalls": dict, "disks": dict,
+    "wall_seconds": float, "hypercalls": dict, "disks": dict, "domains": list, "refusal": (dict, type(None)),
+    "xen_log": list,
 }  # fmt: skip
 STAGE_KEYS: dict[str, type | tuple[type, ...]] = {
     "guest_os": (str, type(None)), "loader": (str, type(None)), "guest_version": (str, type(None)), "entry": str,
-    "cmdline": str, "ramdisk": (dict, type(None)), "start": float,
+    "cmdline": str, "file": (str, type(None)), "ramdisk": (dict, type(None)), "start": float, "domid": int,
 }  # fmt: skip
 
 
@@ -47,7 +48,9 @@ class TestExitCodes:
         ("source", "arguments", "says"),
         [
             (SAY_AND_POWER_OFF, ["--until", "third"], "shut down (poweroff) before the console matched 'third'"),
-            ("shutdown 1", [], "the guest shut down (reboot)"),
+            ("shutdown 1", [], "the guest rebooted again, and 1 reboot is allowed (--max-reboots)"),
+            ("shutdown 1", ["--max-reboots", "0"], "the guest shut down (reboot)"),
+            ("shutdown 1", ["--max-reboots", "3"], "the guest rebooted again, and 3 reboots are allowed"),
             ("shutdown 2", [], "the guest shut down (suspend)"),
             (POLLS_THE_CLOCK, ["--timeout", "2.5"], "timed out after 2.5 guest seconds"),
             (ECHO, ["--timeout", "3", "--until", "never"], "no match for 'never'; the guest waits for input"),
@@ -190,7 +193,7 @@ class TestReport:
             for key, kind in STAGE_KEYS.items():
                 assert isinstance(stage[key], kind), key
             if stage["ramdisk"] is not None:
-                assert list(stage["ramdisk"]) == ["size", "sha256"]
+                assert list(stage["ramdisk"]) == ["size", "sha256", "file"]
             int(stage["entry"], 16)
         assert all(isinstance(name, str) and isinstance(count, int) for name, count in result["hypercalls"].items())
         for disk in result["disks"].values():
@@ -200,17 +203,23 @@ class TestReport:
     def test_of_success(self, report: Callable[..., dict[str, Any]], micro: MakeGuest, tmp_path: Path) -> None:
         ramdisk = tmp_path / "ramdisk"
         ramdisk.write_bytes(b"ram" * 5000)
-        result = report("boot", micro(SAY_AND_POWER_OFF), "--cmdline", "a 'b' ü", "--ramdisk", ramdisk)
+        kernel = micro(SAY_AND_POWER_OFF)
+        result = report("boot", kernel, "--cmdline", "a 'b' ü", "--ramdisk", ramdisk)
         self.check(result)
         assert (result["verdict"], result["shutdown"]) == ("success", "poweroff")
         assert result["reason"] == "the guest powered itself off"
         assert result["stages"] == [{
             "guest_os": "micro", "loader": "generic", "guest_version": "7.5", "entry": "0x100000", "cmdline": "a 'b' ü",
-            "ramdisk": {"size": 15000, "sha256": hashlib.sha256(b"ram" * 5000).hexdigest()}, "start": 0.0,
+            "file": str(kernel),
+            "ramdisk": {"size": 15000, "sha256": hashlib.sha256(b"ram" * 5000).hexdigest(), "file": str(ramdisk)},
+            "start": 0.0,
+            "domid": 1,
         }]  # fmt: skip
         assert result["hypercalls"] == {"event_channel_op": 1, "sched_op": 1}
         assert result["disks"] == {}
         assert 0 < result["guest_seconds"] < result["wall_seconds"] < 5
+        end = result["guest_seconds"]
+        assert result["domains"] == [{"domid": 1, "start": 0.0, "end": end, "shutdown": "poweroff"}]
 
     @pytest.mark.parametrize(
         ("source", "arguments", "verdict", "shutdown"),
@@ -243,6 +252,27 @@ class TestReport:
             assert disk["writes"] == 0
 
 
+#: Prints its domain's number, and reboots until that is 3 (Xen's CPUID leaf 4 has it in EDX).
+REBOOTS_TWICE = """
+        mov     $0x40000004, %eax
+        xor     %ecx, %ecx
+        mov     %rbx, %r14
+        cpuid
+        mov     %r14, %rbx
+        mov     %edx, %r13d
+        add     $'0', %dl
+        mov     %dl, number(%rip)
+        lea     number(%rip), %rsi
+        mov     $1, %edx
+        call    write_console
+        cmp     $3, %r13d
+        je      1f
+        shutdown 1
+1:      shutdown 0
+number: .byte   0
+"""
+
+
 GRUBENV = "# GRUB Environment Block\n" + "#" * (1024 - 25)
 ENV_RECIPE = f"""
 description = "A disk that GRUB's save_env can write to"
@@ -259,20 +289,70 @@ text = '''{GRUBENV}'''
 """
 
 
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """A copy of a disk that GRUB can save a variable to."""
+    recipe = tmp_path / "env"
+    recipe.mkdir()
+    (recipe / "recipe.toml").write_text(ENV_RECIPE)
+    disk = tmp_path / "env.img"
+    disk.write_bytes(build(str(recipe))["env.img"].read_bytes())
+    return disk
+
+
+class TestReboot:
+    """As xl: a new domain of the same configuration, with the next number."""
+
+    def test_a_guest_that_reboots_boots_again(
+        self, report: Callable[..., dict[str, Any]], micro: MakeGuest
+    ) -> None:
+        result = report("boot", micro(REBOOTS_TWICE), "--max-reboots", "2", "--cmdline", "again")
+        assert (result["verdict"], result["reason"]) == ("success", "the guest powered itself off after 2 reboots")
+        assert [(stage["domid"], stage["cmdline"]) for stage in result["stages"]] == [(n, "again") for n in (1, 2, 3)]
+        domains = result["domains"]
+        assert [domain["domid"] for domain in domains] == [1, 2, 3]
+        assert [domain["shutdown"] for domain in domains] == ["reboot", "reboot", "poweroff"]
+        ends = [domain["end"] for domain in domains]
+        assert [domain["start"] for domain in domains] == [0.0, *ends[:-1]]
+        assert [stage["start"] for stage in result["stages"]] == [0.0, *ends[:-1]]
+        assert sorted(ends) == ends
+        assert result["guest_seconds"] == ends[-1]
+        assert result["hypercalls"] == {"event_channel_op": 3, "sched_op": 3}
+
+    def test_the_boots_share_console_expectation_and_time(self, pvemu: Pvemu, micro: MakeGuest) -> None:
+        kernel = micro(REBOOTS_TWICE)
+        done = pvemu("boot", kernel, "--max-reboots", "5", "--until", "12")
+        assert (done.code, done.out) == (0, b"12")
+        assert "pvemu: domain 1 rebooted at " in done.err
+        assert done.err.splitlines()[-1].startswith("pvemu: success: the console matched '12' after 1 reboot ")
+        done = pvemu("boot", kernel, "--max-reboots", "1")
+        assert (done.code, done.out) == (5, b"12")
+        done = pvemu("boot", micro("shutdown 1"), "--max-reboots", "100000", "--timeout", "0.00001")
+        assert done.code == 5
+        assert re.search(r"timed out after 1e-05 guest seconds after \d+ reboots", done.err)
+
+    def test_what_was_written_to_a_disk_is_there_after_a_reboot(
+        self, pvemu: Pvemu, guest: Guest, disk: Path
+    ) -> None:
+        done = pvemu(
+            "boot", guest("pvgrub", "grub-x86_64-xen.bin"), "--disk", f"xvda={disk}", "--memory", "64",
+            "--send", r"set x=kept; save_env -f (xen/xvda,msdos1)/grubenv x; reboot\r",
+            "--send", r"load_env -f (xen/xvda,msdos1)/grubenv; echo it=$x; halt\r", "--until", "it=kept",
+        )  # fmt: skip
+        assert done.code == 0, done.err
+
+    @pytest.mark.parametrize("count", ["-1", "two", "1.5", ""])
+    def test_a_count_that_is_none(self, count: str, pvemu: Pvemu, micro: MakeGuest) -> None:
+        done = pvemu("boot", micro("shutdown 0"), f"--max-reboots={count}")
+        says = f"pvemu: --max-reboots {count!r}: not a number of times; give 0, 1, 2 or more"
+        assert (done.code, done.line) == (2, says)
+
+
 class TestWriting:
     """A disk image is written only where `rw` and `--write` are both given."""
 
     SAVE = ("--send", r"set saved=yes\rsave_env -f (xen/xvda,msdos1)/grubenv saved\r",
             "--send", r"list_env -f (xen/xvda,msdos1)/grubenv\rhalt\r")  # fmt: skip
-
-    @pytest.fixture
-    def disk(self, tmp_path: Path) -> Path:
-        recipe = tmp_path / "env"
-        recipe.mkdir()
-        (recipe / "recipe.toml").write_text(ENV_RECIPE)
-        disk = tmp_path / "env.img"
-        disk.write_bytes(build(str(recipe))["env.img"].read_bytes())
-        return disk
 
     @pytest.mark.parametrize(
         ("options", "write", "mode"),

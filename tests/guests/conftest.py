@@ -86,9 +86,11 @@ class Upcall(NamedTuple):
 class MicroGuest:
     """A machine made from a source, its console lines, and its memory by symbol."""
 
-    def __init__(self, path: Path, memory_mib: int = 16, cmdline: str = "") -> None:
+    def __init__(self, path: Path, memory_mib: int = 16, cmdline: str = "", vcpus: int = 1) -> None:
         self.path = path
-        self.machine = Machine.create(DomainConfig(kernel=str(path), memory_mib=memory_mib, cmdline=cmdline))
+        self.machine = Machine.create(
+            DomainConfig(kernel=str(path), memory_mib=memory_mib, cmdline=cmdline, vcpus=vcpus)
+        )
         self.console = b""
         self.machine.on_console_output = self._on_output
         with path.open("rb") as stream:
@@ -188,7 +190,9 @@ class MicroGuest:
 class MakeGuest(Protocol):
     """What the `micro` fixture is: a source, or the name of a `.S` file here, and the guest made from it."""
 
-    def __call__(self, source: str, *, memory_mib: int = 16, cmdline: str = "", bits: int = 64) -> MicroGuest: ...
+    def __call__(
+        self, source: str, *, memory_mib: int = 16, cmdline: str = "", bits: int = 64, vcpus: int = 1
+    ) -> MicroGuest: ...
 
 
 @pytest.fixture
@@ -196,10 +200,12 @@ def micro(assemble: Assemble) -> Iterator[MakeGuest]:
     """Makes micro-guests, and closes them."""
     made: list[MicroGuest] = []
 
-    def make(source: str, *, memory_mib: int = 16, cmdline: str = "", bits: int = 64) -> MicroGuest:
+    def make(
+        source: str, *, memory_mib: int = 16, cmdline: str = "", bits: int = 64, vcpus: int = 1
+    ) -> MicroGuest:
         text = (HERE / source).read_text() if source.endswith(".S") else source
         path = assemble((HERE / f"pv{bits}.S").read_text() + text + "\n", bits=bits, script=SCRIPT)
-        made.append(MicroGuest(path, memory_mib, cmdline))
+        made.append(MicroGuest(path, memory_mib, cmdline, vcpus))
         return made[-1]
 
     yield make

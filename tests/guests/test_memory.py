@@ -35,19 +35,19 @@ def test_stores_that_an_update_would_refuse_fault(guest: MicroGuest) -> None:
 
 def test_refusals(guest: MicroGuest) -> None:
     values = guest.values
-    assert values["writable_table"] in (EBUSY, EINVAL)
-    assert values["foreign"] in (EPERM, EINVAL)
-    assert values["xen_slot"] in (EPERM, EINVAL)
+    assert values["writable_table"] == EBUSY
+    assert values["foreign"] == EPERM  # no frame of the machine
+    assert values["xen_slot"] == EINVAL
 
 
 def test_pins(guest: MicroGuest) -> None:
     values = guest.values
-    assert values["pin_writable"] in (EINVAL, EBUSY)
+    assert values["pin_writable"] == EINVAL
     assert values["make_readonly"] == 0
-    assert values["pin_bad"] in (EINVAL, EPERM)
+    assert values["pin_bad"] == EPERM
     assert values["make_writable"] == 0  # the failed pin has left nothing behind
     assert values["pin_good"] == 0
-    assert values["map_pinned"] in (EBUSY, EINVAL)
+    assert values["map_pinned"] == EBUSY
     assert values["unpin"] == 0
     assert values["unpin_twice"] == EINVAL
     assert values["writable_again"] == 0

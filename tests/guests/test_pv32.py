@@ -185,10 +185,48 @@ frame_cs: .long 0
     assert (values["in_handler"], values["mask_after"], values["frame_cs"]) == (1, 0, 0xE019)
 
 
-def test_syscall_is_not_for_32_bit_code(micro: MakeGuest) -> None:
-    guest = micro("main:\ncall install_traps\nat: try syscall\nret", bits=32).run_to("poweroff")
+def test_syscall_without_an_entry_is_a_gp_of_user_mode(micro: MakeGuest) -> None:
+    """compat_syscall: the frame shows the selectors that SYSCALL would, and it goes on the kernel's stack."""
+    guest = micro(
+        """
+main:   call    install_traps
+        hypercall __HYPERVISOR_stack_switch, $KERNEL_DS, $stack_bottom + 4096
+        movl    $end, trap_hook
+at:     try     syscall
+end:    poweroff
+""",
+        bits=32,
+    ).run_to("poweroff")
     first = guest.traps32[0]
-    assert (first.vector, first.error, first.eip) == (6, -1, guest.symbols["at"] + TRY)
+    assert (first.vector, first.error, first.eip) == (13, 0, guest.symbols["at"] + TRY)
+    assert (first.cs, first.ss, first.entry_esp) == (0xE02B, 0xE033, guest.symbols["stack_bottom"] + 4096 - 24)
+
+
+def test_syscall_goes_to_its_entry(micro: MakeGuest) -> None:
+    guest = micro(
+        """
+        .set    __HYPERVISOR_callback_op, 30
+main:   call    install_traps
+        hypercall __HYPERVISOR_stack_switch, $KERNEL_DS, $stack_bottom + 4096
+        hypercall __HYPERVISOR_callback_op, $0, $callback
+        show    callback, %eax
+at:     syscall
+entry:  show    ecx, %ecx
+        show    eip, (%esp)
+        show    cs, 4(%esp)
+        show    ss, 16(%esp)
+        poweroff
+        .data
+callback: .word 7, 0                            # CALLBACKTYPE_syscall32
+        .long   KERNEL_CS, entry
+        .text
+""",
+        bits=32,
+    ).run_to("poweroff")
+    values = guest.values
+    assert values["callback"] == 0
+    assert values["ecx"] == values["eip"] == guest.symbols["entry"]
+    assert (values["cs"] & 0xFFFF, values["ss"]) == (0xE02B, 0xE033)
 
 
 def test_a_native_iret_to_ring_3_is_seen(micro: MakeGuest) -> None:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from hypercalls.abi import ABI32, ABI64, Abi
 from hypercalls.context import (
-    ConsolePort,
     Context,
     DescriptorTables,
     DomainPort,
@@ -85,7 +84,6 @@ ANSWERS: dict[str, Any] = {
     "is_up": True,
     "runstate": (0, 1000, (1, 2, 3, 4)),
     "watchdog": 1,
-    "read": b"",
 }
 
 
@@ -136,7 +134,6 @@ class FakeContext:
         self.mm: MmPort = port
         self.descriptor_tables: DescriptorTables = port
         self.sched: SchedPort = port
-        self.console: ConsolePort = port
         self.physdev: PhysdevPort = port
 
     def call(self, op: int, args: Sequence[int]) -> int:

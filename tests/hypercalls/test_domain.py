@@ -1,15 +1,14 @@
-"""Hypercalls of the domain as a whole: sched_op, xen_version, vm_assist, console_io, physdev_op."""
+"""Hypercalls of the domain as a whole: sched_op, xen_version, vm_assist, physdev_op."""
 
 from __future__ import annotations
 
 import pytest
 
 from hypercalls.abi import ABI32, Abi
-from hypercalls.errors import XenError
 from hypercalls.public import physdev as pd
 from hypercalls.public import sched, xen
 from hypercalls.public import version as xv
-from hypercalls.public.errno import E2BIG, EFAULT, EINVAL, ENODEV, ENOSPC, ENOSYS, EPERM, ESRCH
+from hypercalls.public.errno import EFAULT, EINVAL, ENODEV, ENOSPC, ENOSYS, EPERM, ESRCH
 from tests.hypercalls.fake_context import BASE, BOTH, HANDLE, OWN_DOMID, FakeContext
 
 WIDTHS = pytest.mark.parametrize("abi", BOTH, ids=["64", "32"])
@@ -109,21 +108,6 @@ def test_vm_assist(abi: Abi) -> None:
     assert context.hypercall("vm_assist", 2, 0) == -ENOSYS
     for type_ in (6, 33, 64, 1 << 31):
         assert context.hypercall("vm_assist", 0, type_) == -EINVAL
-
-
-@WIDTHS
-def test_console_io(abi: Abi) -> None:
-    context = FakeContext(abi, read=b"key")
-    context.put(b"hello")
-    assert context.hypercall("console_io", xen.CONSOLEIO_write, 5, BASE) == 0
-    assert context.hypercall("console_io", xen.CONSOLEIO_read, 9, BASE) == 3
-    assert context.calls == [("write", b"hello"), ("read", 9)]
-    assert context.guest.copy_from_guest(BASE, 5) == b"keylo"
-    assert context.hypercall("console_io", xen.CONSOLEIO_write, (1 << 32) - 1, 8) == -EFAULT
-    assert context.hypercall("console_io", xen.CONSOLEIO_read, 1 << 31, BASE) == -E2BIG
-    assert context.hypercall("console_io", xen.CONSOLEIO_read, 9, 0) == -EFAULT
-    assert context.hypercall("console_io", 2, 0, 0) == -ENOSYS
-    assert FakeContext(abi, write=XenError(EPERM)).hypercall("console_io", 0, 1, BASE) == -EPERM
 
 
 PHYSDEV_OPS: list[tuple[int, object, object]] = [

@@ -35,11 +35,11 @@ VCPU_OPS: list[tuple[int, int, object, object]] = [
         vc.vcpu_register_vcpu_info(mfn=5, offset=64),
         ("register_vcpu_info", 1, 5, 64),
     ),
-    (vc.VCPUOP_set_periodic_timer, 1, vc.vcpu_set_periodic_timer(period_ns=10**6), ("set_periodic_timer", 10**6)),
+    (vc.VCPUOP_set_periodic_timer, 1, vc.vcpu_set_periodic_timer(period_ns=10**6), ("set_periodic_timer", 1, 10**6)),
     (vc.VCPUOP_set_periodic_timer, 0, vc.vcpu_set_periodic_timer(period_ns=10**6 - 1), -EINVAL),
     (vc.VCPUOP_set_periodic_timer, 0, vc.vcpu_set_periodic_timer(period_ns=1 << 62), -EINVAL),
     (vc.VCPUOP_set_periodic_timer, 0, None, -EFAULT),
-    (vc.VCPUOP_stop_periodic_timer, 0, None, ("stop_periodic_timer",)),
+    (vc.VCPUOP_stop_periodic_timer, 0, None, ("stop_periodic_timer", 0)),
     (
         vc.VCPUOP_set_singleshot_timer,
         0,

@@ -19,6 +19,7 @@ from pvemu.cpu.exits import Access
 from pvemu.frames import Mfn
 from pvemu.hypervisor.descriptor_tables import GDT_VADDR, LDT_VADDR, check_descriptor
 from pvemu.hypervisor.domain import Domain, DomainCrashError
+from pvemu.hypervisor.domain_page import DomainPages
 from pvemu.hypervisor.event_channel import EventChannels
 from pvemu.hypervisor.hypercall import HypercallDispatcher
 from pvemu.hypervisor.shared_info import SharedInfo
@@ -61,7 +62,7 @@ class Cpu:
         self.left = 0
         self.domain = Domain(DOMID, self.clock, lambda: None)
         self.vcpu = Vcpu(
-            ABI64, 0, self.regs, infos[0], self.clock, world.guest, world.ram, world.types, self.events, infos,
+            ABI64, 0, self.regs, self.clock, world.guest, DomainPages(world.ram, world.types), self.events, infos,
             self._leave, self._enter, self._toggle,
         )  # fmt: skip
         self.traps = Traps(self.domain, self.vcpu, world.guest)

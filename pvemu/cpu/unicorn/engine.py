@@ -11,13 +11,7 @@ from unicorn import UC_ARCH_X86, UC_MODE_64, Uc, UcError, unicorn_const, x86_con
 from pvemu.cpu.exits import Access, Exit, ExitHandler, ExitKind, Mmu
 from pvemu.cpu.paging import is_canonical
 from pvemu.cpu.registers import GENERAL_64
-from pvemu.cpu.unicorn.hidden_state import (
-    ContextFields,
-    context_words,
-    find_context_fields,
-    find_fault_address,
-    find_no_exit_request,
-)
+from pvemu.cpu.unicorn.hidden_state import CpuState, find_cpu_state, find_fault_address, find_no_exit_request
 from pvemu.cpu.unicorn.hooks import ENTRY_VADDR, Hooks
 from pvemu.cpu.unicorn.native import U64, EngineError, Native
 from pvemu.cpu.unicorn.register_file import RegisterFile
@@ -38,6 +32,9 @@ _HAS_ERROR_CODE = frozenset((8, 10, 11, 12, 13, 14, 17))
 _EFLAGS_TF, _EFLAGS_IF = 1 << 8, 1 << 9
 #: Of QEMU's hflags (target/i386/cpu.h): HF_CPL, HF_CS32, HF_SS32, HF_ADDSEG, HF_CS64.
 _HFLAGS_SEGMENTS = 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 15
+_HF_CS64 = 1 << 15
+#: Ring 0 as the engine starts, and FLAT_KERNEL_CS64.
+_ENTRY_SELECTORS = frozenset((0, 0xE033))
 #: mov %eax, %ds; %es; %fs; %gs; iretq
 _LOAD_DATA, _LOAD_DATA_AT = b"\x8e\xd8\x8e\xc0\x8e\xe0\x8e\xe8\x48\xcf", 64
 
@@ -60,9 +57,7 @@ class Engine:
         self._is_running = False
         self._run_lock = threading.Lock()
         self._no_exit_request: Any = None
-        self._context: Any = None
-        self._fields = ContextFields(-1, -1, -1)
-        self._kernel_hflags = 0
+        self._state: CpuState | None = None
         self._fault_address: ctypes.c_uint64 | None = None
         uc.mem_map_ptr(ram.base, ram.size, unicorn_const.UC_PROT_ALL, ram.host_address())
         uc.ctl_set_tlb_mode(unicorn_const.UC_TLB_VIRTUAL)
@@ -79,6 +74,8 @@ class Engine:
         self._mmu = mmu
         self._hooks = Hooks(self._uc, self._native, self.registers, handler, mmu, self._entry_maddr)
         self._leave_out_exit_checks()
+        # The page behind the RAM may be one that is not RAM (trap_frame).
+        self._hooks.leave_out_dirty_scans(self._ram.base, self._ram.base + self._ram.size + PAGE_SIZE)
         self._ram.on_code_write = self._hooks.drop_translations
 
     @property
@@ -122,11 +119,7 @@ class Engine:
         """``enter`` for a guest whose privilege level or code width may be another than the CPU is at. ``data`` is
         loaded into ds, es, fs and gs, descriptor and all.
         """
-        self._load_context()
-        raw = context_words(self._context)
-        hflags = raw[self._fields.hflags]
-        raw[self._fields.hflags] = hflags & ~_HFLAGS_SEGMENTS | self._kernel_hflags & _HFLAGS_SEGMENTS
-        self._uc.context_restore(self._context)
+        self._to_ring0()
         if data is None:
             return self.enter(rip, rsp, cs, ss, rflags)
         rax = self.read("rax")
@@ -135,14 +128,14 @@ class Engine:
         self.write("rax", rax)
         return refusal
 
-    def enter(
-        self, rip: int, rsp: int, cs: int, ss: int, rflags: int = 0x202, entry_offset: int = 0
-    ) -> Exit | None:
+    def enter(self, rip: int, rsp: int, cs: int, ss: int, rflags: int = 0x202, entry_offset: int = 0) -> Exit | None:
         """Load ``cs``/``ss`` with their privilege level by an IRETQ from ring 0 (a register write sets no CPL), then
         stand at ``rip``. All other registers keep their values. The exception, where the CPU refuses the selectors: it
         stays in ring 0 then, and has to be entered with better ones.
         """
         hooks = self._hooks
+        if not self._is_entry_code():
+            self._to_ring0()
         frame = struct.pack("<5Q", rip, cs, rflags & ~_EFLAGS_TF, rsp, ss)
         self._ram.write(self._entry_maddr, b"\x48\xcf".ljust(16, b"\xcc") + frame)
         self._ram.write(self._entry_maddr + _LOAD_DATA_AT, _LOAD_DATA)
@@ -243,7 +236,7 @@ class Engine:
         if page is None or address >> PAGE_SHIFT != page >> PAGE_SHIFT:
             raise EngineError(f"a fault at {address:#x} was refused at {page}: this Unicorn keeps it elsewhere")
         if not is_canonical(address):
-            return Exit(ExitKind.EXCEPTION, _VECTOR_GP, 0)
+            return Exit(ExitKind.EXCEPTION, _VECTOR_GP, 0, address)
         return Exit(ExitKind.EXCEPTION, _VECTOR_PF, self._mmu.fault_error_code(), address)
 
     def _exception(self, vector: int) -> Exit:
@@ -260,21 +253,30 @@ class Engine:
         """The error code of an exception, and whether it is an ``int n``. Also forgets QEMU's pending exception: it is
         delivered by us, so the engine never clears it, and the next one would arrive as a double fault.
         """
-        self._load_context()
-        error_at = self._fields.error_code
-        raw = context_words(self._context)
-        error_code, is_software = int(raw[error_at]), bool(raw[error_at + 1])  # error_code, exception_is_int
-        raw[self._fields.pending] = -1
-        self._uc.context_restore(self._context)
+        state = self._cpu_state()
+        words, error_at = state.words, state.fields.error_code
+        error_code, is_software = words[error_at], bool(words[error_at + 1])  # error_code, exception_is_int
+        words[state.fields.pending] = -1
         return error_code, is_software
 
-    def _load_context(self) -> None:
-        """Bring ``_context`` up to date with the CPU; find out first where it keeps what."""
-        if self._context is None:
-            self._context = self._uc.context_save()
-            self._fields, self._kernel_hflags = find_context_fields()
-        else:
-            self._uc.context_update(self._context)
+    def _cpu_state(self) -> CpuState:
+        """Where the CPU keeps what has no name; found when it is needed first."""
+        if self._state is None:
+            self._state = CpuState(find_cpu_state(self._uc, self._native.cpu))
+        return self._state
+
+    def _to_ring0(self) -> None:
+        """Have the CPU take what it runs for 64-bit code in ring 0."""
+        state = self._cpu_state()
+        at = state.fields.hflags
+        state.words[at] = state.words[at] & ~_HFLAGS_SEGMENTS | state.kernel_hflags & _HFLAGS_SEGMENTS
+
+    def _is_entry_code(self) -> bool:
+        """Whether the IRETQ that enters guest code means itself: in 64-bit code, which Xen's own selectors are."""
+        if self.read("cs") in _ENTRY_SELECTORS:
+            return True
+        state = self._cpu_state()
+        return bool(state.words[state.fields.hflags] & _HF_CS64)
 
     def stop(self) -> None:
         """Leave guest code when the current hook returns."""

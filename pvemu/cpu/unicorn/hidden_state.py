@@ -1,7 +1,7 @@
 """State of the engine's that its API does not name, and where it is: found at run time, never assumed.
 
 Three places: where uc_struct keeps the exact address of a refused access, where its flag is that leaves out a check
-after every memory access, and where a saved context holds a pending exception.
+after every memory access, and where the CPU keeps a pending exception and its modes.
 """
 
 from __future__ import annotations
@@ -19,13 +19,20 @@ from pvemu.frames import PAGE_SIZE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ContextFields", "context_words", "find_context_fields", "find_fault_address", "find_no_exit_request"]
+__all__ = ["CpuState", "find_context_fields", "find_cpu_state", "find_fault_address", "find_no_exit_request"]
 
 #: uc_struct of include/uc_priv.h: target_page_size, target_page_align, qemu_host_page_size, qemu_real_host_page_size
 #: stand in a row; four flags follow 24 bytes behind them.
 _UC_STRUCT_PAGE_SIZES = struct.pack("<IIQQ", PAGE_SIZE, PAGE_SIZE - 1, PAGE_SIZE, PAGE_SIZE)
 _UC_STRUCT_FLAGS_AT = 48
 _UC_STRUCT_HEAD = 4096
+
+#: The order in which CPUX86State keeps the general registers, with which it begins.
+_FIRST_REGISTERS = (
+    x86_const.UC_X86_REG_RAX, x86_const.UC_X86_REG_RCX, x86_const.UC_X86_REG_RDX, x86_const.UC_X86_REG_RBX,
+)  # fmt: skip
+#: Where in CPUState, in quads, a pointer to CPUX86State is looked for, and how far that may be away.
+_CPU_STATE_HEAD, _CPU_STATE_REACH = 128, 1 << 17
 
 _IRETQ = b"\x48\xcf"
 #: mov $0x07771230, %eax; mov %eax, %ds: no descriptor is there.
@@ -63,14 +70,14 @@ def find_fault_address() -> int:
     return offset
 
 
-def context_words(context: Any) -> Any:
+def _context_words(context: Any) -> Any:
     """The saved context as an array of int32, writable in place."""
     address = ctypes.cast(context.context, ctypes.c_void_p).value
     return (ctypes.c_int32 * (context.size // 4)).from_address(address)
 
 
 class ContextFields(NamedTuple):
-    """int32 indices into a saved context. ``exception_is_int`` follows ``error_code``."""
+    """int32 indices into the CPU's state. ``exception_is_int`` follows ``error_code``."""
 
     error_code: int
     pending: int
@@ -78,8 +85,8 @@ class ContextFields(NamedTuple):
 
 
 def find_context_fields() -> tuple[ContextFields, int]:
-    """Where a saved context holds the error code, the pending exception and QEMU's hflags, and the hflags of 64-bit
-    code in ring 0. Found by going to ring 3 on a scratch CPU and provoking a #GP with a known error code there.
+    """Where the CPU's state has the error code, the pending exception and QEMU's hflags, and the hflags of 64-bit code
+    in ring 0. Found by going to ring 3 on a scratch CPU and provoking a #GP with a known error code there.
     """
     uc = Uc(UC_ARCH_X86, UC_MODE_64)
     uc.mem_map(_SCRATCH, PAGE_SIZE)
@@ -90,17 +97,49 @@ def find_context_fields() -> tuple[ContextFields, int]:
     uc.reg_write(x86_const.UC_X86_REG_RSP, _SCRATCH_STACK)
     uc.hook_add(unicorn_const.UC_HOOK_INTR, lambda uc, vector, _data: uc.emu_stop())
     context = uc.context_save()
-    before = list(context_words(context))
+    before = list(_context_words(context))
     uc.emu_start(_SCRATCH, 0)
     uc.context_update(context)
-    after = list(context_words(context))
+    after = list(_context_words(context))
     long_mode = 1 << 14 | 1 << 15  # HF_LMA, HF_CS64
     fields = ContextFields(
         _one_field(before, after, lambda old, new: new == 0x1230 != old),
         _one_field(before, after, lambda old, new: (old, new) == (-1, 13)),
         _one_field(before, after, lambda old, new: old & (long_mode | 3) == long_mode and new == old | 3),
     )
-    return fields, before[fields.hflags]
+    registers = struct.pack("<4Q", *(uc.reg_read(number) for number in _FIRST_REGISTERS))
+    start = bytes((ctypes.c_ubyte * 128).from_buffer_copy(_context_words(context))).find(registers) // 4
+    if start < 0:
+        raise EngineError("this Unicorn saves its registers elsewhere: use 2.1.4")
+    return ContextFields(*(field - start for field in fields)), before[fields.hflags]
+
+
+class CpuState:
+    """QEMU's CPUX86State in place. ``words`` are its int32, ``fields`` tells those of interest, ``kernel_hflags`` the
+    hflags of 64-bit code in ring 0.
+    """
+
+    def __init__(self, address: int) -> None:
+        self.fields, self.kernel_hflags = find_context_fields()
+        self.words = (ctypes.c_int32 * (max(self.fields) + 2)).from_address(address)
+
+
+def find_cpu_state(uc: Uc, cpu: int | None) -> int:
+    """Address of CPUX86State: what CPUState, at ``cpu``, points to and what begins with the general registers."""
+    if cpu is not None:
+        kept = [uc.reg_read(number) for number in _FIRST_REGISTERS]
+        marks = [0x5A5A_0000_1234_0000 + n for n in range(len(kept))]
+        for number, mark in zip(_FIRST_REGISTERS, marks, strict=True):
+            uc.reg_write(number, mark)
+        found = 0
+        for pointer in (ctypes.c_uint64 * _CPU_STATE_HEAD).from_address(cpu):
+            if cpu < pointer < cpu + _CPU_STATE_REACH and [*(ctypes.c_uint64 * 4).from_address(pointer)] == marks:
+                found = pointer
+        for number, value in zip(_FIRST_REGISTERS, kept, strict=True):
+            uc.reg_write(number, value)
+        if found:
+            return found
+    raise EngineError("this Unicorn keeps its CPU elsewhere: use 2.1.4")
 
 
 def _one_field(before: list[int], after: list[int], is_change: Callable[[int, int], bool]) -> int:

@@ -16,7 +16,8 @@ from pvemu.frames import PAGE_SIZE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FILL", "IN", "INSN", "INTR", "INVALID", "MAX_BATCH", "OUT", "REGISTERS", "U64", "EngineError", "Native"]
+__all__ = ["FILL", "IN", "INSN", "INTR", "INVALID", "MAX_BATCH", "OUT", "REGISTERS", "U64", "UNMAPPED", "EngineError",
+           "Native"]  # fmt: skip
 
 U64 = ctypes.c_uint64
 _VOID = ctypes.c_void_p
@@ -27,6 +28,7 @@ IN = ctypes.CFUNCTYPE(ctypes.c_uint32, _VOID, ctypes.c_uint32, ctypes.c_int, _VO
 OUT = ctypes.CFUNCTYPE(None, _VOID, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint32, _VOID)
 INTR = ctypes.CFUNCTYPE(None, _VOID, ctypes.c_uint32, _VOID)
 INVALID = ctypes.CFUNCTYPE(ctypes.c_bool, _VOID, _VOID)
+UNMAPPED = ctypes.CFUNCTYPE(ctypes.c_bool, _VOID, ctypes.c_int, U64, ctypes.c_int, ctypes.c_int64, _VOID)
 _MMIO_READ = ctypes.CFUNCTYPE(U64, _VOID, U64, ctypes.c_uint, _VOID)
 _MMIO_WRITE = ctypes.CFUNCTYPE(None, _VOID, U64, ctypes.c_uint, U64, _VOID)
 _REG_WRITE = ctypes.CFUNCTYPE(ctypes.c_int, _VOID, ctypes.c_int, _VOID)
@@ -60,7 +62,7 @@ def _function(name: str, prototype: Any) -> Any:
 
 
 class Native:
-    """The C side of one CPU. ``handle`` is its uc_engine; ``write(handle, number, cell_address)`` and
+    """The C side of one CPU. ``handle`` is its uc_engine; ``read`` and ``write(handle, number, cell_address)`` and
     ``read_batch(handle, numbers, cell_pointers, count)`` move registers through ``cells``.
     """
 
@@ -68,13 +70,14 @@ class Native:
         self._uch = uc._uch  # noqa: SLF001 - the binding has no public name for the handle its own hooks take
         self.handle = int(self._uch.value or 0)
         self.write = _function("uc_reg_write", _REG_WRITE)
+        self.read = _function("uc_reg_read", _REG_WRITE)
         self.read_batch = _function("uc_reg_read_batch", _REG_BATCH)
         self._control = _function("uc_ctl", _CONTROL)
         self.cells = (U64 * MAX_BATCH)()
         self.cell_address = ctypes.addressof(self.cells)
         self.cell_pointers = (_VOID * MAX_BATCH)(*(self.cell_address + 8 * i for i in range(MAX_BATCH)))
         self._keep: list[Any] = []  # what C holds pointers to
-        self._cpu: int | None = None
+        self.cpu: int | None = None  #: address of QEMU's CPUState
         self._flush_one: Callable[[int | None, int], object] = lambda cpu, vaddr: self.flush_tlb()
 
     def keep(self, thing: Any) -> Any:
@@ -88,7 +91,7 @@ class Native:
 
     def flush_page(self, vaddr: int) -> None:
         """Forget the translations of the page at ``vaddr``."""
-        self._flush_one(self._cpu, vaddr)
+        self._flush_one(self.cpu, vaddr)
 
     def find_page_flush(self) -> None:
         """QEMU's tlb_flush_page, which the library exports but its API has no name for; else all is flushed. The CPU
@@ -99,16 +102,16 @@ class Native:
             flush = _FLUSH_PAGE(ctypes.cast(uclib.tlb_flush_page_x86_64, _VOID).value or 0)
         except AttributeError:
             return
-        self._cpu = _GET_CPU(address)(self.handle, _UNASSIGNED_CPU_INDEX)
-        if self._cpu:
+        self.cpu = _GET_CPU(address)(self.handle, _UNASSIGNED_CPU_INDEX)
+        if self.cpu:
             self._flush_one = flush
 
-    def hook(self, kind: int, callback: Any, *args: Any) -> None:
-        """uc_hook_add for every address."""
+    def hook(self, kind: int, callback: Any, *args: Any, first: int = 1, last: int = 0) -> None:
+        """uc_hook_add for the addresses from ``first`` to ``last``; for every address where that is no range."""
         self.keep(callback)
         hook = ctypes.c_size_t()
         status = uclib.uc_hook_add(
-            self._uch, ctypes.byref(hook), kind, ctypes.cast(callback, _VOID), None, U64(1), U64(0), *args
+            self._uch, ctypes.byref(hook), kind, ctypes.cast(callback, _VOID), None, U64(first), U64(last), *args
         )
         if status != 0:
             raise EngineError(f"hook {kind} refused: {status}")

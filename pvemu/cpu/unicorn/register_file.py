@@ -30,7 +30,10 @@ class RegisterFile:
 
     def read(self, name: str) -> int:
         """One register by name."""
-        return int(self._uc.reg_read(REGISTERS[name]))
+        native = self._native
+        native.cells[0] = 0
+        native.read(native.handle, REGISTERS[name], native.cell_address)
+        return native.cells[0]
 
     def write(self, name: str, value: int) -> None:
         """Set one register by name. A data selector that the CPU would refuse becomes 0: its fault would jump out of

@@ -34,7 +34,9 @@ _WORDS_OF_GRUB_DL = 18
 #: GRUB_SYMTAB_SIZE of grub-core/kern/dl.c, and how many entries must agree on where the table is.
 _HASH_SIZE, _ENOUGH_VOTES = 509, 8
 _MAX_CHAIN = 256
-_CALL = b"\xe8"  # with a 32-bit distance
+#: call with a 32-bit distance, movabs of an address to a register; looked ahead for, since data may look like one.
+_CALL = re.compile(rb"\xe8(?=(.{4}))", re.DOTALL)
+_LOAD_ADDRESS = re.compile(rb"[\x48\x49][\xb8-\xbf](?=(.{8}))", re.DOTALL)
 #: GRUB_MODULE_MAGIC and OBJ_TYPE_ELF of include/grub/kernel.h.
 _MODULE_MAGIC, _TYPE_ELF = b"mimg", 0
 
@@ -67,19 +69,17 @@ class GrubKernel:
         self.image_modules = list(self._image_modules())
 
     def static_functions(self) -> list[Symbol]:
-        """Functions that are not exported, as ``sub_8a5f``, told from the calls to them: without these the exported one
-        before would lend them its name.
+        """Functions that are not exported, as ``sub_8a5f``, told from the calls to them (64-bit GRUBs are built for the
+        large code model: an address is loaded whole). Without these the exported one before would lend its name.
         """
         known = {symbol.address for symbol in self.symbols}
         end = max(symbol.address for symbol in self.symbols if symbol.is_function)
         code = self._memory.read_mapped(self.base, end - self.base + PAGE_SIZE)
-        found = set()
-        at = code.find(_CALL)
-        while at >= 0:
-            target = at + 5 + int.from_bytes(code[at + 1 : at + 5], "little", signed=True)
-            if 0 <= target <= end - self.base and self.base + target not in known:
-                found.add(self.base + target)
-            at = code.find(_CALL, at + 1)
+        near = (
+            self.base + call.end() + 4 + int.from_bytes(call[1], "little", signed=True) for call in _CALL.finditer(code)
+        )
+        far = (int.from_bytes(load[1], "little") for load in _LOAD_ADDRESS.finditer(code))
+        found = {address for address in (*near, *far) if self.base <= address <= end} - known
         return [Symbol(address, 0, f"sub_{address:x}", is_function=True) for address in sorted(found)]
 
     def head(self) -> int | None:

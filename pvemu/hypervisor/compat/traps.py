@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import struct
 
-from hypercalls.public import xen
+from hypercalls.public import arch_x86, xen
+from hypercalls.public import callback as cb
 from pvemu.hypervisor.domain import DomainCrashError
-from pvemu.hypervisor.traps import Traps
+from pvemu.hypervisor.traps import CALLBACKF_MASK_EVENTS, Traps
 
 __all__ = ["CompatTraps"]
 
 _TF, _IF, _IOPL, _NT, _RF, _VM = 1 << 8, 1 << 9, 3 << 12, 1 << 14, 1 << 16, 1 << 17
-_VECTOR_UD = 6
+_VECTOR_GP = 13
 _SYSCALL_LENGTH = 2
 _MASK = 0xFFFF_FFFF
 
@@ -20,14 +21,29 @@ class CompatTraps(Traps):
     """As :class:`Traps`: eip, cs with the upcall mask, eflags, and from user mode esp and ss, below an error code."""
 
     @staticmethod
-    def _is_null(cs: int, _address: int) -> bool:
+    def is_null(cs: int, _address: int) -> bool:
+        """null_trap_bounce: whether there is no handler."""
         return not cs & ~3
 
     def inject_syscall(self) -> None:
-        """SYSCALL outside 64-bit code: an Intel CPU, as pvemu.cpu.cpuid describes one, does not know it."""
-        regs = self._vcpu.regs
-        regs.write("rip", (regs.read("rip") - _SYSCALL_LENGTH) & _MASK)
-        self.inject_exception(_VECTOR_UD, -1)
+        """SYSCALL, as AMD's CPUs have it outside 64-bit code (compat/entry.S compat_syscall): to the registered entry;
+        the frame shows user mode's own selectors whatever it was made from.
+        """
+        vcpu, kind = self._vcpu, cb.CALLBACKTYPE_syscall32
+        regs = vcpu.regs
+        rip, rflags = regs.read("rip"), regs.read("rflags")
+        regs.write("rcx", rip)
+        regs.write("r11", rflags)
+        selectors = arch_x86.FLAT_RING3_CS, arch_x86.FLAT_RING3_SS
+        cs, handler = vcpu.callback_cs.get(kind, 0), vcpu.callbacks.get(kind, 0)
+        if self.is_null(cs, handler):
+            regs.write("rip", (rip - _SYSCALL_LENGTH) & _MASK)
+            self.inject_exception(_VECTOR_GP, 0, selectors=selectors)
+            return
+        if self._observers:
+            self._tell("syscall")
+        masks_events = bool(vcpu.callback_flags.get(kind, 0) & CALLBACKF_MASK_EVENTS)
+        self._bounce(cs, handler, None, masks_events, selectors)
 
     def _bounce(
         self, new_cs: int, handler: int, error_code: int | None, masks_events: bool,
@@ -52,7 +68,7 @@ class CompatTraps(Traps):
         stack = (stack - 4 * len(frame)) & _MASK
         raw = struct.pack(f"<{len(frame)}I", *(word & _MASK for word in frame))
         self._push((stack + vcpu.segment_base(ss)) & _MASK, raw)
-        if self._is_null(new_cs, handler):
+        if self.is_null(new_cs, handler):
             raise DomainCrashError(self._sync_crash("null selector"))
         vcpu.set_frame(handler, new_cs, eflags & ~(_VM | _RF | _NT | _TF), stack, ss)
 

@@ -61,9 +61,7 @@ class CompatVcpu(Vcpu):
     def _words(self, esp: int, first: int, count: int) -> tuple[int, ...]:
         """32-bit words of the guest's stack. DomainCrashError where they cannot be read."""
         try:
-            raw = b"".join(
-                self._guest.copy_from_guest((esp + 4 * i) & _MASK, 4) for i in range(first, first + count)
-            )
+            raw = b"".join(self._guest.copy_from_guest((esp + 4 * i) & _MASK, 4) for i in range(first, first + count))
         except XenError:
             raise DomainCrashError(["compat_iret: fault while reading the guest's stack"]) from None
         return struct.unpack(f"<{count}I", raw)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hypercalls.public import grant_table as gt
 from pvemu.cpu.paging import PTE_A, PTE_ADDR, PTE_D, PTE_NX, PTE_P, PTE_RW, PTE_US
 from pvemu.frames import PAGE_SHIFT
-from pvemu.hypervisor.grant_entry import (
+from pvemu.hypervisor.grant_table.grant_entry import (
     PIN_DEVR,
     PIN_DEVW,
     PIN_HSTR,

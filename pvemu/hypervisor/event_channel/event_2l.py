@@ -12,14 +12,16 @@ from hypercalls.public import errno as e
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pvemu.hypervisor.evtchn import Evtchn
+    from pvemu.hypervisor.event_channel.evtchn import Evtchn
     from pvemu.hypervisor.shared_info import SharedInfo, VcpuInfo
 
 __all__ = ["TwoLevelPorts"]
 
 
 class TwoLevelPorts:
-    """As :class:`pvemu.hypervisor.evtchn.PortOps`; ``mark_events_pending`` is told which vcpu has an upcall to take."""
+    """As :class:`pvemu.hypervisor.event_channel.evtchn.PortOps`; ``mark_events_pending`` is told which vcpu has an
+    upcall to take.
+    """
 
     def __init__(
         self, shared_info: SharedInfo, vcpu_infos: list[VcpuInfo], mark_events_pending: Callable[[int], None]

@@ -14,15 +14,16 @@ from hypercalls.errors import XenError
 from hypercalls.public import errno as e
 from hypercalls.public import event_channel as ec
 from hypercalls.public import xen
-from pvemu.hypervisor.event_2l import TwoLevelPorts
-from pvemu.hypervisor.event_fifo import FifoPorts, check_control_block
-from pvemu.hypervisor.evtchn import (
+from pvemu.hypervisor.event_channel.event_2l import TwoLevelPorts
+from pvemu.hypervisor.event_channel.event_fifo import FifoPorts, check_control_block
+from pvemu.hypervisor.event_channel.evtchn import (
     ECS_FREE,
     ECS_INTERDOMAIN,
     ECS_IPI,
     ECS_RESERVED,
     ECS_UNBOUND,
     ECS_VIRQ,
+    BackendEnd,
     Evtchn,
     PortOps,
 )
@@ -53,7 +54,11 @@ class BackendChannel:
     def __init__(self, channels: EventChannels, port: int, on_send: Callable[[], None]) -> None:
         self._channels = channels
         self._port = port
-        self.on_send = on_send
+        self._on_send = on_send
+
+    def send(self) -> None:
+        """The guest has sent an event."""
+        self._on_send()
 
     def notify(self) -> None:
         """Raise the guest's end."""
@@ -83,7 +88,8 @@ class EventChannels:
         self._channels = [Evtchn(port) for port in range(_BUCKET)]
         self._channels[0].state = ECS_RESERVED
         self._virqs: dict[tuple[int, int], int] = {}
-        self.on_bind_virq: Callable[[int, int], None] = lambda virq, vcpu: None
+        #: By vcpu: told of each VIRQ that is bound on it.
+        self.on_bind_virq: dict[int, Callable[[int], None]] = {}
         self.raised = 0  #: how often a port became pending
         self._send_observers: list[Callable[[int], None]] = []
         self._raise_observers: list[Callable[[int], None]] = []
@@ -175,7 +181,8 @@ class EventChannels:
         chn = self._open(self._get_free_port(), ECS_VIRQ, vcpu)
         chn.virq = virq
         self._virqs[vcpu, virq] = chn.port
-        self.on_bind_virq(virq, vcpu)
+        if vcpu in self.on_bind_virq:
+            self.on_bind_virq[vcpu](virq)
         return chn.port
 
     def is_virq_bound(self, virq: int, vcpu: int) -> bool:
@@ -210,7 +217,7 @@ class EventChannels:
             observer(port)
         if chn.state == ECS_INTERDOMAIN:
             if chn.backend is not None:
-                chn.backend.on_send()
+                chn.backend.send()
             else:
                 self._set_pending(self._channels[chn.remote_port])
         elif chn.state == ECS_IPI:
@@ -341,10 +348,10 @@ class EventChannels:
         if chn.state != ECS_UNBOUND or chn.remote_dom != 0:
             raise XenError(e.EINVAL, f"port {port} is not offered to dom0")
         chn.state, chn.remote_port = ECS_INTERDOMAIN, port
-        chn.backend = BackendChannel(self, port, notify)
-        return chn.backend
+        chn.backend = backend = BackendChannel(self, port, notify)
+        return backend
 
-    def backend_of(self, port: int) -> BackendChannel | None:
+    def backend_of(self, port: int) -> BackendEnd | None:
         """dom0's end of what stands at ``port`` now."""
         return self._channels[port].backend if 0 <= port < len(self._channels) else None
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from pvemu.hypervisor.domain_page import DomainPages
-    from pvemu.hypervisor.evtchn import Evtchn
+    from pvemu.hypervisor.event_channel.evtchn import Evtchn
 
 __all__ = ["FifoPorts"]
 
@@ -44,7 +44,7 @@ class _ControlBlock:
 
 
 class FifoPorts:
-    """As :class:`pvemu.hypervisor.evtchn.PortOps`; made by a domain's first EVTCHNOP_init_control."""
+    """As :class:`pvemu.hypervisor.event_channel.evtchn.PortOps`; made by a domain's first EVTCHNOP_init_control."""
 
     max_evtchns = ec.EVTCHN_FIFO_NR_CHANNELS
 

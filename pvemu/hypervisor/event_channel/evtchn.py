@@ -6,15 +6,20 @@ There are two such ABIs: ``event_2l`` and ``event_fifo``. Which one a domain use
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from pvemu.hypervisor.event_channel import BackendChannel
-
-__all__ = ["ECS_FREE", "ECS_INTERDOMAIN", "ECS_IPI", "ECS_RESERVED", "ECS_UNBOUND", "ECS_VIRQ", "Evtchn", "PortOps"]
+__all__ = ["ECS_FREE", "ECS_INTERDOMAIN", "ECS_IPI", "ECS_RESERVED", "ECS_UNBOUND", "ECS_VIRQ", "BackendEnd",
+           "Evtchn", "PortOps"]  # fmt: skip
 
 #: States of a channel. There is none for interrupts of devices: such a domain has no devices.
 ECS_FREE, ECS_RESERVED, ECS_UNBOUND, ECS_INTERDOMAIN, ECS_VIRQ, ECS_IPI = range(6)
+
+
+class BackendEnd(Protocol):
+    """dom0's end of a channel."""
+
+    def send(self) -> None:
+        """The guest has sent an event."""
 
 
 @dataclass(slots=True)
@@ -27,7 +32,7 @@ class Evtchn:
     remote_dom: int = 0
     remote_port: int = 0
     virq: int = 0
-    backend: BackendChannel | None = None  #: dom0's end
+    backend: BackendEnd | None = None  #: dom0's end
     # -- of the FIFO ABI; closing the port does not change them
     priority: int = 0
     pending: bool = False  #: it was raised when the array had no word for it

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from hypercalls.errors import XenError
 from hypercalls.public import grant_table as gt
 from pvemu.frames import PAGE_SIZE
-from pvemu.hypervisor.grant_shared import SharedV2
+from pvemu.hypervisor.grant_table.grant_shared import SharedV2
 from pvemu.memory.frame_table import PageType
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pvemu.hypervisor.grant_shared import SharedEntries
+    from pvemu.hypervisor.grant_table.grant_shared import SharedEntries
     from pvemu.hypervisor.page_types import PageTypes
 
 __all__ = ["PIN_DEVR", "PIN_DEVW", "PIN_HSTR", "PIN_HSTW", "ActiveEntries", "GrantRefusedError", "foreign_status"]

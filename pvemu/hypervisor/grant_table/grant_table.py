@@ -14,9 +14,21 @@ from hypercalls.public import errno as e
 from hypercalls.public import grant_table as gt
 from hypercalls.public import xen
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
-from pvemu.hypervisor.grant_entry import PIN_HSTR, PIN_HSTW, ActiveEntries, GrantRefusedError, foreign_status
-from pvemu.hypervisor.grant_mapping import GrantMappings
-from pvemu.hypervisor.grant_shared import RESERVED_ENTRIES, SharedEntries, SharedV1, SharedV2, status_frames_for
+from pvemu.hypervisor.grant_table.grant_entry import (
+    PIN_HSTR,
+    PIN_HSTW,
+    ActiveEntries,
+    GrantRefusedError,
+    foreign_status,
+)
+from pvemu.hypervisor.grant_table.grant_mapping import GrantMappings
+from pvemu.hypervisor.grant_table.grant_shared import (
+    RESERVED_ENTRIES,
+    SharedEntries,
+    SharedV1,
+    SharedV2,
+    status_frames_for,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,0 +1,212 @@
+"""Why a boot loader would not start a kernel: its own complaint, beside what the kernel file is.
+
+A loader says little ("not xen image"), and what matters is not on the screen: how the kernel is compressed, and for
+which width it is. The file is found among what the loader read from its disks before it complained: a Linux setup
+header or the ELF header of a program, that of which most was read.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from hypercalls.public.io.blkif import BLKIF_OP_READ, BLKIF_RSP_OKAY
+from pvemu.builder.bzimage import bzimage_bits, is_bzimage, payload_compression, payload_range
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from pvemu.devices.blkback import Blkback
+    from pvemu.devices.blkback_request import CompletedRequest
+
+__all__ = ["KernelFile", "LoaderWatch", "Refusal"]
+
+_SECTOR = 512
+_MAGIC_SIZE = 6
+#: A setup header, or an ELF header, at its offset in the file.
+_HEADERS = ((b"HdrS", 0x202), (b"\x7fELF", 0))
+_HEADER_SIZE = 0x250
+_ET_EXEC, _ET_DYN = 2, 3
+_EM_386, _EM_X86_64 = 3, 62
+_MAX_READS = 1 << 16  # stretches kept: a loader makes a few hundred, a running system any number
+_MAX_SEARCH = 64 << 20  # bytes of one stretch of sectors that are looked through
+#: What GRUB's ports for Xen can unpack, and the module that does it (grub-core/io of GRUB 2.12).
+_GRUB_UNPACKS = {"gzip": "gzio", "xz": "xzio", "lzo": "lzopio"}
+_ERROR = re.compile(rb"^error: [^\n]*", re.MULTILINE)
+_ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[78=>]")
+
+
+class KernelFile(NamedTuple):
+    """A kernel as a loader read it: ``kind`` is bzImage or ELF, ``payload`` the compression of a bzImage's (None: one
+    that Xen does not know), ``bits`` its width (None: it does not say), ``sector`` (512 bytes) where the file begins on
+    disk ``vdev``.
+    """
+
+    vdev: str
+    sector: int
+    kind: str
+    payload: str | None
+    bits: int | None
+
+    def __str__(self) -> str:
+        width = f"{self.bits}-bit " if self.bits is not None else ""
+        packed = f" with a payload of format {self.payload or 'unknown'}" if self.kind == "bzImage" else ""
+        return f"a {width}{self.kind}{packed}, read from sector {self.sector} of {self.vdev}"
+
+
+class Refusal(NamedTuple):
+    """``error`` in the loader's own words, the kernel that it had read, and what would start that one."""
+
+    error: str
+    kernel: KernelFile
+    advice: str
+
+    def __str__(self) -> str:
+        return f"the loader refused the kernel ({self.error}): it is {self.kernel}; {self.advice}"
+
+    def as_json(self) -> dict[str, object]:
+        """For ``--json``."""
+        return {"error": self.error, "kernel": self.kernel._asdict(), "advice": self.advice}
+
+
+class _Read(NamedTuple):
+    vdev: str
+    start: int
+    end: int
+
+
+class LoaderWatch:
+    """Keeps what one stage read, and what it complained of, until :meth:`forget` begins the next.
+
+    ``bits`` is the domain's width: a PV domain has one for life.
+    """
+
+    def __init__(self, backends: Mapping[str, Blkback], bits: int) -> None:
+        self._backends = backends
+        self._bits = bits
+        self._reads: list[_Read] = []
+        self._errors: list[tuple[str, int]] = []  # with the number of reads before it
+        self._line = b""
+        for vdev, backend in backends.items():
+            backend.observe(self._observer(vdev))
+
+    def _observer(self, vdev: str) -> Callable[[CompletedRequest], None]:
+        def note(done: CompletedRequest) -> None:
+            if done.operation != BLKIF_OP_READ or done.status != BLKIF_RSP_OKAY:
+                return
+            reads, end = self._reads, done.sector + done.nr_sectors
+            if reads and reads[-1].vdev == vdev and reads[-1].end == done.sector and not self._is_marked():
+                reads[-1] = reads[-1]._replace(end=end)
+            elif len(reads) < _MAX_READS:
+                reads.append(_Read(vdev, done.sector, end))
+
+        return note
+
+    def _is_marked(self) -> bool:
+        return bool(self._errors) and self._errors[-1][1] == len(self._reads)
+
+    def take_output(self, data: bytes) -> None:
+        """Bytes of the console, as they come."""
+        self._line += data
+        if b"\n" not in data:
+            return
+        whole, _, self._line = self._line.rpartition(b"\n")
+        if b"error: " in whole:
+            text = _ESCAPES.sub(b"\n", whole).replace(b"\r", b"")
+            for match in _ERROR.findall(text):
+                self._errors.append((match.decode("utf-8", "replace").strip(), len(self._reads)))
+
+    def forget(self) -> None:
+        """Another kernel runs: what was read so far started it."""
+        self._reads.clear()
+        self._errors.clear()
+        self._line = b""
+
+    def refusal(self) -> Refusal | None:
+        """The last complaint that follows the reading of a kernel; None when there is none."""
+        starts = [0, *(mark for _, mark in self._errors)]
+        for (error, mark), start in zip(reversed(self._errors), reversed(starts[:-1]), strict=True):
+            kernel = self._kernel_in(self._reads[start:mark])
+            if kernel is not None:
+                return Refusal(error, kernel, self._advice(kernel))
+        return None
+
+    # -- what kind of file it is ---------------------------------------------------------------------------------------
+    def _kernel_in(self, reads: list[_Read]) -> KernelFile | None:
+        """The kernel of which most was read: loaders read ahead, to the beginning of whatever file comes next."""
+        found: dict[str, dict[int, KernelFile]] = {}
+        for read in reads:
+            for kernel in self._headers_in(read):
+                found.setdefault(read.vdev, {})[kernel.sector] = kernel
+        most, chosen = 0, None
+        for vdev, kernels in found.items():
+            sectors = sorted(kernels)
+            for sector, following in zip(sectors, [*sectors[1:], 1 << 63], strict=True):
+                count = sum(
+                    max(min(read.end, following) - max(read.start, sector), 0) for read in reads if read.vdev == vdev
+                )
+                if count > most:
+                    most, chosen = count, kernels[sector]
+        return chosen
+
+    def _headers_in(self, read: _Read) -> Iterator[KernelFile]:
+        """The kernels whose headers are in one stretch of sectors."""
+        data = self._sectors(read.vdev, read.start, min(read.end - read.start, _MAX_SEARCH // _SECTOR))
+        for offset in (hit for magic, at in _HEADERS for hit in _hits(data, magic, at)):
+            header = data[offset : offset + _HEADER_SIZE]
+            sector = read.start + offset // _SECTOR
+            if is_bzimage(header):
+                start, _length = payload_range(header)
+                # Files that a boot loader is to read lie in one piece, or nearly so.
+                payload = self._magic(read.vdev, sector + start // _SECTOR, start % _SECTOR)
+                yield KernelFile(read.vdev, sector, "bzImage", payload, bzimage_bits(header))
+            elif header.startswith(b"\x7fELF") and _u16(header, 16) in (_ET_EXEC, _ET_DYN):
+                machine = _u16(header, 18)
+                if machine in (_EM_386, _EM_X86_64):
+                    yield KernelFile(read.vdev, sector, "ELF", None, 64 if machine == _EM_X86_64 else 32)
+
+    def _magic(self, vdev: str, sector: int, within: int) -> str | None:
+        data = self._sectors(vdev, sector, 2)
+        return payload_compression(data[within : within + _MAGIC_SIZE])
+
+    def _sectors(self, vdev: str, sector: int, count: int) -> bytes:
+        disk = self._backends[vdev].disk
+        step = disk.sector_size // _SECTOR
+        first = sector - sector % step
+        last = min(-(-(sector + count) // step) * step, disk.sectors)
+        if first >= last:
+            return b""
+        return disk.read(first, last - first)[(sector - first) * _SECTOR :][: count * _SECTOR]
+
+    def _advice(self, kernel: KernelFile) -> str:
+        if kernel.bits not in (None, self._bits):
+            return (
+                f"this domain is {self._bits}-bit, as its first kernel is, and stays so: start it by a "
+                f"{kernel.bits}-bit loader"
+            )
+        if kernel.kind != "bzImage":
+            return "it may have no Xen notes"
+        if kernel.payload is None:
+            return "neither GRUB nor Xen's domain builder unpacks that: compress it with gzip, xz or lzo"
+        known = ", ".join(_GRUB_UNPACKS)
+        if kernel.payload in _GRUB_UNPACKS:
+            module = _GRUB_UNPACKS[kernel.payload]
+            return f"GRUB's ports for Xen unpack {known}: is the module {module} there (`insmod {module}`)?"
+        return (
+            f"GRUB's ports for Xen unpack {known} only, Xen's domain builder {kernel.payload} too: boot it directly "
+            f"(as KERNEL), or compress it with one of these"
+        )
+
+
+def _hits(data: bytes, magic: bytes, at: int) -> list[int]:
+    """Offsets of files, at the start of a sector, that have ``magic`` at offset ``at``."""
+    found, position = [], data.find(magic)
+    while position >= 0:
+        if position >= at and (position - at) % _SECTOR == 0:
+            found.append(position - at)
+        position = data.find(magic, position + 1)
+    return found
+
+
+def _u16(data: bytes, offset: int) -> int:
+    return int.from_bytes(data[offset : offset + 2], "little")

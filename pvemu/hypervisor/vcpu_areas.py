@@ -1,0 +1,106 @@
+"""What Xen tells a guest of one vcpu in the guest's own memory: vcpu_info, run state, time
+(xen/common/domain.c map_vcpu_info, update_runstate_area; xen/arch/x86/time.c update_vcpu_system_time).
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from hypercalls.errors import XenError
+from hypercalls.public import errno as e
+from hypercalls.public import vcpu as vc
+from hypercalls.public import xen
+from pvemu.frames import PAGE_SIZE
+from pvemu.hypervisor.shared_info import VcpuInfo
+from pvemu.hypervisor.time import TSC_SHIFT, TSC_TO_SYSTEM_MUL, VirtualClock
+
+if TYPE_CHECKING:
+    from hypercalls.abi import Abi
+    from pvemu.hypervisor.domain_page import DomainPages
+    from pvemu.hypervisor.guest_access import GuestMemory
+
+__all__ = ["VcpuAreas"]
+
+
+class VcpuAreas:
+    """Areas of vcpu ``vcpu_id``, which has been in RUNSTATE_* ``state`` since the machine's start."""
+
+    def __init__(
+        self, abi: Abi, vcpu_id: int, infos: list[VcpuInfo], clock: VirtualClock, guest: GuestMemory,
+        pages: DomainPages, state: int,
+    ) -> None:  # fmt: skip
+        self._abi = abi
+        self._id = vcpu_id
+        self._infos = infos
+        self._clock = clock
+        self._guest = guest
+        self._pages = pages
+        self.info_mfn: int | None = None  #: the guest's frame that vcpu_info was moved to
+        self._state = state
+        self._state_entered = clock.start
+        self._times = [0, 0, 0, 0]
+        self._runstate_area = 0
+        self._time_area = 0
+        self._time_version = 0
+
+    @property
+    def info(self) -> VcpuInfo:
+        """The vcpu_info in use."""
+        return self._infos[self._id]
+
+    def register_vcpu_info(self, mfn: int, offset: int) -> VcpuInfo:
+        """VCPUOP_register_vcpu_info: move vcpu_info into a frame of the guest's, for good."""
+        if offset > PAGE_SIZE - self.info.size or offset & (self._abi.long_size - 1):
+            raise XenError(e.ENXIO, f"vcpu_info at offset {offset:#x}")
+        if self.info_mfn is not None:
+            raise XenError(e.EINVAL, "vcpu_info was moved before")
+        page = self._pages.map(mfn)
+        page[offset : offset + self.info.size] = self.info.raw()
+        info = self._infos[self._id] = VcpuInfo(self._abi, page, offset)
+        self.info_mfn = mfn
+        info.pending_sel = self._abi.long_mask  # events may have been lost in the move
+        info.upcall_pending = 1
+        return info
+
+    def update_time(self) -> None:
+        """Publish the clock in vcpu_info and the registered time area."""
+        now = self._clock.now()
+        self._time_version = (self._time_version + 2) & 0xFFFF_FFFF
+        info = self.info
+        info.set_time(self._time_version, now, now, TSC_TO_SYSTEM_MUL, TSC_SHIFT)
+        if self._time_area:
+            at = self._abi.offsetof(xen.vcpu_info, "time")
+            self._write(self._time_area, info.raw()[at : at + self._abi.sizeof(xen.vcpu_time_info)])
+
+    def register_time_area(self, vaddr: int) -> None:
+        """VCPUOP_register_vcpu_time_memory_area."""
+        self._time_area = vaddr
+        self.update_time()
+
+    def change_runstate(self, state: int, at: int) -> None:
+        """vcpu_runstate_change, at system time ``at``."""
+        self._times[self._state] += at - self._state_entered
+        self._state, self._state_entered = state, at
+
+    def runstate(self) -> tuple[int, int, tuple[int, int, int, int]]:
+        """vcpu_runstate_get: (state, since when, times in each state up to now)."""
+        times = list(self._times)
+        times[self._state] += self._clock.now() - self._state_entered
+        return self._state, self._state_entered, (times[0], times[1], times[2], times[3])
+
+    def register_runstate_area(self, vaddr: int) -> None:
+        """VCPUOP_register_runstate_memory_area."""
+        self._runstate_area = vaddr
+        self.update_runstate_area()
+
+    def update_runstate_area(self) -> None:
+        """As of the last change: what has passed since then, the guest works out itself."""
+        if self._runstate_area:
+            info = vc.vcpu_runstate_info(state=self._state, state_entry_time=self._state_entered, time=self._times)
+            self._write(self._runstate_area, self._abi.pack(info))
+
+    def _write(self, vaddr: int, data: bytes) -> None:
+        """To an area that the guest registered; whether it is still mapped is the guest's affair."""
+        with suppress(XenError):
+            self._guest.copy_to_guest(vaddr, data)
