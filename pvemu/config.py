@@ -11,7 +11,10 @@ from pvemu.errors import ConfigError
 if TYPE_CHECKING:
     from pvemu.disk.spec import DiskConfig
 
-__all__ = ["DEFAULT_EPOCH", "DEFAULT_MEMORY_MIB", "MAX_CMDLINE", "MAX_MEMORY_MIB", "MIN_MEMORY_MIB", "DomainConfig"]
+__all__ = [
+    "ASPECTS", "DEFAULT_EPOCH", "DEFAULT_MEMORY_MIB", "DEFAULT_SEEDS", "MAX_CMDLINE", "MAX_MEMORY_MIB",
+    "MIN_MEMORY_MIB", "DomainConfig", "StrictConfig",
+]  # fmt: skip
 
 #: Wall clock when a guest starts: 2026-01-01 00:00:00 UTC. A host's date would make runs differ.
 DEFAULT_EPOCH = 1_767_225_600
@@ -24,10 +27,30 @@ DEFAULT_MEMORY_MIB = 128
 MAX_CMDLINE = 1023
 
 
+#: How many seeds a guest must survive to be called strict.
+DEFAULT_SEEDS = 50
+#: What strictness takes away from a guest, or adds (:mod:`pvemu.strict`).
+ASPECTS = ("registers", "memory", "frames", "events", "timers", "store", "console", "disk")
+
+
+@dataclass(frozen=True, slots=True)
+class StrictConfig:
+    """``seed`` decides what happens and when, the same each time; ``aspects`` are those of ASPECTS in force."""
+
+    seed: int
+    aspects: tuple[str, ...] = ASPECTS
+
+    def __post_init__(self) -> None:
+        unknown = [aspect for aspect in self.aspects if aspect not in ASPECTS]
+        if unknown:
+            raise ConfigError(f"--strict-aspects {unknown[0]!r}: no aspect; take some of {', '.join(ASPECTS)}")
+
+
 @dataclass(frozen=True, slots=True)
 class DomainConfig:
     """``kernel`` and ``ramdisk`` are paths; ``memory_mib`` in MiB; ``epoch`` the wall clock at start, Unix seconds.
-    ``write`` lets disks that were given ``rw`` write to their files. Of ``vcpus`` only the first runs.
+    ``write`` lets disks that were given ``rw`` write to their files; ``strict`` withholds what Xen does not promise. Of
+    ``vcpus`` only the first runs.
     """
 
     kernel: str
@@ -40,6 +63,7 @@ class DomainConfig:
     domid: int = 1
     vcpus: int = 1
     epoch: int = field(default=DEFAULT_EPOCH)
+    strict: StrictConfig | None = None
 
     def __post_init__(self) -> None:
         if not MIN_MEMORY_MIB <= self.memory_mib <= MAX_MEMORY_MIB:

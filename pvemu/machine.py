@@ -23,7 +23,7 @@ from pvemu.cpu.paging import PageWalker
 from pvemu.cpu.paging_pae import HYPERVISOR_COMPAT_VIRT_START, PaePageWalker
 from pvemu.cpu.unicorn.engine import Engine
 from pvemu.debug.stages import StageWatch
-from pvemu.devices.dom0 import CONSOLE_GRANT, STORE_GRANT, Dom0
+from pvemu.devices.dom0 import CONSOLE_GRANT, STORE_GRANT, Dom0, Dom0Parts
 from pvemu.disk.image import Disk, open_disks
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
 from pvemu.hypervisor.address_space import AddressSpace
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 
     from pvemu.builder.kernel import KernelImage
     from pvemu.config import DomainConfig
+    from pvemu.strict.machine import StrictMachine
 
 __all__ = ["HypercallRecord", "Machine", "Outcome"]
 
@@ -96,10 +97,20 @@ class Machine:
         self.xen_log: list[str] = []  #: what Xen's own console shows
         self.dom0_log: list[str] = []
         self.fault_address: int | None = None  #: of the page fault that crashed the guest
+        self.leaving = Exit(ExitKind.STOPPED)  #: why guest code was left last
+        self._is_amidst = False  # guest code was left for one who looks on
+        self._pending: Exit | None = None  # an exception that is held
+        #: Asked about each exception before Xen looks at it: True holds it, and the run pauses until the next ``run``.
+        self.holds_exception: Callable[[Exit], bool] = lambda leaving: False
         self._console_observers: list[Callable[[bytes], None]] = []
         self.on_console_output: Callable[[bytes], None] = lambda data: None
         self.on_console_poll: Callable[[], None] = lambda: None
         self.clock = VirtualClock(SYSTEM_TIME_AT_START, time)
+        self._strict: StrictMachine | None = None
+        if config.strict is not None:
+            from pvemu.strict.machine import StrictMachine
+
+            self._strict = StrictMachine(config.strict, config.domid, self.clock)
         self._make_memory()
         self._make_mm()
         self._make_domain()
@@ -236,7 +247,7 @@ class Machine:
         self.engine.attach(self.exit_handler, self.address_space)
 
         def run_on_copy(page: int, maddr: int) -> Exit:
-            return self.address_space.run_on_copy(page, maddr, self.engine.run)
+            return self.address_space.run_on_copy(page, maddr, self.engine.run_inner)
 
         ro_page_fault = RoPageFault(
             self.vcpu, self.ram, self.frames, self.mm, memory.alloc_xen(), run_on_copy, is_compat
@@ -252,6 +263,8 @@ class Machine:
 
     def _build_domain(self) -> None:
         p2m = mem_init(self.memory.alloc_extent, self.nr_pages)
+        if self._strict is not None:
+            self._strict.populated(p2m)
         self.built = built = build_image(self.image, self.ram, p2m, self._ramdisk, self.config.cmdline)
         self.memory.publish_p2m(p2m)
         self.mm.pin_table(self.width.root_level, built.pt_root_mfn)
@@ -260,6 +273,9 @@ class Machine:
         self.store_port = self.event_channels.alloc_for_backend()
         self.console_port = self.event_channels.alloc_for_backend()
         boot_image(built, self.ram, self.shared_info_mfn, self.store_port, self.console_port, 0)
+        if self._strict is not None:
+            self._strict.built(built, self.memory, self.reservation)
+            self._strict.entered(self.abi, self.engine, self.hypercalls, self.vcpu, self.sched)
         self.grants.seed(CONSOLE_GRANT, built.console_mfn, 0)
         self.grants.seed(STORE_GRANT, built.store_mfn, 0)
         self.shared_info.set_wallclock(2, self.config.epoch - SYSTEM_TIME_AT_START // 1_000_000_000, 0)
@@ -272,7 +288,7 @@ class Machine:
             self.config, str(self.domain.uuid), self.width.protocol, self._disks, self.ram, self.grants,
             self.event_channels, self.clock, (built.store_mfn, self.store_port),
             (built.console_mfn, self.console_port), self._console_output, self._console_polled, self._disk_worked,
-            self.dom0_log.append,
+            self.dom0_log.append, Dom0Parts() if self._strict is None else self._strict.dom0_parts,
         )  # fmt: skip
         self.xenstore, self.console, self.backends = self.dom0.xenstore, self.dom0.console, self.dom0.backends
         self.disk_statistics = self.dom0.disk_statistics
@@ -294,19 +310,31 @@ class Machine:
             self.engine.enter(rip, rsp, cs, ss, rflags)
 
     def run(self) -> Outcome:
-        """Run until the domain stops or ``stop`` is called; callable again after a ``stop``."""
+        """Run until the domain stops or ``stop`` is called, or one who only looks on has it pause: callable again."""
         self.outcome = None
         while self.outcome is None and self.domain.shutdown_reason is None:
             try:
-                self._step()
+                if not self._serve():
+                    continue
+                if self.engine.is_pause_requested or not self._run_guest():
+                    self._is_amidst = True
+                    return Outcome("paused", "")
             except DomainCrashError as crash:
                 self.crash_lines = crash.lines
                 self.domain.shutdown(sched_abi.SHUTDOWN_crash)
+        if self._strict is not None and self.domain.shutdown_reason is not None:
+            self._strict.stopped(self.console)
         if self.outcome is None:
             self.outcome = Outcome("shutdown", "")
         return self.outcome
 
-    def _step(self) -> None:
+    def _serve(self) -> bool:
+        """What is to be done before guest code is entered; False when there may be more. Nothing, where the guest was
+        left for the sake of one who looks on: it must not notice.
+        """
+        if self._is_amidst:
+            self._is_amidst = False
+            return True
         vcpu = self.vcpu
         if vcpu.resume is not None:
             action, vcpu.resume = vcpu.resume, None
@@ -314,16 +342,28 @@ class Machine:
         if vcpu.refused_frame is not None:
             (refusal, cs, ss), vcpu.refused_frame = vcpu.refused_frame, None
             self.exceptions.refused_frame(refusal, cs, ss)
-            return
+            return False
         self.traps.deliver_events()
-        leaving = self.engine.run()
-        if leaving.kind == ExitKind.EXCEPTION:
-            self.clock.charge(TRAP_NS)
-            self.fault_address = leaving.address if leaving.vector == _VECTOR_PF else None
-            self.exceptions.handle(leaving)
-            self.clock.run_due()
-        elif leaving.kind == ExitKind.WEDGED:
-            self._on_wedged()
+        return True
+
+    def _run_guest(self) -> bool:
+        """Run guest code and serve the exit that ends it. False when it is only paused."""
+        leaving, self._pending = self._pending or self.engine.run(), None
+        self.leaving = leaving
+        match leaving.kind:
+            case ExitKind.EXCEPTION:
+                if self.holds_exception(leaving):
+                    self._pending = leaving
+                    return False
+                self.clock.charge(TRAP_NS)
+                self.fault_address = leaving.address if leaving.vector == _VECTOR_PF else None
+                self.exceptions.handle(leaving)
+                self.clock.run_due()
+            case ExitKind.WEDGED:
+                self._on_wedged()
+            case ExitKind.PAUSED | ExitKind.BREAKPOINT | ExitKind.BUDGET:
+                return False
+        return True
 
     def _on_wedged(self) -> None:
         """The watchdog saw no exit for long. A loop that nothing inside it can end waits for an event: the next one

@@ -4,9 +4,28 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pvemu.cli.domain import add_arguments, domain_config
+from pvemu.cli.options import (
+    DEFAULT_MAX_REBOOTS,
+    DEFAULT_TIMEOUT,
+    add_run_arguments,
+    count,
+    pattern,
+    seconds,
+    unescape,
+)
+from pvemu.cli.output import (
+    closing,
+    console_sink,
+    open_output,
+    refuse_overwriting,
+    stopping_on_signals,
+    write_all,
+)
+from pvemu.cli.strict_options import add_strict_arguments, strict_config, wants_seeds
 from pvemu.machine import Machine
 from pvemu.testing.session import Session
 
@@ -30,6 +49,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     add_run_arguments(parser)
     parser.add_argument("--transcript", metavar="FILE", help="write the console's bytes here too")
     parser.add_argument("--json", metavar="FILE", help="write a report of the run here")
+    add_strict_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -39,7 +59,16 @@ def run(arguments: argparse.Namespace) -> int:
     is_interactive = sys.stdin.isatty() and sys.stdout.isatty()
     timeout = seconds(arguments.timeout, None if is_interactive else DEFAULT_TIMEOUT)
     max_reboots = count(arguments.max_reboots, None if is_interactive else DEFAULT_MAX_REBOOTS)
-    config = domain_config(arguments)
+    config = replace(domain_config(arguments), strict=strict_config(arguments))
+    outputs = ("--transcript", arguments.transcript), ("--json", arguments.json)
+    if wants_seeds(arguments):
+        from pvemu.cli.strict import run_seeds
+
+        refuse_overwriting(arguments, config, *outputs)
+        timeout = DEFAULT_TIMEOUT if timeout is None else timeout
+        max_reboots = DEFAULT_MAX_REBOOTS if max_reboots is None else max_reboots
+        how = {"until": until, "timeout": timeout, "send": send, "max_reboots": max_reboots}
+        return run_seeds(arguments, config, how, open_output(arguments.json, "--json"))
     machine = Machine.create(config)
     try:
         refuse_overwriting(arguments, config, *outputs)
@@ -95,8 +124,8 @@ def print_verdict(verdict: Verdict) -> None:
             f"pvemu: stage {number}: {what}, entry {stage.entry:#x}, at {stage.start_ns / 1e9:.3f} s{cmdline}{ramdisk}"
         )
     lines += [f"(XEN) {line}" for line in verdict.xen_log]
-    for name, count in sorted(verdict.unknown_hypercalls.items()):
-        lines.append(f"pvemu: {name} is not there: answered -ENOSYS, called {count} times")
+    for name, times in sorted(verdict.unknown_hypercalls.items()):
+        lines.append(f"pvemu: {name} is not there: answered -ENOSYS, called {times} times")
     lines.append(
         f"pvemu: {verdict.verdict}: {verdict.reason} "
         f"({verdict.guest_seconds:.3f} guest seconds in {verdict.wall_seconds:.2f} s)"

@@ -10,7 +10,8 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
-__all__ = ["PF_INSTR", "PF_PRESENT", "PF_USER", "PF_WRITE", "Access", "Exit", "ExitHandler", "ExitKind", "Mmu"]
+__all__ = ["PF_INSTR", "PF_PRESENT", "PF_USER", "PF_WRITE", "Access", "Exit", "ExitHandler", "ExitKind",
+           "MemoryAccess", "Mmu"]  # fmt: skip
 
 #: Page-fault error code bits (Intel SDM 3A 4.7).
 PF_PRESENT = 1
@@ -34,6 +35,8 @@ class ExitKind(IntEnum):
     EXCEPTION = 1  #: an exception for the guest: ``vector``, ``error_code``, ``address``
     BUDGET = 2  #: the instruction budget is used up
     WEDGED = 3  #: the watchdog saw no exit for too long
+    PAUSED = 4  #: somebody who only looks on asked for it: the guest goes on as if nothing had been
+    BREAKPOINT = 5  #: stands before an instruction, or behind an access to memory, that is watched for
 
 
 class Exit(NamedTuple):
@@ -44,6 +47,17 @@ class Exit(NamedTuple):
     error_code: int = -1
     address: int = 0  #: faulting linear address of a page fault, or of a #GP for one that is not canonical
     is_software: bool = False  #: an ``int n``: rip is behind it
+
+
+class MemoryAccess(NamedTuple):
+    """One access of an instruction's: ``read`` or ``write`` of ``size`` bytes at a machine address; ``value`` is what a
+    write stores.
+    """
+
+    kind: str
+    maddr: int
+    size: int
+    value: int
 
 
 class ExitHandler(Protocol):

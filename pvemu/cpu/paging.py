@@ -68,9 +68,10 @@ def _note(holders: dict[int, int], mfn: int, frame: int) -> None:
 class PageWalker:
     """Translates guest linear addresses through the tables at ``root_maddr``.
 
-    ``flush`` empties the engine's TLB, ``flush_page`` drops one page of it; ``first_fills`` counts translations that
-    the TLB was not handed before (re-fills after an eviction depend on the host's clock inside the engine and are not
-    counted: guest time is derived from it).
+    ``flush`` empties the engine's TLB, ``flush_page`` drops one page of it; ``first_fills`` counts the entries that an
+    instruction read or wrote through for the first time since the guest had them dropped. Guest time is derived from
+    it, so nothing counts that hangs on the engine's ways: not filling again after an eviction, and no fetch (code is
+    fetched when it is translated, which a debugger or a tracer has done again).
     """
 
     #: The levels above the L1 tables, from the root down.
@@ -100,6 +101,7 @@ class PageWalker:
         self._upper_entries: set[int] = set()  # quad indices of the upper entries that led there
         #: Quad index of an L1 entry in the TLB -> its linear frame (_NO_FRAME: several).
         self._cached_entries: dict[int, int] = {}
+        self._charged: set[int] = set()  # quad indices of the entries that were counted
         self._written: dict[int, int] = {}  # mfn with a data-only writable entry -> linear frame (_NO_FRAME: several)
         self._executable: dict[int, int] = {}  # mfn with an executable entry -> the same
 
@@ -110,6 +112,7 @@ class PageWalker:
         self._slots.clear()
         self._upper_entries.clear()
         self._cached_entries.clear()
+        self._charged.clear()
         self._written.clear()
         self._executable.clear()
         self._refilled.clear()
@@ -123,9 +126,11 @@ class PageWalker:
 
     def entry_changed(self, maddr: int) -> None:
         """The L1 entry at ``maddr`` was changed: the TLB must not have its old value."""
-        frame = self._cached_entries.pop((maddr - self._ram.base) >> 3, None)
+        index = (maddr - self._ram.base) >> 3
+        frame = self._cached_entries.pop(index, None)
         if frame is None:
             return
+        self._charged.discard(index)
         if frame == _NO_FRAME:
             self.flush()
         else:
@@ -158,6 +163,7 @@ class PageWalker:
             index = self._l1_tables[frame >> 9][0] + (frame & 511)
             if cached.get(index) == frame:
                 del cached[index]
+                self._charged.discard(index)
                 self._flush_page(frame << PAGE_SHIFT)
             elif index in cached:
                 self._flush_page(frame << PAGE_SHIFT)
@@ -168,7 +174,10 @@ class PageWalker:
         """Take the entries for ``mfn`` that ``holders`` tells of out of the engine's TLB, to be granted anew."""
         frame = holders.pop(mfn, None)
         if frame == _NO_FRAME:
-            self.flush()
+            self._written.clear()
+            self._executable.clear()
+            self._refilled.clear()
+            self._flush()
         elif frame is not None:
             self._flush_page(frame << PAGE_SHIFT)
 
@@ -235,9 +244,12 @@ class PageWalker:
                 self._find_l1_table(vaddr, access)  # all was dropped meanwhile
                 self._l1_tables[linear_frame >> 9][3].add(linear_frame)
             cached[index] = linear_frame if holder is None else _NO_FRAME
-            if holder is None:
-                self.first_fills += 1
-                return maddr, prot
+        if index not in self._charged:
+            if access == _FETCH:
+                return maddr, _PROT_X if is_ram else prot  # the first read or write is to be seen
+            self._charged.add(index)
+            self.first_fills += 1
+            return maddr, prot
         if index not in self._refilled:
             self._refilled.add(index)
         else:

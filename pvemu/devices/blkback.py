@@ -142,12 +142,17 @@ class BlkifRing:
             self._channel.notify()
 
     def _one(self, ring: BackRing) -> int:
-        """Carry out one request and write its response; its cost in nanoseconds. Padding in the slot stays as it is."""
-        identity, operation, status, cost = self._requests.execute(ring.take_request())
+        """Take one request, carry it out and answer it; its cost in nanoseconds."""
+        cost = self._respond(ring, ring.take_request())
+        ring.rsp_prod_pvt = ring.req_cons
+        return cost
+
+    def _respond(self, ring: BackRing, request: bytes) -> int:
+        """Carry out a request and write its response, in the next slot; padding in the slot stays as it is."""
+        identity, operation, status, cost = self._requests.execute(request)
         layout = self._requests.layout
         ring.put(layout.id_at, identity.to_bytes(8, "little") + operation.to_bytes(1, "little"))
         ring.put(layout.status_at, status.to_bytes(2, "little", signed=True))
-        ring.rsp_prod_pvt = ring.req_cons
         return cost
 
     def _halt(self, error: FrontendProtocolError) -> None:
@@ -164,7 +169,8 @@ class Blkback:
     """A vbd: ``nodename`` and ``otherend`` are the directories that the toolstack made for it.
 
     ``read_only`` and ``cdrom`` are what the toolstack said of it; ``loop`` numbers the loop device it stands for.
-    ``charge`` is given the virtual nanoseconds that requests took, ``log`` dom0's kernel messages.
+    ``charge`` is given the virtual nanoseconds that requests took, ``log`` dom0's kernel messages; ``make_ring`` makes
+    a BlkifRing, with its arguments.
     """
 
     def __init__(
@@ -183,11 +189,12 @@ class Blkback:
         read_only: bool = False,
         cdrom: bool = False,
         loop: int = 0,
+        make_ring: Callable[..., BlkifRing] = BlkifRing,
     ) -> None:
         self.vdev = vdev
         self.statistics = DiskStatistics()
         self.ring: BlkifRing | None = None
-        self.disk = disk
+        self._disk = disk
         self._nodename = nodename
         self._otherend = otherend
         self._store = store
@@ -199,6 +206,7 @@ class Blkback:
         self._read_only = read_only
         self._cdrom = cdrom
         self._loop = loop
+        self._make_ring = make_ring
         self._observers: list[Callable[[CompletedRequest], None]] = []
         self._xenbus = XenbusBackend(
             nodename=nodename, otherend=otherend, store=store, clock=clock, driver=self, log=log
@@ -247,7 +255,7 @@ class Blkback:
         port = self._frontend_number("event-channel", None)
         requests = BlockRequests(
             vdev=self.vdev,
-            disk=self.disk,
+            disk=self._disk,
             read_only=self._read_only,
             layout=RequestLayout(abi),
             grants=self._grants,
@@ -256,7 +264,7 @@ class Blkback:
             observers=self._observers,
         )
         try:
-            self.ring = BlkifRing(
+            self.ring = self._make_ring(
                 refs=refs,
                 port=port,
                 abi=abi,
@@ -287,7 +295,7 @@ class Blkback:
 
     def _publish(self) -> None:
         """The nodes of a connected disk, in blkback's order."""
-        sector_size = self.disk.sector_size
+        sector_size = self._disk.sector_size
         discard: tuple[tuple[str, int], ...] = ()
         if scan_unsigned(self._store, f"{self._nodename}/discard-enable") != 0:
             discard = (
@@ -304,7 +312,7 @@ class Blkback:
                 *discard,
                 ("feature-barrier", 1),
                 ("feature-persistent", 1),
-                ("sectors", self.disk.sectors),
+                ("sectors", self._disk.sectors),
                 ("info", info),
                 ("sector-size", sector_size),
                 ("physical-sector-size", sector_size),

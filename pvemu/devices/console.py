@@ -49,18 +49,29 @@ class ConsoleBackend:
         cons, prod = _INDICES.unpack_from(self._page, _OUT_CONS_AT)
         size = (prod - cons) & _U32
         if 0 < size <= _OUT_SIZE:  # xenconsoled ignores impossible indices
+            size = self._take(size)
             start = cons & (_OUT_SIZE - 1)
             ring = self._page[_OUT_AT : _OUT_AT + _OUT_SIZE]
             data = bytes(ring[start : start + size])
             if len(data) < size:
                 data += bytes(ring[: size - len(data)])
-            _INDEX.pack_into(self._page, _OUT_CONS_AT, prod)
+            _INDEX.pack_into(self._page, _OUT_CONS_AT, (cons + size) & _U32)
             self._polls = 0
             self.notify()
             self._on_output(data)
         elif size:
             _INDEX.pack_into(self._page, _OUT_CONS_AT, prod)
         self._feed()
+
+    @property
+    def has_output(self) -> bool:
+        """Whether the guest wrote something that is not taken yet."""
+        cons, prod = _INDICES.unpack_from(self._page, _OUT_CONS_AT)
+        return bool(cons != prod)
+
+    def _take(self, size: int) -> int:
+        """How many of ``size`` bytes of output to take now."""
+        return size
 
     # -- input -------------------------------------------------------------------------------------------------------
     def send(self, data: bytes) -> None:
@@ -77,11 +88,16 @@ class ConsoleBackend:
         room = _IN_SIZE - used
         if not 0 < room <= _IN_SIZE:
             return
+        room = self._give(room)
         data, self._pending = self._pending[:room], self._pending[room:]
         for i, byte in enumerate(data):
             self._page[(prod + i) & (_IN_SIZE - 1)] = byte
         _INDEX.pack_into(self._page, _IN_PROD_AT, (prod + len(data)) & _U32)
         self.notify()
+
+    def _give(self, room: int) -> int:
+        """How many typed bytes to put into a ring that has ``room``."""
+        return room
 
     @property
     def is_input_taken(self) -> bool:

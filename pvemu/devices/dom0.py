@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hypercalls.errors import XenError
 from pvemu.devices.backend import EventError, GrantError
-from pvemu.devices.blkback import Blkback
+from pvemu.devices.blkback import Blkback, BlkifRing
 from pvemu.devices.console import ConsoleBackend
 from pvemu.devices.xenstore.ring import XenstoreRing
 from pvemu.devices.xenstore.server import XenStore
@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pvemu.config import DomainConfig
+    from pvemu.devices import backend
+    from pvemu.devices.xenstore.connection import Connection
     from pvemu.disk.image import Disk
     from pvemu.frames import Mfn
-    from pvemu.hypervisor.event_channel import BackendChannel, EventChannels
+    from pvemu.hypervisor.event_channel import EventChannels
     from pvemu.hypervisor.time import VirtualClock
     from pvemu.memory.ram import Ram
 
-__all__ = ["CONSOLE_GRANT", "STORE_GRANT", "Dom0", "EventBinder", "GrantMapper"]
+__all__ = ["CONSOLE_GRANT", "STORE_GRANT", "Dom0", "Dom0Parts", "EventBinder", "GrantMapper"]
 
 CONSOLE_GRANT, STORE_GRANT = 0, 1  # GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE
 
@@ -56,10 +58,10 @@ class GrantMapper:
 class EventBinder:
     """dom0's end of event channels, as back-ends want it."""
 
-    def __init__(self, events: EventChannels) -> None:
+    def __init__(self, events: backend.EventBinder) -> None:
         self._events = events
 
-    def bind_backend(self, port: int, notify: Callable[[], None]) -> BackendChannel:
+    def bind_backend(self, port: int, notify: Callable[[], None]) -> backend.BackendChannel:
         """Bind a port that the guest offers; EventError with Xen's errno."""
         try:
             return self._events.bind_backend(port, notify)
@@ -67,17 +69,43 @@ class EventBinder:
             raise EventError(error.errno) from None
 
 
+class Dom0Parts:
+    """What dom0 is made of: its daemons and back-ends, and the channels by which they hear of the guest."""
+
+    def channels(self, events: EventChannels) -> backend.EventBinder:
+        """Event channels, as dom0 hears and raises them."""
+        return events
+
+    def store_ring(
+        self, page: memoryview, connection: Connection, notify: Callable[[], None], store: XenStore
+    ) -> XenstoreRing:
+        """xenstored's end of the guest's ring."""
+        return XenstoreRing(page, connection, notify, store)
+
+    def console(
+        self, page: memoryview, on_output: Callable[[bytes], None], on_poll: Callable[[], None]
+    ) -> ConsoleBackend:
+        """xenconsoled's end of the guest's console."""
+        return ConsoleBackend(page, on_output, on_poll)
+
+    @property
+    def blkif_ring(self) -> Callable[..., BlkifRing]:
+        """What makes a blkback's ring once a front end connects."""
+        return BlkifRing
+
+
 class Dom0:
     """What serves the guest from outside. ``store_mfn`` and ``console_mfn`` are the rings' frames, ``store_port`` and
     ``console_port`` their channels at the guest. Console bytes go to ``on_output``; ``on_poll`` hears that the guest
-    looked for input; ``charge`` is told how long a disk took, in nanoseconds; ``log`` takes lines of dom0's log.
+    looked for input; ``charge`` is told how long a disk took, in nanoseconds; ``log`` takes lines of dom0's log;
+    ``parts`` are what it is made of.
     """
 
     def __init__(
         self, config: DomainConfig, uuid: str, protocol: str, disks: list[Disk], ram: Ram, grants: GrantTable,
         events: EventChannels, clock: VirtualClock, store: tuple[Mfn, int], console: tuple[Mfn, int],
         on_output: Callable[[bytes], None], on_poll: Callable[[], None], charge: Callable[[int], None],
-        log: Callable[[str], None],
+        log: Callable[[str], None], parts: Dom0Parts,
     ) -> None:  # fmt: skip
         vbds = tuple(
             Vbd(disk.number, disk.vdev, f"/dev/loop{i}", "r" if disk.read_only else "w", disk.cdrom, f"7:{i:x}")
@@ -95,21 +123,23 @@ class Dom0:
             grants.map_for_backend(ref, readonly=False)
         self.xenstore = XenStore()
         connection = create_domain(self.xenstore, domain)
-        self.store_ring = XenstoreRing(ram.frame(store_mfn), connection, self._notify_store, self.xenstore)
-        self._store_channel = events.bind_backend(store_port, self.store_ring.kick)
-        self.console = ConsoleBackend(ram.frame(console_mfn), on_output, on_poll)
-        channel = events.bind_backend(console_port, self.console.kick)
+        channels = parts.channels(events)
+        self.store_ring = parts.store_ring(ram.frame(store_mfn), connection, self._notify_store, self.xenstore)
+        self._store_channel = channels.bind_backend(store_port, self.store_ring.kick)
+        self.console = parts.console(ram.frame(console_mfn), on_output, on_poll)
+        channel = channels.bind_backend(console_port, self.console.kick)
         self.console.notify = channel.notify
-        mapper, binder, client = GrantMapper(ram, grants), EventBinder(events), self.xenstore.client()
+        mapper, binder, client = GrantMapper(ram, grants), EventBinder(channels), self.xenstore.client()
         self._client = client
         self.backends: dict[str, Blkback] = {}  #: by vdev
         for i, (disk, vbd) in enumerate(zip(disks, vbds, strict=True)):
-            self.backends[vbd.name] = backend = Blkback(
+            self.backends[vbd.name] = blkback = Blkback(
                 vdev=vbd.name, disk=disk, nodename=f"/local/domain/0/backend/vbd/{domain.domid}/{vbd.vdev}",
                 otherend=f"{domain.home}/device/vbd/{vbd.vdev}", store=client, grants=mapper, events=binder,
                 clock=clock, charge=charge, log=log, read_only=vbd.mode == "r", cdrom=vbd.is_cdrom, loop=i,
+                make_ring=parts.blkif_ring,
             )  # fmt: skip
-            backend.probe()
+            blkback.probe()
 
     def ask_to(self, request: str) -> None:
         """What ``xl shutdown``, ``reboot`` and ``save`` write for the guest: ``poweroff``, ``reboot``, ``suspend``."""

@@ -35,6 +35,7 @@ class Reservation:
         self._m2p = m2p
         self._alloc_extent = alloc_extent
         self.max_pages = max_pages
+        self.scrubbed_page = bytes(PAGE_SIZE)  #: what is in a page that a domain gets (scrub_one_page)
         #: shared_info's arch.max_pfn, which the guest fills in
         self.guest_max_pfn: Callable[[], int] = lambda: 0
         self._memory_map: list[E820Entry] | None = None
@@ -55,7 +56,7 @@ class Reservation:
 
     def _hand_out(self, mfn: Mfn, order: int) -> None:
         self._frames.assign(mfn, 1 << order, Owner.GUEST)
-        self._ram.write(mfn << PAGE_SHIFT, bytes(PAGE_SIZE << order))
+        self._ram.write(mfn << PAGE_SHIFT, self.scrubbed_page * (1 << order))
 
     def populate_physmap(self, gpfn: int, order: int) -> int:
         """XENMEM_populate_physmap for one extent: its first mfn."""

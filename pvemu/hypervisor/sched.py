@@ -38,10 +38,11 @@ class Sched:
         self._is_stopping = is_stopping
         self._on_stuck = on_stuck
         self.is_idle = False
+        self.yield_ns = _YIELD_NS  #: how long dom0 keeps the CPU then
 
     def yield_(self) -> None:
         """SCHEDOP_yield: dom0 gets the CPU; whatever is due happens."""
-        self._clock.pass_time(_YIELD_NS)
+        self._clock.pass_time(self.yield_ns)
         self._clock.run_due()
 
     def block(self) -> None:

@@ -11,6 +11,8 @@ from hypercalls.public import errno as e
 from hypercalls.public import xen
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pvemu.hypervisor.event_channel import EventChannels
     from pvemu.hypervisor.time import TimerHandle, VirtualClock
 
@@ -32,6 +34,7 @@ class VcpuTimers:
         self._id = vcpu_id
         self._clock = clock
         self._events = events
+        self.lateness: Callable[[], int] = lambda: 0  #: how late the next timer fires, in nanoseconds
         self._timer: TimerHandle | None = None
         self._periodic: TimerHandle | None = None
         self._period = period
@@ -48,7 +51,7 @@ class VcpuTimers:
             now = self._clock.now()
             if timeout >> 63 or timeout - now >= 1 << 50:
                 timeout = now + _HUGE_TIMEOUT_NS
-            self._timer = self._clock.call_at(timeout, self._raise_timer)
+            self._timer = self._clock.call_at(timeout + self.lateness(), self._raise_timer)
 
     def set_singleshot_timer(self, timeout: int, future: bool) -> None:
         """VCPUOP_set_singleshot_timer: at once when ``timeout`` is past, whatever VCPU_SSHOTTMR_future says."""
@@ -56,7 +59,7 @@ class VcpuTimers:
         if timeout < self._clock.now():
             self._raise_timer()
         else:
-            self._timer = self._clock.call_at(timeout, self._raise_timer)
+            self._timer = self._clock.call_at(timeout + self.lateness(), self._raise_timer)
 
     def stop_singleshot_timer(self) -> None:
         """VCPUOP_stop_singleshot_timer."""

@@ -21,6 +21,11 @@ class FrameAllocator:
         self._end = self._high = self._heap_end + domain_frames
         self._free: dict[Mfn, None] = {}  # in the order of being freed: the last is used first
 
+    @property
+    def domain_frames(self) -> range:
+        """The frames that are, were or may be domains'."""
+        return range(self._low, self._end)
+
     def alloc_xen(self, count: int = 1) -> Mfn:
         """``count`` consecutive frames of the Xen heap. MemoryError when it is used up (it is sized by the machine)."""
         if self._heap_next + count > self._heap_end:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from array import array
 
 from pvemu.frames import Mfn
 from pvemu.memory.allocator import FrameAllocator
 from pvemu.memory.frame_table import FrameTable, Owner
 from pvemu.memory.m2p import CompatMachineToPhys, MachineToPhys
 from pvemu.memory.ram import Ram
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 __all__ = ["EXTENT", "MachineMemory"]
 
@@ -58,11 +55,12 @@ class MachineMemory:
         self.frames.assign(mfn, 1 << order, Owner.GUEST)
         return mfn
 
-    def publish_p2m(self, p2m: Sequence[int]) -> None:
+    def publish_p2m(self, p2m: array[int]) -> None:
         """Fill in the machine-to-physical table for a domain that was just populated."""
         for pfn in range(0, len(p2m), EXTENT):
             count = min(EXTENT, len(p2m) - pfn)
-            if p2m[pfn + count - 1] - p2m[pfn] == count - 1:
+            piece = p2m[pfn : pfn + count]
+            if piece == array("Q", range(piece[0], piece[0] + count)):
                 self.m2p.set_range(Mfn(p2m[pfn]), pfn, count)
             else:
                 for i in range(pfn, pfn + count):

@@ -9,16 +9,17 @@ from pvemu.mkimage.build import fetch
 from pvemu.mkimage.packages import PackageCache
 from pvemu.mkimage.recipe import list_recipes
 from pvemu.mkimage.symbol_folders import DEBUG_PACKAGE
+from pvemu.mkimage.tools import TOOL_PACKAGES
 
 
 def main(arguments: list[str]) -> int:
-    """Fetch the packages of the named recipes (`all`: of every recipe, and GRUB's debug files); 2 is a failure."""
+    """Fetch the packages of the named recipes (`all`: of every recipe, GRUB's debug files, and gdb); 2 is a failure."""
     names = list_recipes() if arguments == ["all"] else arguments
     try:
         cache = PackageCache(report=lambda text: print(f"setup: {text}", file=sys.stderr))
         fetch(names, cache)
         if arguments == ["all"]:
-            cache.get([DEBUG_PACKAGE])
+            cache.get([DEBUG_PACKAGE, *TOOL_PACKAGES["gdb"]])
     except InputError as error:
         print(f"setup: {error}", file=sys.stderr)
         return 2

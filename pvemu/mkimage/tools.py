@@ -63,6 +63,13 @@ _BINUTILS = (
     "libzstd1",
     "zlib1g",
 )
+_GDB = (  # the smallest of Debian's, without Python; most of its libraries come with libdebuginfod
+    "gdb-minimal", "libbrotli1", "libcom-err2", "libcurl3-gnutls", "libdebuginfod1", "libelf1", "libexpat1", "libffi8",
+    "libgmp10", "libgnutls30", "libgssapi-krb5-2", "libhogweed6", "libidn2-0", "libipt2", "libk5crypto3",
+    "libkeyutils1", "libkrb5-3", "libkrb5support0", "libldap-2.5-0", "liblzma5", "libnettle8", "libnghttp2-14",
+    "libp11-kit0", "libpsl5", "libreadline8", "librtmp1", "libsasl2-2", "libssh2-1", "libssl3", "libstdc++6",
+    "libtasn1-6", "libtinfo6", "libunistring2", "libxxhash0", "libzstd1", "zlib1g",
+)  # fmt: skip
 
 # tool -> path inside the first of its packages, then that package and the libraries it needs beyond libc
 _TOOLS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -85,6 +92,7 @@ _TOOLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ld": ("/usr/bin/x86_64-linux-gnu-ld.bfd", _BINUTILS),
     "objcopy": ("/usr/bin/x86_64-linux-gnu-objcopy", _BINUTILS),
     "objdump": ("/usr/bin/x86_64-linux-gnu-objdump", _BINUTILS),
+    "gdb": ("/usr/bin/gdb", _GDB),
     "readelf": ("/usr/bin/x86_64-linux-gnu-readelf", _BINUTILS),
 }
 

@@ -104,20 +104,24 @@ class Session:
         return self._timeout is not None and self.machine.clock.now() >= self._limit()
 
     def _run_domain(self) -> Outcome:
+        watchdog = Watchdog(self.machine, self._hang_seconds)
+        try:
+            self.start()
+            if self._stop is not None:  # while there was no domain
+                return Outcome(*self._stop)
+            return self.machine.run()
+        finally:
+            watchdog.stop()
+
+    def start(self) -> None:
+        """Stand at the guest's first instruction, with limits and keys for what comes then."""
         machine = self.machine
         if self._timeout is not None:
             machine.clock.call_at(self._limit(), lambda: machine.stop("timeout"))
         if self._to_send:
             machine.clock.call_at(machine.clock.now() + _IDLE_CHECK_NS, self._check_idle)
         self.on_domain(machine)
-        watchdog = Watchdog(machine, self._hang_seconds)
-        try:
-            machine.start()
-            if self._stop is not None:  # while there was no domain
-                return Outcome(*self._stop)
-            return machine.run()
-        finally:
-            watchdog.stop()
+        machine.start()
 
     # -- what the guest does -------------------------------------------------------------------------------------------
     def _on_output(self, data: bytes) -> None:

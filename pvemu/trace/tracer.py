@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pvemu.debug.symbols import Symbols
     from pvemu.devices.blkback_request import CompletedRequest
     from pvemu.devices.xenstore.server import Reply
-    from pvemu.hypervisor.emul_priv_op import Instruction
+    from pvemu.hypervisor.emulate import Instruction
     from pvemu.hypervisor.mm import EntryUpdate
     from pvemu.hypervisor.traps import Delivery
     from pvemu.machine import Machine

@@ -32,6 +32,7 @@ class Handler:
         self.is_int82_known = True
         self.raises: BaseException | None = None
         self.port: int | None = 0x5A
+        self.stops_at_rdtsc = False
 
     def on_syscall(self) -> None:
         assert self.engine is not None
@@ -48,6 +49,9 @@ class Handler:
         return self.is_int82_known
 
     def on_rdtsc(self) -> int:
+        assert self.engine is not None
+        if self.stops_at_rdtsc:
+            self.engine.stop()
         return 0x1_2345_6789
 
     def on_cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
@@ -118,6 +122,14 @@ def test_between_widths_and_rings() -> None:
     assert cpu.engine.enter_from_ring0(CODE, DATA + 0x800, CS, SS) is None
     assert cpu.run().vector == 13
     assert cpu.engine.read("rbx") == 7, "64-bit code again: the INC was a prefix"
+
+
+def test_what_comes_behind_a_stop_in_its_block_is_served_as_ever() -> None:
+    cpu = Cpu("0f31 89c3 0f31 89c6 31c0 0fa2 eb00" + STOP)  # rdtsc, ebx; rdtsc, esi; cpuid; jmp
+    cpu.handler.stops_at_rdtsc = True
+    assert cpu.run().kind == ExitKind.STOPPED
+    assert cpu.engine.read("rsi") == 0x2345_6789, "not the host's"
+    assert [cpu.engine.read(name) for name in ("rax", "rcx", "rdx")] == [1, 3, 4]
 
 
 def test_int82_that_is_no_hypercall_is_an_interrupt() -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypercalls.abi import ABI32, ABI64
 from hypercalls.public.io import blkif
 from pvemu.devices.backend import EventError, GrantError
-from pvemu.devices.blkback import Blkback
+from pvemu.devices.blkback import Blkback, BlkifRing
 from pvemu.devices.xenstore.wire import XsError
 from pvemu.disk.image import open_disk
 
@@ -167,7 +167,7 @@ class Guest:
     References: 1000 and on are ring pages, others data pages made by :meth:`page`.
     """
 
-    def __init__(self, disk: Disk, **options: bool) -> None:
+    def __init__(self, disk: Disk, make_ring: Callable[..., BlkifRing] = BlkifRing, **options: bool) -> None:
         self.clock = FakeClock()
         self.store = FakeStore(self.clock)
         self.grants = FakeGrants()
@@ -193,7 +193,9 @@ class Guest:
             clock=self.clock,
             charge=self.charged.append,
             log=self.klog.append,
-            **options,
+            read_only=options.get("read_only", False),
+            cdrom=options.get("cdrom", False),
+            make_ring=make_ring,
         )
         self.abi: Abi = ABI64
         self.ring = bytearray()
@@ -328,9 +330,12 @@ def make_guest(image: Path) -> Iterator[Callable[..., Guest]]:
     """A guest on the image; ``sector_size`` and ``writable`` are the disk's, other options the back end's."""
     guests: list[Guest] = []
 
-    def make(*, sector_size: int = 512, writable: bool = False, **options: bool) -> Guest:
+    def make(
+        *, sector_size: int = 512, writable: bool = False, make_ring: Callable[..., BlkifRing] = BlkifRing,
+        **options: bool,
+    ) -> Guest:  # fmt: skip
         disk = open_disk(str(image), writable=writable, sector_size=sector_size)
-        guests.append(Guest(disk, **options))
+        guests.append(Guest(disk, make_ring, **options))
         return guests[-1]
 
     yield make

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import threading
 from typing import TYPE_CHECKING, Any
@@ -11,14 +12,15 @@ from unicorn import UC_ARCH_X86, UC_MODE_64, Uc, UcError, unicorn_const, x86_con
 from pvemu.cpu.exits import Access, Exit, ExitHandler, ExitKind, Mmu
 from pvemu.cpu.paging import is_canonical
 from pvemu.cpu.registers import GENERAL_64
-from pvemu.cpu.unicorn.hidden_state import CpuState, find_cpu_state, find_fault_address, find_no_exit_request
+from pvemu.cpu.unicorn.hidden_state import CpuState, EngineError, find_cpu_state, find_no_exit_request
 from pvemu.cpu.unicorn.hooks import ENTRY_VADDR, Hooks
-from pvemu.cpu.unicorn.native import U64, EngineError, Native
+from pvemu.cpu.unicorn.native import U64, Native
 from pvemu.cpu.unicorn.register_file import RegisterFile
+from pvemu.cpu.unicorn.stepper import UNLIMITED, Stepper
+from pvemu.cpu.unicorn.watch import Watch
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
 
 if TYPE_CHECKING:
-    import ctypes
     from collections.abc import Callable
 
     from pvemu.cpu.recording import Chunk
@@ -53,12 +55,13 @@ class Engine:
         self._gdt_vaddr = gdt_vaddr
         self._stopped = False
         self._wedged = False
+        self._stop_due = False  # the guest is to be left at the end of its block, and stands in the midst of it
+        self._stepper: Stepper | None = None
         self._unreported: Exit | None = None  # found while stepping
         self._is_running = False
         self._run_lock = threading.Lock()
         self._no_exit_request: Any = None
         self._state: CpuState | None = None
-        self._fault_address: ctypes.c_uint64 | None = None
         uc.mem_map_ptr(ram.base, ram.size, unicorn_const.UC_PROT_ALL, ram.host_address())
         uc.ctl_set_tlb_mode(unicorn_const.UC_TLB_VIRTUAL)
         uc.ctl_exits_enabled(True)
@@ -73,6 +76,8 @@ class Engine:
         """Who serves exits, and who walks page tables: once, before anything runs."""
         self._mmu = mmu
         self._hooks = Hooks(self._uc, self._native, self.registers, handler, mmu, self._entry_maddr)
+        self.watch = Watch(self._uc, self._native, self._hooks)
+        self.watch.stop_soon = self.stop
         self._leave_out_exit_checks()
         # The page behind the RAM may be one that is not RAM (trap_frame).
         self._hooks.leave_out_dirty_scans(self._ram.base, self._ram.base + self._ram.size + PAGE_SIZE)
@@ -154,26 +159,65 @@ class Engine:
 
     # -- running -----------------------------------------------------------------------------------------------------
     def run(self) -> Exit:
-        """Run guest code until a handler stops it or it raises an exception."""
+        """Run guest code until a handler stops it or it raises an exception, or somebody who looks on wants it to pause
+        or stand at a breakpoint: then the next call goes on as if nothing had been.
+        """
         if self._unreported is not None:
             leaving, self._unreported = self._unreported, None
             return leaving
         self._stopped = False
+        stop_due, self._stop_due = self._stop_due, False
         if not self._wedged:
             with self._run_lock:
                 self._is_running = True
             try:
-                self._start(self.read("rip"))
+                known = self._run_counted(stop_due) if self.is_counting else self._run_plain(stop_due)
             finally:
+                self.watch.passes = -1
                 with self._run_lock:
                     self._is_running = False
-            known = self._why_left()
             if known is not None:
                 return known
         if self._wedged:
             self._wedged = False
             return Exit(ExitKind.WEDGED)
+        if self._hooks.pause_requested:
+            return Exit(ExitKind.PAUSED)
         raise EngineError(f"the CPU stopped without a reason at rip {self.read('rip'):#x}")
+
+    def run_inner(self) -> Exit:
+        """``run`` for an instruction that Xen has done in the guest's place: nobody watches it."""
+        self._stopped = False
+        self.watch.is_off = True
+        try:
+            self._start(self.read("rip"))
+        finally:
+            self.watch.is_off = False
+        known = self._why_left()
+        if known is None:
+            raise EngineError(f"the CPU stopped without a reason at rip {self.read('rip'):#x}")
+        self._forget_insns()
+        return known
+
+    def _run_plain(self, stop_due: bool) -> Exit | None:
+        rip, watched = self.read("rip"), self.watch.code_addresses
+        if stop_due:
+            self.watch.set_code([*watched, rip])
+            self.watch.passes, self.watch.stops_behind = rip, True
+        self._start(rip)
+        if stop_due:
+            self.watch.set_code(watched)
+        known = self._why_left()
+        if known is not None and known.kind == ExitKind.BREAKPOINT:
+            self._stop_due = self._stopped
+        return known
+
+    def _run_counted(self, stop_due: bool) -> Exit | None:
+        known, self._stop_due = self.stepper.run(stop_due=stop_due)
+        if self._wedged and known.kind == ExitKind.PAUSED:
+            self.forget_pause()
+            return None
+        return known
 
     def step(self) -> Exit | None:
         """Run the one instruction that is next: why it left guest code, as ``run`` would say it, None when it did
@@ -185,17 +229,74 @@ class Engine:
         self._run_one(self.read("rip"))
         return self._why_left()
 
+    # -- counted runs ------------------------------------------------------------------------------------------------
+    @property
+    def stepper(self) -> Stepper:
+        """What counts instructions: made when it is first wanted."""
+        if self._stepper is None:
+            self._stepper = Stepper(
+                self._uc, self._native, self._hooks, self.watch, self._start, self._why_left, self._no_exit_request
+            )
+        return self._stepper
+
+    @property
+    def is_counting(self) -> bool:
+        """Whether every instruction is counted."""
+        return self._stepper is not None and self._stepper.is_on
+
+    @property
+    def is_pause_requested(self) -> bool:
+        """Whether one who looks on wants the guest to pause."""
+        return self._hooks.pause_requested
+
+    def pause(self) -> None:
+        """Leave guest code soon, at a place that the guest cannot tell from any other; from a hook."""
+        if self.is_counting:
+            self.stepper.pause_soon()
+        else:
+            self._hooks.pause_requested = True
+            self._native.leave_soon()
+
+    def pause_at(self, exits: float) -> None:
+        """Pause at exit number ``exits`` or the first after it; ``math.inf`` takes that back. From any thread."""
+        if self.is_counting:
+            self.stepper.target_exit = None if exits == math.inf else int(exits)
+            return
+        self._hooks.on_alarm = lambda ends_block: self.pause()
+        self._hooks.alarm = exits
+
+    def pause_now(self) -> None:
+        """Pause wherever the guest is; from another thread, and only where no exit comes."""
+        with self._run_lock:
+            if self.is_in_handler or not self._is_running:
+                return
+            if self.is_counting:
+                self.stepper.interrupt()
+            else:
+                self._hooks.pause_requested = True
+                self._native.leave_soon()
+
+    def forget_pause(self) -> None:
+        """The pause has been seen: run on."""
+        self._hooks.pause_requested = False
+
     def _why_left(self) -> Exit | None:
         """What the hooks have noted of the reason why guest code was left; None when it was an interrupt."""
         hooks = self._hooks
-        if hooks.is_io_refused:
-            hooks.is_io_refused = False
-            self._uc.context_restore(hooks.io_context)
+        if hooks.undo_for is not None:
+            kind, hooks.undo_for = hooks.undo_for, None
+            self._uc.context_restore(hooks.undo_context)
             self.flush_tlb()
-            return Exit(ExitKind.EXCEPTION, _VECTOR_GP, 0)
+            self._forget_insns()
+            return Exit(kind, _VECTOR_GP, 0) if kind == ExitKind.EXCEPTION else Exit(kind)
         if self._stopped:
             return Exit(ExitKind.STOPPED)
         return self._raised()
+
+    def _forget_insns(self) -> None:
+        """An exit was the last thing that happened."""
+        if self._stepper is not None:
+            self._stepper.insns = 0
 
     def _raised(self) -> Exit | None:
         hooks = self._hooks
@@ -203,6 +304,8 @@ class Engine:
             vector, hooks.vector = hooks.vector, None
             return self._exception(vector)
         if hooks.fault is not None:
+            hooks.note_exit(ends_block=True)
+            self._forget_insns()
             return self._memory_fault()
         return None
 
@@ -210,10 +313,11 @@ class Engine:
         hooks = self._hooks
         hooks.fault = hooks.vector = None
         try:
-            self._uc.emu_start(rip, 0, 0, count)
+            self._uc.emu_start(rip, 0, 0, count or (UNLIMITED if self.is_counting else 0))
         except UcError as error:
-            is_known = hooks.fault is not None or hooks.vector is not None or hooks.is_io_refused or hooks.is_entering
-            if hooks.error is None and not is_known:
+            is_known = hooks.fault is not None or hooks.vector is not None or hooks.undo_for or hooks.is_entering
+            is_wanted = self._stopped or self._wedged or hooks.pause_requested
+            if hooks.error is None and not is_known and not is_wanted:
                 raise EngineError(f"{error} at rip {self.read('rip'):#x}") from error
         if hooks.error is not None:
             kept, hooks.error = hooks.error, None
@@ -221,6 +325,9 @@ class Engine:
 
     def _run_one(self, rip: int) -> None:
         """Run the one instruction at ``rip``: with exit checks, or the whole block would run."""
+        if self.is_counting:
+            self.stepper.count(rip, 1)
+            return
         self._no_exit_request[0], kept = 0, self._no_exit_request[0]
         try:
             self._start(rip, count=1)
@@ -230,9 +337,7 @@ class Engine:
     def _memory_fault(self) -> Exit:
         hooks = self._hooks
         page, hooks.fault = hooks.fault, None
-        if self._fault_address is None:
-            self._fault_address = U64.from_address(self._native.handle + find_fault_address())
-        address = self._fault_address.value
+        address = U64.from_address(self._native.handle + self._native.fault_address).value
         if page is None or address >> PAGE_SHIFT != page >> PAGE_SHIFT:
             raise EngineError(f"a fault at {address:#x} was refused at {page}: this Unicorn keeps it elsewhere")
         if not is_canonical(address):
@@ -279,9 +384,11 @@ class Engine:
         return bool(state.words[state.fields.hflags] & _HF_CS64)
 
     def stop(self) -> None:
-        """Leave guest code when the current hook returns."""
+        """Leave guest code when the current hook returns, or at the end of the block."""
+        if self._is_running and self.is_counting and self.stepper.request_stop(self.read("rip")):
+            return
         self._stopped = True
-        self._uc.emu_stop()
+        self._native.leave_soon()
 
     def interrupt(self) -> None:
         """Leave guest code from another thread: only for a guest that has made no exit for a long time. Repeat it until
@@ -291,8 +398,10 @@ class Engine:
             if self.is_in_handler:
                 return  # it is we who take long
             self._wedged = True
-            if self._is_running:
-                self._uc.emu_stop()
+            if self._is_running and self.is_counting:
+                self.stepper.interrupt()
+            elif self._is_running:
+                self._native.leave_soon()
 
     # -- loops -------------------------------------------------------------------------------------------------------
     def find_loop(self, max_steps: int = 4096) -> list[int]:
@@ -307,7 +416,7 @@ class Engine:
 
         self._stopped = False
         hook = self._uc.hook_add(unicorn_const.UC_HOOK_MEM_WRITE, on_store)
-        self.drop_all_code()  # hooks are seen by code that is translated after them only
+        self._uc.ctl_flush_tb()  # hooks are seen by code that is translated after them only
         seen: dict[tuple[int, ...], int] = {}
         path: list[int] = []
         read = self.read
@@ -327,7 +436,7 @@ class Engine:
             return []
         finally:
             self._uc.hook_del(hook)
-            self.drop_all_code()
+            self._uc.ctl_flush_tb()
 
     def step_to(self, rip: int, max_steps: int) -> None:
         """Run single instructions until ``rip`` is next."""

@@ -1,7 +1,7 @@
 """State of the engine's that its API does not name, and where it is: found at run time, never assumed.
 
-Three places: where uc_struct keeps the exact address of a refused access, where its flag is that leaves out a check
-after every memory access, and where the CPU keeps a pending exception and its modes.
+Four places: where uc_struct keeps the exact address of a refused access, where its flag is that leaves out a check
+after every memory access, where it counts instructions, and where the CPU keeps a pending exception and its modes.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unicorn import UC_ARCH_X86, UC_MODE_64, Uc, UcError, unicorn_const, x86_const
 
-from pvemu.cpu.unicorn.native import EngineError
 from pvemu.frames import PAGE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["CpuState", "find_context_fields", "find_cpu_state", "find_fault_address", "find_no_exit_request"]
+__all__ = ["CpuState", "EngineError", "find_context_fields", "find_count_limit", "find_cpu_state",
+           "find_fault_address", "find_no_exit_request"]  # fmt: skip
 
 #: uc_struct of include/uc_priv.h: target_page_size, target_page_align, qemu_host_page_size, qemu_real_host_page_size
 #: stand in a row; four flags follow 24 bytes behind them.
@@ -40,6 +40,10 @@ _GP_1230 = b"\xb8\x30\x12\x77\x07\x8e\xd8"
 _SCRATCH, _SCRATCH_STACK, _SCRATCH_GDT = 0x1000, 0x1100, 0x1200
 
 
+class EngineError(Exception):
+    """The engine did something this project has no answer to: always our bug, never the guest's."""
+
+
 def find_no_exit_request(handle: int) -> Any:
     """uc_struct.no_exit_request of the CPU at ``handle``, one byte; None where its neighbours are not where 2.1.4 has
     them.
@@ -50,6 +54,23 @@ def find_no_exit_request(handle: int) -> Any:
     if anchor < 0 or flags != [0, 0, 0, 1]:  # hook_insert, first_tb, no_exit_request, init_done
         return None
     return (ctypes.c_ubyte * 1).from_address(handle + anchor + _UC_STRUCT_FLAGS_AT + 2)
+
+
+def find_count_limit() -> int:
+    """Where uc_struct keeps the number of instructions to run (``emu_count``); how many were begun (``emu_counter``)
+    stands in the 8 bytes before it.
+    """
+    uc = Uc(UC_ARCH_X86, UC_MODE_64)
+    code, count = 0x1000, 0x5A5A_8765_4321
+    uc.mem_map(code, PAGE_SIZE)
+    uc.mem_write(code, b"\x90\x90")  # two times nop
+    uc.emu_start(code, code + 2, 0, count)
+    handle = int(uc._uch.value or 0)  # noqa: SLF001 - as below
+    head = bytes((ctypes.c_ubyte * _UC_STRUCT_HEAD).from_address(handle))
+    wanted = struct.pack("<QQ", 2, count)
+    if head.count(wanted) != 1:
+        raise EngineError("this Unicorn counts instructions elsewhere: use 2.1.4")
+    return head.find(wanted) + 8
 
 
 def find_fault_address() -> int:

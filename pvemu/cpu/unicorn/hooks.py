@@ -6,11 +6,12 @@ A callback never lets an exception escape into C: it is kept in ``error`` and ra
 from __future__ import annotations
 
 import ctypes
+import math
 from typing import TYPE_CHECKING, Any
 
 from unicorn import Uc, unicorn_const, x86_const
 
-from pvemu.cpu.exits import Access, ExitHandler, Mmu
+from pvemu.cpu.exits import Access, ExitHandler, ExitKind, Mmu
 from pvemu.cpu.unicorn.native import FILL, IN, INSN, INTR, INVALID, OUT, REGISTERS, UNMAPPED, Native
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
 from pvemu.observers import subscribe
@@ -50,8 +51,11 @@ class Hooks:
         self.fault: int | None = None  #: page of a refused access
         self.vector: int | None = None  #: an exception or interrupt
         self.error: BaseException | None = None  #: what one of our own handlers raised
-        self.is_io_refused = False
-        self.io_context: Any = None  #: the state before the refused I/O instruction
+        self.undo_for: ExitKind | None = None  #: why what runs is taken back, to ``undo_context``
+        self.undo_context: Any = None
+        self.pause_requested = False  #: by one who only looks on
+        self.alarm: float = math.inf  #: from this exit on, ``on_alarm`` is told of each
+        self.on_alarm: Callable[[bool], None] = lambda ends_block: None
         self._plain_miss = mmu.on_tlb_miss
         self._fill_watches: list[Callable[[int, int, tuple[int, int] | None], None]] = []
         self._use_miss: Callable[[Callable[[int, int], tuple[int, int] | None]], None]
@@ -69,6 +73,12 @@ class Hooks:
         native.hook(unicorn_const.UC_HOOK_INTR, INTR(self._on_interrupt))
         native.hook(unicorn_const.UC_HOOK_INSN_INVALID, INVALID(self._on_invalid))
 
+    def note_exit(self, *, ends_block: bool) -> None:
+        """One more exit. ``ends_block``: it is the last thing that the translated block does."""
+        self.exits += 1
+        if self.exits >= self.alarm:
+            self.on_alarm(ends_block)
+
     def keep_error(self, error: BaseException) -> None:
         """One of our own handlers failed: leave guest code, the run raises it."""
         if self.error is None:
@@ -82,7 +92,7 @@ class Hooks:
 
         def fill(_uc: int, vaddr: int, access: int, entry: Any, _data: int) -> bool:
             self.tlb_fills += 1
-            if self.is_io_refused:
+            if self.undo_for is not None:
                 return False
             try:
                 if vaddr == self.window:
@@ -134,11 +144,14 @@ class Hooks:
         on_syscall = self._handler.on_syscall
 
         def syscall(_uc: int, _data: int) -> int:
+            if self.undo_for is not None:
+                return 1
             self.exits += 1
+            if self.exits >= self.alarm:
+                self.on_alarm(True)
             self.is_in_handler = True
             try:
-                if not self.is_io_refused:
-                    on_syscall()
+                on_syscall()
             except BaseException as error:  # noqa: BLE001 - must not cross C; raised again by run()
                 self.keep_error(error)
             self.is_in_handler = False
@@ -153,7 +166,11 @@ class Hooks:
         rax, rdx = REGISTERS["rax"], REGISTERS["rdx"]
 
         def rdtsc(_uc: int, _data: int) -> int:
+            if self.undo_for is not None:
+                return 1
             self.exits += 1
+            if self.exits >= self.alarm:
+                self.on_alarm(False)
             try:
                 value = on_rdtsc()
                 cells[0] = value & 0xFFFF_FFFF
@@ -171,7 +188,9 @@ class Hooks:
         set_all = [registers.writer(n) for n in ("rax", "rbx", "rcx", "rdx")]
 
         def cpuid(_uc: int, _data: int) -> int:
-            self.exits += 1
+            if self.undo_for is not None:
+                return 1
+            self.note_exit(ends_block=False)
             try:
                 leaf, subleaf = read()
                 for write, value in zip(
@@ -185,41 +204,48 @@ class Hooks:
         return cpuid
 
     def _on_in(self, _uc: int, port: int, size: int, _data: int) -> int:
-        self.exits += 1
+        if self.undo_for is not None:
+            return 0
+        self.note_exit(ends_block=False)
         try:
-            value = None if self.is_io_refused else self._handler.on_port_read(port, size)
+            value = self._handler.on_port_read(port, size)
             if value is not None:
                 return value
-            self._refuse_io()
+            self.undo(ExitKind.EXCEPTION)
         except BaseException as error:  # noqa: BLE001 - must not cross C; raised again by run()
             self.keep_error(error)
         return 0
 
     def _on_out(self, _uc: int, port: int, size: int, value: int, _data: int) -> None:
-        self.exits += 1
+        if self.undo_for is not None:
+            return
+        self.note_exit(ends_block=False)
         try:
-            if self.is_io_refused or not self._handler.on_port_write(port, size, value):
-                self._refuse_io()
+            if not self._handler.on_port_write(port, size, value):
+                self.undo(ExitKind.EXCEPTION)
         except BaseException as error:  # noqa: BLE001 - must not cross C; raised again by run()
             self.keep_error(error)
 
-    def _refuse_io(self) -> None:
-        """Make an I/O instruction a #GP, which the engine never does: what runs of its block behind it is undone, and
-        stopped by the first access to memory.
+    def undo(self, why: ExitKind) -> None:
+        """Stand before the instruction whose hook this is: what runs of its block from here on is taken back, and
+        stopped by the first access to memory. EXCEPTION makes an I/O instruction a #GP, which the engine never does.
         """
-        if self.is_io_refused:
+        if self.undo_for is not None:
             return
-        if self.io_context is None:
-            self.io_context = self._uc.context_save()
+        if self.undo_context is None:
+            self.undo_context = self._uc.context_save()
         else:
-            self._uc.context_update(self.io_context)
-        self.is_io_refused = True
+            self._uc.context_update(self.undo_context)
+        self.undo_for = why
         self._native.flush_tlb()
         self._uc.emu_stop()
 
     def _on_interrupt(self, _uc: int, vector: int, _data: int) -> None:
-        self.exits += 1
-        if vector == _VECTOR_HYPERCALL and not self.is_io_refused:
+        if self.undo_for is not None:
+            self._uc.emu_stop()
+            return
+        self.note_exit(ends_block=True)
+        if vector == _VECTOR_HYPERCALL:
             try:
                 if self._handler.on_int82():
                     return
@@ -229,7 +255,8 @@ class Hooks:
         self._uc.emu_stop()
 
     def _on_invalid(self, _uc: int, _data: int) -> bool:
-        self.exits += 1
+        if self.undo_for is None:
+            self.note_exit(ends_block=True)
         self.vector = _VECTOR_UD
         return False
 
@@ -261,6 +288,8 @@ class Hooks:
 
         def on_read(_uc: int, offset: int, size: int, _data: int) -> int:
             self.exits += 1
+            if self.exits >= self.alarm:
+                self.on_alarm(False)
             try:
                 return read(offset, size)
             except BaseException as error:  # noqa: BLE001 - must not cross C; raised again by run()
@@ -269,6 +298,8 @@ class Hooks:
 
         def on_write(_uc: int, offset: int, size: int, value: int, _data: int) -> None:
             self.exits += 1
+            if self.exits >= self.alarm:
+                self.on_alarm(False)
             try:
                 write(offset, size, value)
             except BaseException as error:  # noqa: BLE001 - must not cross C; raised again by run()

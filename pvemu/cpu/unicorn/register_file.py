@@ -107,3 +107,22 @@ class RegisterFile:
     def vector_registers(self) -> list[int]:
         """XMM0 to XMM15."""
         return [int(self._uc.reg_read(x86_const.UC_X86_REG_XMM0 + i)) for i in range(16)]
+
+    def vector(self, number: int) -> int:
+        """One of XMM0 to XMM15."""
+        return int(self._uc.reg_read(x86_const.UC_X86_REG_XMM0 + number))
+
+    def set_vector(self, number: int, value: int) -> None:
+        """Set one of XMM0 to XMM15."""
+        self._uc.reg_write(x86_const.UC_X86_REG_XMM0 + number, value)
+
+    def x87(self) -> tuple[list[int], int, int, int]:
+        """ST(0) to ST(7), 80 bits each, and the control, status and tag words."""
+        stack = [self._uc.reg_read(x86_const.UC_X86_REG_ST0 + i) for i in range(8)]
+        words = (x86_const.UC_X86_REG_FPCW, x86_const.UC_X86_REG_FPSW, x86_const.UC_X86_REG_FPTAG)
+        control, status, tags = (int(self._uc.reg_read(number)) for number in words)
+        return [exponent << 64 | mantissa for mantissa, exponent in stack], control, status, tags
+
+    def mxcsr(self) -> int:
+        """The SSE control and status word."""
+        return int(self._uc.reg_read(x86_const.UC_X86_REG_MXCSR))

@@ -193,11 +193,21 @@ class XenstoreRing:
                 self._store.daemon.ignore_connection(connection, xs_wire.XENSTORE_ERROR_RINGIDX)
                 return False
             data = connection.out[0].data
-            chunk = data[self._written : self._written + _SIZE - used]
+            chunk = data[self._written : self._written + self._room(used)]
             self._put(rsp_prod, chunk)
             moved = True
             self._written += len(chunk)
             if self._written == len(data):
                 self._written = 0
                 connection.message_sent(self._store.daemon.domains)
+            if not self._sends_more():
+                break
         return moved
+
+    def _room(self, used: int) -> int:
+        """How many bytes to send at once into a ring with ``used`` bytes in it."""
+        return _SIZE - used
+
+    def _sends_more(self) -> bool:
+        """Whether to go on after one piece."""
+        return True

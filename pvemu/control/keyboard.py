@@ -1,0 +1,48 @@
+"""Keys for the guest's console, at moments that can be met again: while it idles, at the n-th time that it does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pvemu.devices.console import ConsoleBackend
+    from pvemu.hypervisor.time import VirtualClock
+
+__all__ = ["Keyboard"]
+
+
+class Keyboard:
+    """Takes ``clock.on_idle`` for itself. ``typed`` lists what the guest got: (which idling, bytes)."""
+
+    def __init__(self, clock: VirtualClock, console: ConsoleBackend) -> None:
+        self._console = console
+        self._waiting: list[bytes] = []
+        self._script: dict[int, bytes] = {}
+        self._idles = 0
+        self.typed: list[tuple[int, bytes]] = []
+        clock.on_idle = self._on_idle
+
+    def play(self, script: Sequence[tuple[int, bytes]]) -> None:
+        """Type what was typed in another run, at the same moments; what is past already is left out."""
+        self._script = {idle: keys for idle, keys in script if idle > self._idles}
+        self.typed = [(idle, keys) for idle, keys in script if idle <= self._idles]
+
+    def type(self, keys: bytes) -> None:
+        """Type ``keys`` when the guest idles next. What was to be typed later in a replay is given up: from here on the
+        run is another one.
+        """
+        self._script.clear()
+        self._waiting.append(keys)
+
+    def _on_idle(self, _target: int | None) -> bool:
+        self._idles += 1
+        keys = self._script.pop(self._idles, None)
+        if keys is None and self._waiting:
+            keys, self._waiting = b"".join(self._waiting), []
+        if keys is None:
+            return False
+        self.typed.append((self._idles, keys))
+        self._console.send(keys)
+        return True
