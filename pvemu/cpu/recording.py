@@ -16,9 +16,10 @@ class Chunk(NamedTuple):
     """Records in a row. ``words`` is valid during the call only. An instruction about to run is its address, a mask of
     the registers (RECORDED) that are not as before, and their values; an access to memory is its machine address, bit
     63 with the type (16 or 25 a read, 17 a write) from bit 32 and the size in bytes below, and the value. ``registers``
-    is how they stood before, ``next`` the number of the first instruction that is behind the chunk.
+    is how they stood before, ``first`` the number of the first instruction in it, ``next`` of the first behind it.
     """
 
     words: memoryview
     registers: tuple[int, ...]
+    first: int
     next: int

@@ -6,10 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from pvemu.errors import ConfigError
+
 if TYPE_CHECKING:
     from pvemu.mkimage.schema import Table
 
-__all__ = ["Entry", "PackageSource", "RecipeSource", "Source", "TextSource", "read_entries", "read_mode", "read_source"]
+__all__ = [
+    "Entry", "PackageSource", "PatchedSource", "RecipeSource", "Source", "TextSource", "read_entries", "read_mode",
+    "read_source",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,22 @@ class PackageSource:
     package: str
     depends: str
     patterns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PatchedSource(PackageSource):
+    """One such file with bytes replaced: (bytes that it has exactly once, as many others). How a bug is planted."""
+
+    patches: tuple[tuple[bytes, bytes], ...]
+
+    def patched(self, content: bytes, where: str) -> bytes:
+        """The file's content as it is to be. Raises ConfigError where it is not the file that was meant."""
+        for old, new in self.patches:
+            if content.count(old) != 1:
+                times = content.count(old)
+                raise ConfigError(f"{where}: patch: the file has {old.hex()} {times} times; give bytes it has once")
+            content = content.replace(old, new)
+        return content
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +109,25 @@ def read_source(table: Table) -> Source:
     if "package" in table:
         package, depends = table.text("package"), table.text("depends", "")
         patterns = table.texts("paths") or (table.text("path"),)
+        patches = tuple(map(_read_patch, table.tables("patch")))
+        if patches:
+            return PatchedSource(package, depends, patterns, patches)
         return PackageSource(package, depends, patterns)
     return RecipeSource(table.text("recipe"), table.text("artifact"))
+
+
+def _read_patch(table: Table) -> tuple[bytes, bytes]:
+    found = []
+    for key in ("find", "replace"):
+        try:
+            found.append(bytes.fromhex(table.text(key)))
+        except ValueError:
+            table.fail(key, "bytes in hexadecimal")
+    old, new = found
+    if not old or len(old) != len(new):
+        table.fail("replace", "as many bytes as find, and some")
+    table.done()
+    return old, new
 
 
 def _read_file(table: Table) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pvemu.errors import ConfigError
-from pvemu.mkimage.entries import Entry, PackageSource, RecipeSource, Source, TextSource
+from pvemu.mkimage.entries import Entry, PackageSource, PatchedSource, RecipeSource, Source, TextSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -107,7 +107,10 @@ class Sources:
             if not names:
                 raise ConfigError(f"{where}: package {package.name} {package.version} has no file {pattern}")
             for name in names:
-                found[PurePosixPath(name).name] = package.path(name)
+                content: bytes | Path = package.path(name)
+                if isinstance(source, PatchedSource):
+                    content = source.patched(package.path(name).read_bytes(), where)
+                found[PurePosixPath(name).name] = content
         return found
 
     @staticmethod

@@ -15,8 +15,9 @@ from pvemu.trace.tracer import Tracer
 from pvemu.trace.window import Place, PlaceWatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from hypercalls.table import Row
     from pvemu.debug.symbols import Symbols
     from pvemu.machine import Machine
     from pvemu.trace.event import Event
@@ -70,6 +71,10 @@ class Request:
         object.__setattr__(self, "watched", frozenset(parts or default))
 
 
+def _ignore(_row: Row, _args: Sequence[int], _result: int) -> None:
+    """Half of a monitor that wants the other half."""
+
+
 class AttachedTrace:
     """A trace of ``machine`` that writes to ``out`` until :meth:`close`."""
 
@@ -90,6 +95,7 @@ class AttachedTrace:
         if start is None or start.is_code:
             self._start()
         if start is not None:
+            self._closers.append(machine.hypercalls.monitor(lambda row, args: symbols.follow(), _ignore))
             self._watch(start, self._open)
         elif end is not None:
             self._watch(end, self._shut)

@@ -42,7 +42,7 @@ class Coverage:
     def open(self) -> None:
         """Count from here on, what ran before too."""
         self._is_open = True
-        self._machine.engine.drop_all_code()
+        self._machine.engine.retranslate()
 
     def shut(self) -> None:
         """Count no more for now."""

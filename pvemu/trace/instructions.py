@@ -194,9 +194,9 @@ class InstructionTrace:
 
     def _take(self, chunk: Chunk) -> None:
         words = chunk.words.tolist()
-        count = _instructions(words)
+        size = chunk.next - chunk.first
         piece = _Piece(
-            words, self._text, chunk.registers, self._recorder.registers(), self._linear, count, chunk.next - count
+            words, self._text, chunk.registers, self._recorder.registers(), self._linear, size, chunk.first
         )
         if self._last:
             self._keep(piece)
@@ -210,16 +210,3 @@ class InstructionTrace:
         self._nr_kept += piece.size
         while self._nr_kept - self._kept[0].size >= self._last:
             self._nr_kept -= self._kept.popleft().size
-
-
-def _instructions(words: list[int]) -> int:
-    """How many instructions some records are of."""
-    count, at, end = 0, 0, len(words)
-    while at < end:
-        kind = words[at + 1]
-        if kind >= _ACCESS:
-            at += 3
-        else:
-            at += 2 + kind.bit_count()
-            count += 1
-    return count

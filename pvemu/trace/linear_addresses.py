@@ -27,6 +27,7 @@ class LinearAddresses:
         self._holders: dict[int, list[int]] = {}
         self._on_change = on_change
         self.close = machine.engine.monitor_fills(self._filled)
+        machine.engine.flush_tlb()  # to be told of what the CPU holds already
 
     def _filled(self, page: int, access: int, answer: tuple[int, int] | None) -> None:
         if answer is None:

@@ -447,6 +447,10 @@ class Engine:
             self._run_one(here)
 
     # -- code and memory ---------------------------------------------------------------------------------------------
+    def retranslate(self) -> None:
+        """Translate code anew from now on: hooks that came since are seen by it. The guest does not notice."""
+        self._uc.ctl_flush_tb()
+
     def drop_all_code(self) -> None:
         """Forget all translated code (a new kernel took over, or a tracer was attached)."""
         self._ram.code_frames.clear()
@@ -469,7 +473,7 @@ class Engine:
         from pvemu.cpu.unicorn.recorder import InstructionRecorder
 
         return InstructionRecorder(
-            self._native, self.registers, self.drop_all_code, self._hooks.keep_error, sink, with_memory=with_memory,
+            self._native, self.registers, self.retranslate, self._hooks.keep_error, sink, with_memory=with_memory,
             is_open=is_open, is_native=is_native, on_code=on_code,
         )  # fmt: skip
 
@@ -481,7 +485,7 @@ class Engine:
         from pvemu.cpu.unicorn.recorder import BlockRecorder
 
         return BlockRecorder(
-            self._native, self.drop_all_code, self._hooks.keep_error, sink, is_native=is_native, on_code=on_code
+            self._native, self.retranslate, self._hooks.keep_error, sink, is_native=is_native, on_code=on_code
         )
 
     def monitor_fills(self, watch: Callable[[int, int, tuple[int, int] | None], None]) -> Callable[[], None]:

@@ -1,8 +1,8 @@
 """What guest code does, instruction by instruction or block by block, written into a buffer without Python's help.
 
 The callbacks are native code (``recorder_code.py``); where none can run, Python callbacks do the same, slowly. They are
-seen by code that is translated after them, so all code is dropped when a recorder is attached; a gate opens and closes
-the recording at once, at the cost of the callbacks all along.
+seen by code that is translated after them, so all code is translated anew when a recorder is attached; a gate opens and
+closes the recording at once, at the cost of the callbacks all along.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class _Recorder:
     """A buffer, a control block, and hooks."""
 
     def __init__(
-        self, native: Native, drop_all_code: Callable[[], None], keep_error: Callable[[BaseException], None],
+        self, native: Native, retranslate: Callable[[], None], keep_error: Callable[[BaseException], None],
         *, is_native: bool,
     ) -> None:  # fmt: skip
         self._native = native
         self._keep_error = keep_error
-        self._drop_all_code = drop_all_code
+        self._retranslate = retranslate
         self._code: NativeCode | None = native_code() if is_native else None
         self._buffer = (U64 * ((_CAPACITY + _LONGEST_RECORD) // 8))()
         self._start = ctypes.addressof(self._buffer)
@@ -115,7 +115,7 @@ class _Recorder:
         for hook in self._hooks:
             self._native.remove_hook(hook)
         if self._hooks:
-            self._drop_all_code()
+            self._retranslate()
         self._hooks.clear()
 
     def _put(self, *words: int) -> None:
@@ -136,18 +136,19 @@ class InstructionRecorder(_Recorder):
     """
 
     def __init__(
-        self, native: Native, registers: RegisterFile, drop_all_code: Callable[[], None],
+        self, native: Native, registers: RegisterFile, retranslate: Callable[[], None],
         keep_error: Callable[[BaseException], None], sink: Callable[[Chunk], None], *, with_memory: bool,
         is_open: bool, is_native: bool = True,
         on_code: Callable[[int, int], None] | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(native, drop_all_code, keep_error, is_native=is_native)
+        super().__init__(native, retranslate, keep_error, is_native=is_native)
         self._sink = sink
         self._regs = registers.in_memory(RECORDED) if self._code is not None else None
         if self._regs is None:
             self._code = None
         self._registers: tuple[int, ...] = ()
         self._is_announcing = False
+        self._first = 1
         self._on_announced: Callable[[], None] = lambda: None
         self._announce = _CALLBACK(self._guarded(self._announced))
         control = self._control
@@ -163,7 +164,7 @@ class InstructionRecorder(_Recorder):
                 self._hook(kind, "memory", fallback)
         if on_code is not None:
             self._watch_code(on_code)
-        drop_all_code()
+        retranslate()
 
     @property
     def count(self) -> int:
@@ -174,6 +175,10 @@ class InstructionRecorder(_Recorder):
         """Call back when instruction ``count`` (from 1) is about to run; one such announcement at a time."""
         self._on_announced = callback
         self._control[_ANNOUNCED] = count
+
+    def _next(self) -> int:
+        """The number of the instruction that is recorded next: one that is announced is counted already."""
+        return self._control[_COUNT] + (not self._is_announcing)
 
     def _announced(self) -> None:
         self._is_announcing = True
@@ -187,6 +192,7 @@ class InstructionRecorder(_Recorder):
         if not self._control[_GATE]:
             self.flush()
             self._note_registers()
+            self._first = self._next()
             self._control[_GATE] = 1
 
     def shut(self) -> None:
@@ -199,9 +205,9 @@ class InstructionRecorder(_Recorder):
         registers = self._registers
         words = self._take()
         self._registers = tuple(self._control[_REGISTERS:])
+        first, self._first = self._first, self._next()
         if words:
-            # an instruction that is announced is counted, and not recorded yet
-            self._sink(Chunk(words, registers, self._control[_COUNT] + (not self._is_announcing)))
+            self._sink(Chunk(words, registers, first, self._first))
 
     def registers(self) -> tuple[int, ...]:
         """The registers as they are."""
@@ -240,17 +246,17 @@ class BlockRecorder(_Recorder):
     """
 
     def __init__(
-        self, native: Native, drop_all_code: Callable[[], None], keep_error: Callable[[BaseException], None],
+        self, native: Native, retranslate: Callable[[], None], keep_error: Callable[[BaseException], None],
         sink: Callable[[memoryview], None] | None, *, is_native: bool = True,
         on_code: Callable[[int, int], None] | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(native, drop_all_code, keep_error, is_native=is_native)
+        super().__init__(native, retranslate, keep_error, is_native=is_native)
         self._sink = sink
         if sink is not None:
             self._hook(unicorn_const.UC_HOOK_BLOCK, "block", _CODE(self._on_block))
         if on_code is not None:
             self._watch_code(on_code)
-        drop_all_code()
+        retranslate()
 
     def flush(self) -> None:
         """Hand on what is in the buffer."""

@@ -121,7 +121,7 @@ class Symbols:
 
     def locate(self, vaddr: int) -> Location | None:
         """The same, in parts."""
-        self._follow()
+        self.follow()
         if vaddr in self._known:
             return self._known[vaddr]
         found = self._known[vaddr] = self._find(vaddr)
@@ -129,7 +129,7 @@ class Symbols:
 
     def line(self, vaddr: int) -> str | None:
         """``file:line`` of the source, where debug information for it is at hand."""
-        self._follow()
+        self.follow()
         module = self._current().at(vaddr)
         if module is not None:
             return module.line(vaddr)
@@ -148,7 +148,7 @@ class Symbols:
         """Addresses that a name stands for: ``grub_malloc``, ``normal:grub_normal_execute``, ``stage1:kernel:...``,
         ``normal+0x40``, each with ``+offset`` if wanted. Static functions may share a name; empty where there is none.
         """
-        self._follow()
+        self.follow()
         match = _NAME.match(name)
         stage = self._current()
         if match is None or (match["stage"] is not None and int(match["stage"]) != stage.number):
@@ -165,7 +165,7 @@ class Symbols:
 
     def modules(self) -> list[Module]:
         """What the running stage consists of, by address."""
-        self._follow()
+        self.follow()
         return list(self._current().modules)
 
     @property
@@ -206,8 +206,10 @@ class Symbols:
                 self._copies.remember(number, module)
         return self._built[-1]
 
-    def _follow(self) -> None:
-        """Notice a new stage, or a GRUB's new module: a look at one word of memory."""
+    def follow(self) -> None:
+        """Notice a new stage, or a GRUB's new module: a look at one word of memory. Every question does so first;
+        whoever asks late only should call it now and then, since a kernel's tables do not outlive it.
+        """
         grub = self._current().grub
         if grub is not None:
             head = grub.head()
