@@ -17,6 +17,7 @@ __all__ = ["main"]
 
 _VERBS = {
     "boot": "boot a kernel and watch its console",
+    "diff": "show where two runs part",
     "image": "make guest images from recipes",
     "trace": "boot a kernel and write down what it does",
     "xl": "xl's commands, for tools that call xl",

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     import argparse
     from argparse import _SubParsersAction
 
-__all__ = ["add_parser", "run"]
+__all__ = ["EVENT_OPTIONS", "add_parser", "add_symbol_option", "run", "symbol_files"]
 
-_KINDS = {
+#: What can be asked for: option -> kind of event, help.
+EVENT_OPTIONS = {
     "hypercalls": ("hypercall", "hypercalls with decoded arguments and results (also without any of these options)"),
     "xenstore": ("xenstore", "xenstore requests and replies"),
     "blocks": ("block", "block requests with the files their sectors belong to"),
@@ -53,7 +54,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )  # fmt: skip
     add_arguments(parser)
     add_run_arguments(parser)
-    for option, (_kind, help_text) in _KINDS.items():
+    for option, (_kind, help_text) in EVENT_OPTIONS.items():
         parser.add_argument(f"--{option}", action="store_true", help=help_text)
     parser.add_argument(
         "--only", metavar="PATTERN", action="append", default=[],
@@ -89,7 +90,7 @@ def _request(arguments: argparse.Namespace) -> Request:
     if last < 0:
         raise ConfigError(f"--last {arguments.last}: not a number of instructions; give one such as 1000")
     return Request(
-        kinds=tuple(kind for option, (kind, _help) in _KINDS.items() if getattr(arguments, option)),
+        kinds=tuple(kind for option, (kind, _help) in EVENT_OPTIONS.items() if getattr(arguments, option)),
         only=tuple(arguments.only), instructions=arguments.insns, accesses=not arguments.no_accesses,
         calls=arguments.calls, last=last,
         start=parse_place(arguments.start, "--from") if arguments.start is not None else None,
