@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from hypercalls.abi import Abi
 
@@ -132,6 +132,9 @@ class MmPort(Protocol):
     def mmu_update(self, ptr: int, val: int) -> None:
         """One request of HYPERVISOR_mmu_update: the low two bits of ``ptr`` say which (MMU_*)."""
 
+    def mmu_update_io(self, ptr: int, val: int) -> None:
+        """The same for frames that DOMID_IO owns: MMIO space, of which the domain has none."""
+
     def update_va_mapping(self, vaddr: int, val: int, flags: int) -> None: ...
 
     # -- mmuext_op
@@ -161,7 +164,10 @@ class MmPort(Protocol):
     def memory_map(self) -> list[E820Entry]: ...
     def set_memory_map(self, entries: list[E820Entry]) -> None: ...
     def machphys_mfn_list(self) -> list[int]:
-        """First mfn of each 2 MiB of the machine-to-physical table."""
+        """First mfn of each 2 MiB of the caller's machine-to-physical table."""
+
+    def machphys_compat_mfn_list(self) -> list[int]:
+        """The same of the table that 32-bit domains see."""
 
     def machphys_mapping(self) -> tuple[int, int, int]:
         """(v_start, v_end, max_mfn) of the machine-to-physical table."""
@@ -239,7 +245,7 @@ class SchedPort(Protocol):
     def block(self) -> None:
         """Unmask events and sleep until one is pending."""
 
-    def poll(self, ports: Sequence[int], timeout: int) -> None:
+    def poll(self, ports: Iterable[int], timeout: int) -> None:
         """Sleep until one of ``ports`` is pending or system time is ``timeout`` (0: no limit)."""
 
 
@@ -249,6 +255,9 @@ class PhysdevPort(Protocol):
     def set_iopl(self, iopl: int) -> None: ...
     def set_iobitmap(self, bitmap: int, nr_ports: int) -> None: ...
     def eoi(self, pirq: int) -> None: ...
+    def get_free_pirq(self, type: int) -> int:
+        """A MAP_PIRQ_TYPE_* interrupt's number, which is the domain's from now on."""
+
     def set_pirq_eoi_map(self, mfn: int) -> None: ...
 
 

@@ -149,11 +149,10 @@ def _machphys_mapping(ctx: Context, _op: int, arg: int) -> int:
 
 
 def _machphys_mfn_list(ctx: Context, op: int, arg: int) -> int:
-    if op == xm.XENMEM_machphys_compat_mfn_list and ctx.abi.bits == 64:
-        return -EOPNOTSUPP  # a Xen without 32-bit PV
     cls = xm.xen_machphys_mfn_list
     max_extents, extent_start, _ = ctx.abi.reader(cls).unpack(_copy(ctx, cls, arg))
-    mfns = ctx.mm.machphys_mfn_list()[:max_extents]
+    is_compat = op == xm.XENMEM_machphys_compat_mfn_list
+    mfns = (ctx.mm.machphys_compat_mfn_list() if is_compat else ctx.mm.machphys_mfn_list())[:max_extents]
     if put_longs(ctx, extent_start, mfns) != len(mfns):
         return -EFAULT
     copy_field_to_guest(ctx, arg, cls, "nr_extents", len(mfns))

@@ -11,7 +11,7 @@ from hypercalls.arguments import s32
 from hypercalls.errors import XenError
 from hypercalls.guest_handle import check_handle, copy_field_to_guest
 from hypercalls.public import physdev as pd
-from hypercalls.public.errno import EINVAL, ENODEV, ENOSPC, ENOSYS, EPERM, ESRCH
+from hypercalls.public.errno import EINVAL, ENODEV, ENOSYS, EPERM, ESRCH
 from hypercalls.public.xen import DOMID_SELF
 
 if TYPE_CHECKING:
@@ -114,7 +114,15 @@ def _pirq_eoi_gmfn(ctx: Context, arg: int) -> int:
     return 0
 
 
+def _get_free_pirq(ctx: Context, arg: int) -> int:
+    """A number for an interrupt, which any domain may have; what to bind to it is for those with devices."""
+    (type_,) = _read(ctx, pd.physdev_get_free_pirq, arg, "type")
+    copy_field_to_guest(ctx, arg, pd.physdev_get_free_pirq, "pirq", ctx.physdev.get_free_pirq(type_))
+    return 0
+
+
 _HANDLERS: Final[dict[int, Callable[[Context, int], int]]] = {
+    pd.PHYSDEVOP_get_free_pirq: _get_free_pirq,
     pd.PHYSDEVOP_IRQ_UNMASK_NOTIFY: _irq_unmask_notify,
     pd.PHYSDEVOP_irq_status_query: _irq_status_query,
     pd.PHYSDEVOP_set_iopl: _set_iopl,
@@ -143,6 +151,4 @@ _REFUSED: Final[dict[int, tuple[type | None, int]]] = {
     pd.PHYSDEVOP_restore_msi_ext: (pd.physdev_pci_device, ENODEV),
     pd.PHYSDEVOP_pci_mmcfg_reserved: (None, EPERM),
     pd.PHYSDEVOP_dbgp_op: (None, EPERM),
-    # Xen would give one out to any domain; there are no interrupts here to use it for
-    pd.PHYSDEVOP_get_free_pirq: (pd.physdev_get_free_pirq, ENOSPC),
 }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from hypercalls.arguments import s32, u8
-from hypercalls.guest_handle import check_handle
+from hypercalls.guest_handle import check_handle, read_array
 from hypercalls.public import sched
 from hypercalls.public.errno import EINVAL, ENOSYS, EPERM, ESRCH
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["do_sched_op", "do_sched_op_compat"]
 
 MAX_POLLED_PORTS: Final = 128
+_PORT: Final = Struct("<I")
 NR_DOMAIN_WATCHDOG_TIMERS: Final = 2
 
 
@@ -70,6 +72,5 @@ def _poll(ctx: Context, arg: int) -> int:
     if nr_ports > MAX_POLLED_PORTS:
         return -EINVAL
     check_handle(ctx, ports, nr_ports, 4)
-    data = ctx.guest.copy_from_guest(ports, 4 * nr_ports) if nr_ports else b""
-    ctx.sched.poll(memoryview(data).cast("I").tolist(), timeout)
+    ctx.sched.poll((port for (port,) in read_array(ctx, ports, nr_ports, _PORT)), timeout)
     return 0

@@ -132,12 +132,12 @@ class Machine:
                 disk.close()
             raise
 
-    def reboot(self) -> Machine:
-        """What xl does when the domain has shut down to reboot: a new domain, with the next number, of the same
-        configuration. The disks are as they were left, and time goes on. This machine is at its end.
+    def reboot(self, domid: int | None = None) -> Machine:
+        """What xl does when the domain has shut down to reboot: a new domain, with the next number (or ``domid``), of
+        the same configuration. The disks are as they were left, and time goes on. This machine is at its end.
         """
         disks, self._disks = self._disks, []
-        config = replace(self.config, domid=self.config.domid + 1)
+        config = replace(self.config, domid=self.config.domid + 1 if domid is None else domid)
         return Machine(config, self.image, self._ramdisk, disks, self.clock.now())
 
     def close(self) -> None:
@@ -201,6 +201,7 @@ class Machine:
         pages = DomainPages(self.ram, self.types)
         self.event_channels = EventChannels(domid, self.shared_info, infos, pages, self.xen_log.append)
         self.domain = Domain(domid, self.clock, engine.stop)
+        self.domain.log = self.xen_log.append
         if self.image.pae_extended_cr3:
             self.domain.assists.add(xen.VMASST_TYPE_pae_extended_cr3)
         self.vcpu = width.vcpu(

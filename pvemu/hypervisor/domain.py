@@ -47,6 +47,8 @@ class Domain:
         self._code: int | None = None
         self.assists: set[int] = {xen.VMASST_TYPE_writable_pagetables}
         self._watchdogs: dict[int, TimerHandle] = {}
+        #: Xen's console.
+        self.log: Callable[[str], None] = lambda line: None
 
     @property
     def domid(self) -> int:
@@ -103,6 +105,9 @@ class Domain:
         return 0
 
     def _arm(self, number: int, timeout: int) -> None:
-        self._watchdogs[number] = self._clock.call_at(
-            self._clock.now() + timeout * NS_PER_S, lambda: self.shutdown(sched.SHUTDOWN_watchdog)
-        )
+        self._watchdogs[number] = self._clock.call_at(self._clock.now() + timeout * NS_PER_S, self._watchdog_timeout)
+
+    def _watchdog_timeout(self) -> None:
+        if self.shutdown_reason is None:
+            self.log(f"Watchdog timer fired for domain {self._domid}")
+            self.shutdown(sched.SHUTDOWN_watchdog)

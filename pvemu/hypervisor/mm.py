@@ -106,6 +106,24 @@ class Mm:
         else:
             self._normal_update(ptr, val, command == xen.MMU_PT_UPDATE_PRESERVE_AD)
 
+    def mmu_update_io(self, ptr: int, val: int) -> None:
+        """One request for DOMID_IO as the frames' owner: an entry that maps nothing, or a word of a frame that is no
+        table. Nothing that the domain owns can be mapped so, and MMIO space is not its own.
+        """
+        command, mfn = ptr & 7, ptr >> PAGE_SHIFT
+        if command > xen.MMU_PT_UPDATE_NO_TRANSLATE:
+            raise XenError(e.ENOSYS, f"mmu_update command {command}")
+        if command == xen.MMU_MACHPHYS_UPDATE:
+            raise XenError(e.EINVAL, f"mfn {mfn:x} is not DOMID_IO's")
+        kind = self._frames.type_of(mfn)
+        if kind != PageType.L1 and TABLE_LEVEL[kind]:
+            raise XenError(e.EINVAL, f"mfn {mfn:x} is a {kind.name} table")
+        if kind == PageType.L1 and val & PTE_P:
+            self._types.get_from_l1e(val)
+            self._types.put_from_l1e(val)
+            raise XenError(e.EBUSY, f"entry {val:#x} is for a frame of the domain's")
+        self.mmu_update(ptr, val)
+
     def _normal_update(self, ptr: int, val: int, preserve_ad: bool) -> None:
         mfn = ptr >> PAGE_SHIFT
         i = self._types.get_page(mfn)
@@ -254,3 +272,9 @@ class Mm:
             hole = found[-1] if found else 0  # where the machine has no memory, the one before stands again
             found.append(hole if page is None else page >> PAGE_SHIFT)
         return found
+
+    def machphys_compat_mfn_list(self) -> list[int]:
+        """XENMEM_machphys_compat_mfn_list: the table of 32-bit domains is half as long. None is kept beside a 64-bit
+        domain, which could not map it either; frames of Xen's stand for it.
+        """
+        return self.machphys_mfn_list()[: (self._m2p.max_mfn * 4 + (1 << 21) - 1) >> 21]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from hypercalls.errors import XenError
 from hypercalls.public import errno as e
+from hypercalls.public.physdev import MAP_PIRQ_TYPE_GSI
 from pvemu.memory.frame_table import PageType
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["Physdev"]
 
 _MAX_IOPORTS = 65536
+#: One I/O APIC's, and all: 32 more (extra_guest_irqs).
+_NR_GSIS, _NR_PIRQS = 24, 56
 
 
 class Physdev:
@@ -24,6 +27,7 @@ class Physdev:
         self._vcpu = vcpu
         self._types = types
         self._pirq_eoi_map = 0
+        self._pirqs: set[int] = set()  #: those given out
         self.iobitmap = (0, 0)
 
     def set_iopl(self, iopl: int) -> None:
@@ -38,9 +42,20 @@ class Physdev:
             raise XenError(e.EINVAL, f"{nr_ports} I/O ports")
         self.iobitmap = (bitmap, nr_ports)
 
+    def get_free_pirq(self, type: int) -> int:
+        """PHYSDEVOP_get_free_pirq: for a GSI those from 16 on up, then from the last number down; ENOSPC at the end."""
+        first = 16 if type == MAP_PIRQ_TYPE_GSI else _NR_GSIS
+        numbers: list[int] = [*range(first, _NR_GSIS), *range(_NR_PIRQS - 1, _NR_GSIS - 1, -1)]
+        for pirq in numbers:
+            if pirq not in self._pirqs:
+                self._pirqs.add(pirq)
+                return pirq
+        raise XenError(e.ENOSPC, f"no free pirq of type {type}")
+
     def eoi(self, pirq: int) -> None:
-        """PHYSDEVOP_eoi: no pirq is bound."""
-        raise XenError(e.EINVAL, f"pirq {pirq} is not bound")
+        """PHYSDEVOP_eoi: of no effect on a pirq that is not bound, EINVAL for one that was not even given out."""
+        if pirq not in self._pirqs:
+            raise XenError(e.EINVAL, f"pirq {pirq} is not the domain's")
 
     def set_pirq_eoi_map(self, mfn: int) -> None:
         """PHYSDEVOP_pirq_eoi_gmfn: the frame in which a bit says that a pirq wants an EOI; none is bound, so none is

@@ -7,11 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hypercalls.errors import XenError
-from hypercalls.public import errno as e
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable
 
     from pvemu.hypervisor.event_channel import EventChannels
     from pvemu.hypervisor.time import VirtualClock
@@ -20,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["Sched"]
 
 _YIELD_NS = 2_000
-_MAX_POLL_PORTS = 128
 
 
 class Sched:
@@ -51,20 +47,24 @@ class Sched:
         info.upcall_mask = 0
         self._sleep(lambda: bool(info.upcall_pending and not info.upcall_mask), None)
 
-    def poll(self, ports: Sequence[int], timeout: int) -> None:
+    def poll(self, ports: Iterable[int], timeout: int) -> None:
         """SCHEDOP_poll (do_poll): sleep until a port is pending, an upcall comes up, or system time is ``timeout``.
-        One who polls several ports is woken by any event; a masked upcall wakes when it becomes pending.
+        One who polls several ports is woken by any event; a masked upcall wakes when it becomes pending. ``ports`` are
+        looked at one by one: none when there is an upcall to take, and none behind the first that is pending.
         """
-        if len(ports) > _MAX_POLL_PORTS:
-            raise XenError(e.EINVAL, f"{len(ports)} ports to poll")
         info, events = self._vcpu.info, self._events
-        if (info.upcall_pending and not info.upcall_mask) or any(map(events.poll, ports)):
+        if info.upcall_pending and not info.upcall_mask:
             return
+        polled: list[int] = []
+        for port in ports:
+            if events.poll(port):
+                return
+            polled.append(port)
         was_pending, raised = info.upcall_pending, events.raised
 
         def woken() -> bool:
-            if len(ports) == 1:
-                return events.is_pending(ports[0]) or bool(info.upcall_pending and not was_pending)
+            if len(polled) == 1:
+                return events.is_pending(polled[0]) or bool(info.upcall_pending and not was_pending)
             return events.raised != raised
 
         self._sleep(woken, timeout or None)

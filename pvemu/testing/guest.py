@@ -18,7 +18,7 @@ from os import fspath
 from typing import TYPE_CHECKING, Self
 
 from hypercalls.public import sched
-from pvemu.config import DEFAULT_MEMORY_MIB, DomainConfig
+from pvemu.config import DEFAULT_MEMORY_MIB, DomainConfig, StrictConfig
 from pvemu.debug.crash_report import recent_hypercalls
 from pvemu.debug.origins import Origins
 from pvemu.debug.screen import render
@@ -97,12 +97,16 @@ class Guest:
     def boot(
         cls, kernel: str | PathLike[str], *disks: str | PathLike[str], memory: int = DEFAULT_MEMORY_MIB,
         cmdline: str = "", ramdisk: str | PathLike[str] | None = None, write: bool = False,
+        strict_seed: int | None = None,
     ) -> Self:  # fmt: skip
-        """A guest that is about to run. ``disks`` are written as for ``--disk``; ``memory`` is in MiB."""
+        """A guest that is about to run. ``disks`` are written as for ``--disk``; ``memory`` is in MiB; under a
+        ``strict_seed`` nothing is kept that Xen does not promise.
+        """
         specs = tuple(fspath(disk) for disk in disks)
         config = DomainConfig(
             kernel=fspath(kernel), ramdisk=fspath(ramdisk) if ramdisk is not None else None, cmdline=cmdline,
             memory_mib=memory, disks=parse_disk_specs(specs), write=write,
+            strict=StrictConfig(strict_seed) if strict_seed is not None else None,
         )  # fmt: skip
         guest = cls(config)
         guest._disk_specs = specs
@@ -258,6 +262,8 @@ class Guest:
             words.append("--write")
         for text in self.sent:
             words += ["--send", text.encode("unicode_escape").decode()]
+        if config.strict is not None:
+            words += ["--strict-seed", str(config.strict.seed)]
         return shlex.join([*words, "--timeout", f"{self.seconds + _REPRO_SECONDS:.0f}"])
 
     # -- running -----------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ class StartGuest(Protocol):
 
     def __call__(
         self, kernel: str | PathLike[str], *disks: str | PathLike[str], memory: int = 128, cmdline: str = "",
-        ramdisk: str | PathLike[str] | None = None, write: bool = False,
+        ramdisk: str | PathLike[str] | None = None, write: bool = False, strict_seed: int | None = None,
     ) -> Guest:  # fmt: skip
         """Start a guest."""
         ...
@@ -61,11 +61,13 @@ def pv_guest(request: pytest.FixtureRequest) -> Iterator[StartGuest]:
 
     def start(
         kernel: str | PathLike[str], *disks: str | PathLike[str], memory: int = 128, cmdline: str = "",
-        ramdisk: str | PathLike[str] | None = None, write: bool = False,
+        ramdisk: str | PathLike[str] | None = None, write: bool = False, strict_seed: int | None = None,
     ) -> Guest:  # fmt: skip
         from pvemu.testing.guest import Guest
 
-        guest = Guest.boot(kernel, *disks, memory=memory, cmdline=cmdline, ramdisk=ramdisk, write=write)
+        guest = Guest.boot(
+            kernel, *disks, memory=memory, cmdline=cmdline, ramdisk=ramdisk, write=write, strict_seed=strict_seed
+        )
         guests.append(guest)
         return guest
 

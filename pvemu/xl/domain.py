@@ -15,7 +15,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hypercalls.public import sched
-from pvemu.errors import InputError
 from pvemu.machine import Machine
 from pvemu.testing.watchdog import HANG_SECONDS, Watchdog
 from pvemu.xl.configuration import as_json
@@ -43,8 +42,12 @@ _REASONS = {
 _LEFT_OVER_SECONDS = 10.0
 
 
-def new_domain(runtime: Runtime, domain: XlDomain, *, is_monitored: bool = True) -> DomainProcess | None:
-    """Build a domain, paused; None when its name is taken. InputError for what cannot be built."""
+def new_domain(
+    runtime: Runtime, domain: XlDomain, *, is_monitored: bool = True, rebooting: Machine | None = None
+) -> DomainProcess | None:
+    """Build a domain, paused; None when its name is taken. InputError for what cannot be built. ``rebooting`` is the
+    domain that it comes of, whose disks it goes on with.
+    """
     facts = {
         "name": domain.name,
         "memory": str(domain.config.memory_mib),
@@ -56,7 +59,10 @@ def new_domain(runtime: Runtime, domain: XlDomain, *, is_monitored: bool = True)
         return None
     entry, listener = created
     try:
-        machine = Machine.create(replace(domain.config, domid=entry.domid))
+        if rebooting is None:
+            machine = Machine.create(replace(domain.config, domid=entry.domid))
+        else:
+            machine = rebooting.reboot(entry.domid)
         entry.facts["uuid"] = domain.uuid or str(machine.domain.uuid)
         entry.write()
         return DomainProcess(runtime, domain, machine, entry, listener, is_monitored=is_monitored)
@@ -77,7 +83,7 @@ class DomainProcess:
         self.log_lines: list[str] = []
         self._runtime = runtime
         self._domain = domain
-        self._machine = machine
+        self.machine = machine
         self._is_monitored = is_monitored
         self._is_paused = True
         self._poked = threading.Event()
@@ -102,7 +108,7 @@ class DomainProcess:
     def run(self) -> str:
         """Serve the domain until it is gone; what is to follow: ``restart`` or ``destroy``."""
         self._log(f"Waiting for domain {self.entry.name} (domid {self.entry.domid}) to die [pid {os.getpid()}]")
-        machine = self._machine
+        machine = self.machine
         machine.start()
         watchdog = None
         try:
@@ -142,7 +148,7 @@ class DomainProcess:
 
     def _idle(self, target: int | None) -> bool:
         """The guest idles until ``target`` (system time, ns): so do we, unless someone comes. True when that was so."""
-        clock = self._machine.clock
+        clock = self.machine.clock
         timeout = None
         if target is not None:
             now = time.monotonic()
@@ -150,7 +156,7 @@ class DomainProcess:
             timeout = self._paced_to - now
             if timeout <= 0:
                 return False
-        elif not self._machine.sched.is_idle:
+        elif not self.machine.sched.is_idle:
             return False
         if self._poked.wait(timeout):
             self._paced_to = 0.0
@@ -158,7 +164,7 @@ class DomainProcess:
         return False
 
     def _write_xen_log(self) -> None:
-        lines = [*self._machine.xen_log[self._logged :]]
+        lines = [*self.machine.xen_log[self._logged :]]
         self._logged += len(lines)
         text = "".join(f"(XEN) {line}\n" for block in lines for line in block.splitlines())
         if text:
@@ -167,7 +173,7 @@ class DomainProcess:
     # -- its end -------------------------------------------------------------------------------------------------------
     def _death(self) -> str:
         """handle_domain_death: the action for how it ended, in xl's words."""
-        machine, domid = self._machine, self.entry.domid
+        machine, domid = self.machine, self.entry.domid
         reason = machine.domain.shutdown_reason or 0
         machine.xen_log += machine.crash_lines
         self._write_xen_log()
@@ -194,7 +200,6 @@ class DomainProcess:
         return "restart" if restarts else "destroy"
 
     def _leave(self) -> None:
-        self._machine.close()
         self._retire()
         self._server.finish(_LEFT_OVER_SECONDS)
         for descriptor in (self.console_file, self._xl_log, self._hypervisor_log):
@@ -224,10 +229,10 @@ class DomainProcess:
             case ["unpause"]:
                 self._command(lambda: self._set_paused(False))
             case ["shutdown" | "reboot" as what]:
-                value = {"shutdown": b"poweroff", "reboot": b"reboot"}[what]
-                self._command(lambda: self._write_control("shutdown", value))
+                value = {"shutdown": "poweroff", "reboot": "reboot"}[what]
+                self._command(lambda: self.machine.dom0.ask_to(value))
             case ["sysrq", key]:
-                self._command(lambda: self._write_control("sysrq", key.encode("utf-8", "surrogateescape")))
+                self._command(lambda: self._press_sysrq(key))
             case ["destroy"]:
                 self._destroy()
             case _:
@@ -236,13 +241,13 @@ class DomainProcess:
 
     def typed(self, keys: bytes) -> None:
         """Someone typed on the console."""
-        self._command(lambda: self._machine.console.send(keys))
+        self._command(lambda: self.machine.console.send(keys))
 
     def _command(self, command: Callable[[], None]) -> None:
         """Have the main thread do it, as soon as the guest lets go of it."""
         self._commands.append(command)
         self._poked.set()
-        machine = self._machine
+        machine = self.machine
         if not self._is_paused:
             machine.stop("command")
             if command in self._commands and not machine.sched.is_idle:
@@ -255,12 +260,11 @@ class DomainProcess:
         self._is_paused = paused
         self._paced_to = 0.0
 
-    def _write_control(self, node: str, value: bytes) -> None:
-        with suppress(AttributeError):
-            self._machine.xenstore.client().write(f"/local/domain/{self.entry.domid}/control/{node}", value)
+    def _press_sysrq(self, key: str) -> None:
+        self.machine.xenstore.client().write(f"/local/domain/{self.entry.domid}/control/sysrq", key)
 
     def _info(self) -> str:
-        machine = self._machine
+        machine = self.machine
         reason = machine.domain.shutdown_reason
         is_blocked = machine.sched.is_idle and not self._is_paused and reason is None
         state = (
@@ -276,7 +280,7 @@ class DomainProcess:
     def _destroy(self) -> None:
         """Gone at once. The process ends when the reply and the consoles' rest are sent."""
         self._retire()
-        self._machine.stop("command")
+        self.machine.stop("command")
         self.log_lines.append(f"Domain {self.entry.domid} has been destroyed.")
 
         def leave() -> None:
@@ -288,16 +292,16 @@ class DomainProcess:
 
 
 def run_to_the_end(runtime: Runtime, process: DomainProcess, domain: XlDomain) -> None:
-    """Serve a domain, and those that come of its restarting."""
-    for _ in range(MAX_REBOOTS + 1):
+    """Serve a domain, and those that come of its restarting: MAX_REBOOTS at most, and while its name is free."""
+    for _ in range(MAX_REBOOTS):
         if process.run() != "restart":
-            return
-        try:
-            following = new_domain(runtime, domain)
-        except InputError:
-            return
+            break
+        following = new_domain(runtime, domain, rebooting=process.machine)
         if following is None:
-            return
+            break
         process = following
         process.begin()
         process.answer("unpause")
+    else:
+        process.run()
+    process.machine.close()

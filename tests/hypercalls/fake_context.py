@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from hypercalls.abi import ABI32, ABI64, Abi
@@ -79,6 +80,8 @@ ANSWERS: dict[str, Any] = {
     "maximum_gpfn": 0x1FFF,
     "memory_map": [E820Entry(0, 0xA0000, 1), E820Entry(0x100000, 0x700000, 1)],
     "machphys_mfn_list": [0x40, 0x41, 0x42],
+    "machphys_compat_mfn_list": [0x50, 0x51],
+    "get_free_pirq": 17,
     "machphys_mapping": (0xF5800000, 0xF6800000, 0x3FFFFF),
     "get_debugreg": 0xFFFF0FF0,
     "is_up": True,
@@ -94,7 +97,8 @@ class FakePort:
         self._context = context
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        def method(*args: object) -> Any:
+        def method(*given: object) -> Any:
+            args = [list(arg) if isinstance(arg, Iterator) else arg for arg in given]
             self._context.calls.append((name, *args))
             answer = self._context.answers.get(name)
             if isinstance(answer, XenError):

@@ -8,7 +8,7 @@ from hypercalls.abi import ABI32, Abi
 from hypercalls.public import physdev as pd
 from hypercalls.public import sched, xen
 from hypercalls.public import version as xv
-from hypercalls.public.errno import EFAULT, EINVAL, ENODEV, ENOSPC, ENOSYS, EPERM, ESRCH
+from hypercalls.public.errno import EFAULT, EINVAL, ENODEV, ENOSYS, EPERM, ESRCH
 from tests.hypercalls.fake_context import BASE, BOTH, HANDLE, OWN_DOMID, FakeContext
 
 WIDTHS = pytest.mark.parametrize("abi", BOTH, ids=["64", "32"])
@@ -133,7 +133,7 @@ PHYSDEV_OPS: list[tuple[int, object, object]] = [
     (pd.PHYSDEVOP_setup_gsi, pd.physdev_setup_gsi(gsi=-1), -EINVAL),
     (pd.PHYSDEVOP_manage_pci_add, pd.physdev_manage_pci(), -EPERM),
     (pd.PHYSDEVOP_restore_msi, pd.physdev_restore_msi(), -ENODEV),
-    (pd.PHYSDEVOP_get_free_pirq, pd.physdev_get_free_pirq(), -ENOSPC),
+    (pd.PHYSDEVOP_get_free_pirq, pd.physdev_get_free_pirq(type=1), ("get_free_pirq", 1)),
     (pd.PHYSDEVOP_pci_mmcfg_reserved, None, -EPERM),
     (pd.PHYSDEVOP_dbgp_op, None, -EPERM),
     (pd.PHYSDEVOP_free_irq_vector, None, -ENOSYS),

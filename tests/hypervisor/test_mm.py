@@ -334,6 +334,36 @@ def test_mmu_update_of_other_frames(world: World) -> None:
     world.audit()
 
 
+def test_an_entry_that_maps_nothing_may_hold_anything(world: World) -> None:
+    """The CPU is none that L1TF concerns, so that Xen does not look at such entries (pv-l1tf is off by default)."""
+    _, l3, l2, l1 = world.boot({0: pte(world.mfns[20], RWX)})
+    for table in (l1, l2, l3):
+        for entry in (0xDEAD_BEEF_DEAD_BEEE, (1 << 64) - 2, pte(END, 0x80), pte(FIRST, RW | US)):
+            world.update(table, 9, entry)
+            assert world.entry(table, 9) == entry
+    world.audit()
+
+
+def test_mmu_update_for_domid_io(world: World) -> None:
+    update = world.mm.mmu_update_io
+    *_, l2, l1 = world.boot({0: pte(world.mfns[20], RWX)})
+    before = world.counts()
+    at = (l1 << 12) + 8 * 4
+    update(at, 0x1000)
+    assert world.entry(l1, 4) == 0x1000
+    update(world.mfns[30] << 12, 7)  # no table
+    refused(e.EBUSY, update, at, pte(world.mfns[21], RWX))
+    refused(e.EPERM, update, at, pte(END, RWX))
+    refused(e.EINVAL, update, at, pte((1 << 40) - 1, RWX))
+    refused(e.EINVAL, update, at, pte(world.mfns[21], RWX | 0x80))
+    refused(e.EINVAL, update, (l2 << 12) + 8, 0)
+    refused(e.EINVAL, update, END << 12, 0)
+    refused(e.EINVAL, update, world.mfns[30] << 12 | xen.MMU_MACHPHYS_UPDATE, 7)
+    refused(e.ENOSYS, update, at | 4, 0)
+    assert world.counts() == before
+    world.audit()
+
+
 def test_machphys_update(world: World) -> None:
     mfn = world.mfns[9]
     assert world.m2p.get(mfn) == 9

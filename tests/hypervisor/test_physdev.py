@@ -48,3 +48,14 @@ def test_privilege_levels_and_bitmaps(world: World) -> None:
     assert physdev.iobitmap == (0x1000, 65536)
     refused(e.EINVAL, physdev.set_iobitmap, 0x1000, 65537)
     refused(e.EINVAL, physdev.eoi, 3)
+
+
+def test_pirqs_are_given_out_until_there_are_none(world: World) -> None:
+    physdev = Physdev(cast("Vcpu", FakeVcpu()), world.types)
+    assert [physdev.get_free_pirq(0) for _ in range(3)] == [55, 54, 53]
+    assert [physdev.get_free_pirq(1) for _ in range(9)] == [*range(16, 24), 52]
+    physdev.eoi(55)
+    refused(e.EINVAL, physdev.eoi, 51)
+    assert [physdev.get_free_pirq(3) for _ in range(28)] == list(range(51, 23, -1))
+    refused(e.ENOSPC, physdev.get_free_pirq, 0)
+    refused(e.ENOSPC, physdev.get_free_pirq, 1)

@@ -49,6 +49,10 @@ class CompatMm(Mm):
         start, end = HYPERVISOR_COMPAT_VIRT_START, _MACH2PHYS_COMPAT_VIRT_END
         return start, end, (end - start) // 4 - 1
 
+    def machphys_compat_mfn_list(self) -> list[int]:
+        """XENMEM_machphys_compat_mfn_list: it is the only table."""
+        return self.machphys_mfn_list()
+
     def machphys_mfn_list(self) -> list[int]:
         """XENMEM_machphys_mfn_list: first mfn of every 2 MiB of the table."""
         assert self._m2p.compat is not None
