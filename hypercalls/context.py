@@ -231,6 +231,9 @@ class DomainPort(Protocol):
     def handle(self) -> bytes:
         """The domain's UUID, 16 bytes."""
 
+    def now(self) -> int:
+        """System time."""
+
     def shutdown(self, reason: int) -> None: ...
     def shutdown_code(self, reason: int) -> None: ...
     def vm_assist(self, type: int, enable: bool) -> None: ...

@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from hypercalls.arguments import s32, u16, u32
-from hypercalls.public.errno import E2BIG, EACCES, EINVAL, ENODATA, ENOSYS, EOPNOTSUPP, EPERM, ESRCH
+from hypercalls.public.errno import E2BIG, EACCES, EBUSY, EINVAL, ENODATA, ENODEV, ENOSYS, EOPNOTSUPP, EPERM, ESRCH
 
 if TYPE_CHECKING:
     from hypercalls.context import Context
 
 __all__ = [
-    "do_console_io", "do_dm_op", "do_domctl", "do_hvm_op", "do_hypfs_op", "do_kexec_op", "do_mca",
+    "do_console_io", "do_dm_op", "do_domctl", "do_hypfs_op", "do_kexec_op", "do_mca",
     "do_paging_domctl_cont", "do_platform_op", "do_sysctl", "do_xenoprof_op", "do_xenpmu_op", "do_xsm_op",
 ]  # fmt: skip
 
@@ -24,9 +24,10 @@ XEN_DOMCTL_INTERFACE_VERSION: Final = 0x15
 XEN_DOMCTL_createdomain: Final = 1
 XEN_DOMCTL_getdomaininfo: Final = 5
 XEN_DOMCTL_shadow_op: Final = 10
-#: HVM operations that take a structure of so many bytes and then refuse a PV domain
-HVM_REFUSED: Final = {0: 16, 1: 16, 9: 16, 15: 16, 23: 8}
+XENOPROF_init: Final = 0
+XENOPROF_get_buffer: Final = 14
 XENOPROF_last_op: Final = 17
+XENOPROF_INIT_SIZE: Final = 72
 
 
 def _words(ctx: Context, arg: int, size: int) -> tuple[int, int, int]:
@@ -97,9 +98,17 @@ def do_xenpmu_op(_ctx: Context, _op: int, _arg: int) -> int:
     return -EOPNOTSUPP
 
 
-def do_xenoprof_op(_ctx: Context, op: int, _arg: int) -> int:
-    """xen/common/xenoprof.c. Its four operations for everyone are refused as well: nothing here can be profiled so."""
-    return -EPERM if 0 <= s32(op) <= XENOPROF_last_op else -EINVAL
+def do_xenoprof_op(ctx: Context, op: int, arg: int) -> int:
+    """xen/common/xenoprof.c. Four operations are for every domain: one finds a CPU that it does not know (an AMD of
+    family 6), one the counters in use by somebody else, and without its buffer the others are refused.
+    """
+    op = s32(op)
+    if op == XENOPROF_init:
+        ctx.guest.copy_from_guest(arg, XENOPROF_INIT_SIZE)
+        return -ENODEV
+    if op == XENOPROF_get_buffer:
+        return -EBUSY
+    return -EPERM if 0 <= op <= XENOPROF_last_op else -EINVAL
 
 
 def do_dm_op(ctx: Context, domid: int, nr_bufs: int, bufs: int) -> int:
@@ -111,12 +120,3 @@ def do_dm_op(ctx: Context, domid: int, nr_bufs: int, bufs: int) -> int:
         return -E2BIG
     ctx.guest.copy_from_guest(bufs, nr_bufs * 2 * ctx.abi.long_size)
     return -EPERM if domid in (0, ctx.domain.domid) else -ESRCH
-
-
-def do_hvm_op(ctx: Context, op: int, arg: int) -> int:
-    """xen/arch/x86/hvm/hvm.c: operations on HVM guests find none. The time (HVMOP_get_time) is not told either."""
-    size = HVM_REFUSED.get(op)
-    if size is None:
-        return -EINVAL if op in (5, 24) and arg else -ENOSYS
-    ctx.guest.copy_from_guest(arg, size)
-    return -EINVAL

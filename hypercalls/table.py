@@ -11,6 +11,7 @@ from hypercalls.event_channel_op import do_event_channel_op, do_event_channel_op
 from hypercalls.fpu_taskswitch import do_fpu_taskswitch
 from hypercalls.get_debugreg import do_get_debugreg
 from hypercalls.grant_table_op import do_grant_table_op
+from hypercalls.hvm_op import do_hvm_op
 from hypercalls.iret import do_iret
 from hypercalls.memory_op import do_memory_op
 from hypercalls.mmu_update import do_mmu_update
@@ -104,7 +105,7 @@ TABLE: Final[Mapping[int, Row]] = {
     xen.__HYPERVISOR_xenoprof_op: _row("xenoprof_op", refused.do_xenoprof_op, 2),
     xen.__HYPERVISOR_event_channel_op: _row("event_channel_op", do_event_channel_op, 2),
     xen.__HYPERVISOR_physdev_op: _row("physdev_op", do_physdev_op, 2),
-    xen.__HYPERVISOR_hvm_op: _row("hvm_op", refused.do_hvm_op, 2),
+    xen.__HYPERVISOR_hvm_op: _row("hvm_op", do_hvm_op, 2),
     xen.__HYPERVISOR_sysctl: _row("sysctl", refused.do_sysctl, 1),
     xen.__HYPERVISOR_domctl: _row("domctl", refused.do_domctl, 1),
     xen.__HYPERVISOR_kexec_op: _row("kexec_op", refused.do_kexec_op, 2),

@@ -50,7 +50,8 @@ class StrictConfig:
 class DomainConfig:
     """``kernel`` and ``ramdisk`` are paths; ``memory_mib`` in MiB; ``epoch`` the wall clock at start, Unix seconds.
     ``write`` lets disks that were given ``rw`` write to their files; ``strict`` withholds what Xen does not promise. Of
-    ``vcpus`` only the first runs.
+    ``vcpus`` only the first runs. ``maxmem_mib`` is what its memory map and
+    xenstore say it may have some day; 0 stands for ``memory_mib``.
     """
 
     kernel: str
@@ -62,6 +63,7 @@ class DomainConfig:
     name: str = "guest"
     domid: int = 1
     vcpus: int = 1
+    maxmem_mib: int = 0
     epoch: int = field(default=DEFAULT_EPOCH)
     strict: StrictConfig | None = None
 
@@ -74,6 +76,11 @@ class DomainConfig:
         if not 1 <= self.vcpus <= XEN_LEGACY_MAX_VCPUS:
             raise ConfigError(
                 f"--vcpus {self.vcpus}: a guest has 1 to {XEN_LEGACY_MAX_VCPUS} vcpus; give a number in that range"
+            )
+        if self.maxmem_mib and not self.memory_mib <= self.maxmem_mib <= MAX_MEMORY_MIB:
+            raise ConfigError(
+                f"maxmem {self.maxmem_mib}: is at least the guest's memory, {self.memory_mib} MiB, and at most "
+                f"{MAX_MEMORY_MIB}; give a number in that range"
             )
         if "\0" in self.cmdline:
             raise ConfigError("--cmdline: a command line cannot contain a NUL byte; leave it out")

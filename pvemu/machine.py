@@ -32,6 +32,7 @@ from pvemu.hypervisor.compat.page_types import m2p_entries
 from pvemu.hypervisor.descriptor_tables import GDT_VADDR
 from pvemu.hypervisor.domain import Domain, DomainCrashError
 from pvemu.hypervisor.domain_page import DomainPages
+from pvemu.hypervisor.emul_gate_op import GateOps
 from pvemu.hypervisor.emul_priv_op import PrivilegedOps
 from pvemu.hypervisor.emulate import CodeReader
 from pvemu.hypervisor.event_channel import EventChannels
@@ -65,6 +66,8 @@ if TYPE_CHECKING:
 __all__ = ["HypercallRecord", "Machine", "Outcome"]
 
 _VECTOR_PF = 14
+#: LIBXL_MAXMEM_CONSTANT, in pages: what a domain may have beyond its memory, until xl mem-set says otherwise.
+_MAXMEM_CONSTANT = 256
 _FEATURES = {
     0: 1 << feat.XENFEAT_memory_op_vnode_supported
     | 1 << feat.XENFEAT_mmu_pt_update_preserve_ad
@@ -173,14 +176,17 @@ class Machine:
         memory, width = self.memory, self.width
         xen_entries = m2p_entries(self.m2p.compat.superpages()) if self.m2p.compat is not None else {}
         self.types = width.page_types(self.ram, self.frames, xen_entries)
-        self.reservation = Reservation(self.ram, self.frames, self.m2p, self.nr_pages, memory.allocator.alloc_extent)
+        self.reservation = Reservation(
+            self.ram, self.frames, self.m2p, self.nr_pages + _MAXMEM_CONSTANT, memory.allocator.alloc_extent
+        )
 
         def frame_freed(mfn: Mfn) -> None:
             self.reservation.frame_freed(mfn)
             memory.allocator.free(mfn)
 
         self.frames.on_free = frame_freed
-        self.reservation.set_memory_map([E820Entry(0, self.nr_pages << PAGE_SHIFT, 1)])
+        most = max(self.config.maxmem_mib, self.config.memory_mib)
+        self.reservation.set_memory_map([E820Entry(0, most << 20, 1)])
         self.reservation.guest_max_pfn = lambda: self.shared_info.max_pfn
         self.mm = width.mm(self.ram, self.frames, self.types, self.m2p, self.walker, self.reservation)
         self.grants = GrantTable(
@@ -190,6 +196,7 @@ class Machine:
             self.ram, self.frames, self.types, self.mm, memory.alloc_xen(), self.walker.flush
         )
         self.address_space = AddressSpace(self.walker, self.m2p, self.descriptor_tables, self.engine.flush_page)
+        self.descriptor_tables.load_ldt = self.engine.load_ldt
         self.address_space.drop_all_code = self.engine.drop_all_code
 
     def _make_domain(self) -> None:
@@ -228,7 +235,8 @@ class Machine:
         is_compat, domid, memory = self.width.is_compat, self.config.domid, self.memory
         self.traps = self.width.traps(self.domain, self.vcpu, self.guest)
         physdev = Physdev(self.vcpu, self.types)
-        code = CodeReader(self.engine, self.guest, self.descriptor_tables.read_descriptor, is_compat)
+        tables = self.descriptor_tables
+        code = CodeReader(self.engine, self.guest, tables.read_descriptor, is_compat)
         self.traps.is_long_code = lambda: code.bits() == 64
         msrs = Msrs(self.vcpu, self.clock, self.ram, self.types, hypercall_page(self.abi.bits), is_compat)
         self.privileged = PrivilegedOps(
@@ -259,7 +267,8 @@ class Machine:
         )  # fmt: skip
         self.exceptions = ExceptionEntry(
             self.domain, self.vcpu, self.guest, self.traps, self.privileged, ro_page_fault, self.breakpoints, code,
-            lambda: self.descriptor_tables.ldt_vaddr, self.exit_handler.on_cpuid, is_compat,
+            lambda: self.descriptor_tables.ldt_vaddr, self.exit_handler.on_cpuid,
+            GateOps(self.vcpu, self.guest, code, tables) if is_compat else None,
         )  # fmt: skip
 
     def _build_domain(self) -> None:

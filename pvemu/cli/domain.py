@@ -66,6 +66,7 @@ def domain_config(arguments: argparse.Namespace) -> DomainConfig:
         ramdisk=config.ramdisk if arguments.ramdisk is None else arguments.ramdisk,
         cmdline=config.cmdline if arguments.cmdline is None else arguments.cmdline,
         memory_mib=config.memory_mib if memory is None else memory,
+        maxmem_mib=config.maxmem_mib if memory is None else 0,
         vcpus=config.vcpus if vcpus is None else vcpus,
         disks=(*(disk for disk in config.disks if disk.number not in taken), *disks),
     )

@@ -34,8 +34,9 @@ _E1D = 1 << 11 | 1 << 20 | 1 << 29 | _1D & 0x0183_F3FF
 _E1C = 1 << 0 | 1 << 1
 
 _BASIC: dict[int, CpuidLeaf] = {
-    0x0: (0x1, _VENDOR[0], _VENDOR[2], _VENDOR[1]),
+    0x0: (0x7, _VENDOR[0], _VENDOR[2], _VENDOR[1]),
     0x1: (0x0000_0663, 0x0000_0800, _1C, _1D),
+    0x7: (0, 1 << 0, 0, 0),  # FSGSBASE
     0x8000_0000: (0x8000_0008, 0, 0, 0),
     0x8000_0001: (0, 0, _E1C, _E1D),
     0x8000_0002: (_BRAND[0], _BRAND[1], _BRAND[2], _BRAND[3]),
@@ -50,6 +51,7 @@ _COMPAT: dict[int, CpuidLeaf] = {
     0x1: (0x0000_0663, 0x0000_0800, _1C & ~(1 << 13), _1D),
     0x8000_0001: (0, 0, _E1C & ~1, _E1D & ~(1 << 29)),
 }
+_WITH_SUBLEAVES = frozenset((0x7,))
 _XEN_SIGNATURE = _text("XenVMMXenVMM")
 
 
@@ -59,6 +61,8 @@ def cpuid(leaf: int, subleaf: int, domid: int, bits: int = 64) -> CpuidLeaf:
         return _COMPAT[leaf]
     if XEN_CPUID_FIRST_LEAF <= leaf < XEN_CPUID_FIRST_LEAF + 0x100:
         return _xen_leaf(leaf - XEN_CPUID_FIRST_LEAF, subleaf, domid)
+    if subleaf and leaf in _WITH_SUBLEAVES:
+        return 0, 0, 0, 0
     return _BASIC.get(leaf, (0, 0, 0, 0))
 
 

@@ -13,7 +13,7 @@ GENERAL_64 = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp",
 
 class Registers(Protocol):
     """Live registers of the running vcpu. Names: GENERAL_64, ``rip``, ``rflags``, selectors ``cs ss ds es fs gs``,
-    ``fs_base``, ``gs_base``, ``cr0``. Values are unsigned and as wide as the register.
+    ``fs_base``, ``gs_base``, ``cr0``, ``cr4``. Values are unsigned and as wide as the register.
     """
 
     def read(self, name: str) -> int:

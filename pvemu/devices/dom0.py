@@ -112,10 +112,11 @@ class Dom0:
             for i, disk in enumerate(config.disks)
         )
         kib = config.memory_mib << 10
+        static_max = max(config.maxmem_mib << 10, kib)
         (store_mfn, store_port), (console_mfn, console_port) = store, console
         self.domain = domain = PvDomain(
             name=config.name, kernel=config.kernel, domid=config.domid, ramdisk=config.ramdisk,
-            cmdline=config.cmdline or None, static_max=kib, target=kib, disks=vbds, store_port=store_port,
+            cmdline=config.cmdline or None, static_max=static_max, target=kib, disks=vbds, store_port=store_port,
             store_ring_ref=store_mfn, console_port=console_port, console_ring_ref=console_mfn, uuid=uuid,
             protocol=protocol, vcpus=config.vcpus,
         )  # fmt: skip

@@ -70,6 +70,7 @@ class Breakpoints:
         space = self._space
         for page in self._pages:
             space.unwatch(page)
+        self._vcpu.resumes_at = -1
         self._armed = self._vcpu.debugreg.breakpoints
         if self._armed and not self._behind:
             self._make_windows()
@@ -142,7 +143,8 @@ class Breakpoints:
         regs = vcpu.regs
         linear = code.rip()
         fetched = sum(1 << b.number for b in self._armed if b.on_fetch and b.start == linear)
-        if fetched and not regs.read("rflags") & _RF:
+        is_resumed, vcpu.resumes_at = vcpu.resumes_at == regs.read("rip"), -1
+        if fetched and not is_resumed and not regs.read("rflags") & _RF:
             vcpu.debugreg.record(fetched)
             return Exit(ExitKind.EXCEPTION, _DB)
         instruction = code.instruction()

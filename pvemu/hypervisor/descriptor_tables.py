@@ -94,6 +94,8 @@ class DescriptorTables:
         self.ldt_vaddr = 0
         self.ldt_entries = 0
         self._ldt_frames: dict[int, int] = {}  # mfn by page of the LDT
+        #: Tell the CPU where the LDT is, and how many entries it has.
+        self.load_ldt: Callable[[int, int], None] = lambda vaddr, entries: None
         types.validate_segdesc = self._validate_page
         mm.on_set_ldt = self.set_ldt
         mm.on_destroy_ldt = self.destroy_ldt
@@ -199,4 +201,5 @@ class DescriptorTables:
         if (vaddr, entries) != (self.ldt_vaddr, self.ldt_entries):
             self.destroy_ldt()
             self.ldt_vaddr, self.ldt_entries = vaddr, entries
+            self.load_ldt(LDT_VADDR, entries)
             self._refresh()  # a CPU that found no page there may remember that

@@ -60,6 +60,10 @@ class Domain:
         """The UUID's 16 bytes."""
         return self.uuid.bytes
 
+    def now(self) -> int:
+        """System time, ns."""
+        return self._clock.now()
+
     def shutdown(self, reason: int) -> None:
         """domain_shutdown with a SHUTDOWN_* reason; one that SCHEDOP_shutdown_code has set before stands."""
         self.shutdown_code(reason)

@@ -13,6 +13,7 @@ from hypercalls.errors import XenError
 from hypercalls.public import errno as e
 from hypercalls.public import xen
 from pvemu.cpu.exits import PF_WRITE
+from pvemu.cpu.paging import is_canonical
 from pvemu.hypervisor.emulate import MODRM_ORDER, CodeReader, Instruction
 from pvemu.hypervisor.traps import GuestException
 from pvemu.observers import subscribe
@@ -37,8 +38,9 @@ _PORT_OPCODES = frozenset((*range(0x6C, 0x70), *range(0xE4, 0xE8), *range(0xEC, 
 #: CR0 as Xen runs: PG AM WP NE ET MP PE.
 _CR0 = 0x8005_0033
 _CR0_TS = 8
-_CR4_DE = 8
-_CR4_TSD_DE = 0xC  #: what of CR4 a guest of this CPU may change
+_CR4_TSD, _CR4_DE, _CR4_FSGSBASE = 1 << 2, 1 << 3, 1 << 16
+#: PV_CR4_GUEST_MASK: what of CR4 a guest of this CPU may change.
+_CR4_GUEST = _CR4_TSD | _CR4_DE | _CR4_FSGSBASE
 _CR4_VISIBLE = 0x660  #: PAE MCE OSFXSR OSXMMEXCPT
 _PCI_CONFIG_ADDRESS = 0xCF8
 _RTC_INDEX = 0x70
@@ -126,6 +128,10 @@ class PrivilegedOps:
                 value = (regs.read("rdx") & _ALL_ONES) << 32 | regs.read("rax") & _ALL_ONES
                 if not self._msrs.write(regs.read("rcx") & _ALL_ONES, value):
                     return 0
+            case 0x01 if instruction.rest[:1] == b"\xf9":  # RDTSCP, whose TSC_AUX is 0
+                self._set_edx_eax(self._clock.poll())
+                regs.write("rcx", 0)
+                return length + 1
             case 0x31:
                 self._set_edx_eax(self._clock.poll())
             case 0x32:
@@ -137,6 +143,30 @@ class PrivilegedOps:
             case _:
                 return 0
         return length
+
+    def access_segment_base(self) -> bool:
+        """RDFSBASE, RDGSBASE, WRFSBASE or WRGSBASE at rip, which the engine's CPU has not: whether it is one, and the
+        guest has CR4.FSGSBASE set.
+        """
+        instruction = self._code.instruction()
+        if instruction is None or not self._vcpu.cr4 & _CR4_FSGSBASE or instruction.bits != 64:
+            return False
+        modrm = instruction.modrm
+        if instruction.opcode != 0x0FAE or instruction.rep != 0xF3 or modrm is None or not 0xC0 <= modrm < 0xE0:
+            return False
+        regs = self._regs
+        name = MODRM_ORDER[modrm & 7 | (instruction.rex & 1) << 3]
+        base = "gs_base" if modrm & 8 else "fs_base"
+        mask = _ALL_ONES if instruction.operand_size < 8 else (1 << 64) - 1
+        if modrm < 0xD0:
+            regs.write(name, regs.read(base) & mask)
+        else:
+            value = regs.read(name) & mask
+            if not is_canonical(value):
+                raise GuestException(_VECTOR_GP, 0)
+            regs.write(base, value)
+        regs.write("rip", regs.read("rip") + instruction.length + 1)
+        return True
 
     def _set_edx_eax(self, value: int) -> None:
         self._regs.write("rax", value & _ALL_ONES)
@@ -184,8 +214,9 @@ class PrivilegedOps:
                 except XenError:
                     return False
             case 4:
-                self._vcpu.cr4 = value & _CR4_TSD_DE | _CR4_VISIBLE
+                self._vcpu.cr4 = value & _CR4_GUEST | _CR4_VISIBLE
                 self._vcpu.debugreg.has_extensions = bool(value & _CR4_DE)
+                self._regs.write("cr4", self._regs.read("cr4") & ~_CR4_TSD | value & _CR4_TSD)
             case _:
                 return False
         return True

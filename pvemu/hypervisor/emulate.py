@@ -81,10 +81,15 @@ class Instruction(NamedTuple):
     rex: int = 0
     is_locked: bool = False
     segment: str | None = None  #: an override
-    is_rep: bool = False
+    rep: int = 0  #: the last of F2 and F3
     operand_size: int = 4  #: bytes, 2 or 4; 8 with REX.W
     address_size: int = 8  #: bytes, 2, 4 or 8
     bits: int = 64  #: of the code segment
+
+    @property
+    def is_rep(self) -> bool:
+        """Whether a string instruction repeats."""
+        return self.rep != 0
 
     @property
     def modrm(self) -> int | None:
@@ -94,6 +99,19 @@ class Instruction(NamedTuple):
         else:
             has_one = self.opcode > 0xFFFF or self.opcode & 0xFF not in _NO_MODRM_0F
         return self.rest[0] if has_one and self.rest else None
+
+    @property
+    def modrm_length(self) -> int:
+        """Bytes of ModRM, SIB and displacement of a memory operand (of 32- or 64-bit addressing)."""
+        modrm = self.modrm
+        if modrm is None or modrm >= 0xC0:
+            return 0 if modrm is None else 1
+        mod, rm = modrm >> 6, modrm & 7
+        if self.address_size == 2:
+            return 1 + (2 if mod == 2 or (mod, rm) == (0, 6) else mod)
+        sib = rm == _SP
+        base = self.rest[1] & 7 if sib and len(self.rest) > 1 else rm
+        return 1 + sib + (4 if mod == 2 or (mod == 0 and base == _BP) else mod)
 
     def through(self, segment: str) -> str:
         """The segment used where ``segment`` is the default: 64-bit code overrides it by FS and GS only."""
@@ -111,7 +129,7 @@ class Instruction(NamedTuple):
 
 def decode(code: bytes, bits: int) -> Instruction | None:
     """What stands at the front of ``code``, for a code segment of 64, 32 or 16 bits; None where it goes on behind."""
-    at, rex, is_locked, is_rep, segment = 0, 0, False, False, None
+    at, rex, is_locked, rep, segment = 0, 0, False, 0, None
     operand_size, address_size = (2 if bits == 16 else 4), bits // 8
     while at < len(code):
         byte = code[at]
@@ -124,7 +142,7 @@ def decode(code: bytes, bits: int) -> Instruction | None:
         elif byte in _SEGMENT_PREFIXES:
             segment = _SEGMENT_PREFIXES[byte]
         elif byte in _REP_PREFIXES:
-            is_rep = True
+            rep = byte
         elif byte == 0x66:
             operand_size = 4 if bits == 16 else 2
         elif byte == 0x67:
@@ -140,7 +158,7 @@ def decode(code: bytes, bits: int) -> Instruction | None:
             if rex & 8:
                 operand_size = 8
             return Instruction(
-                opcode, code[at:], at, rex, is_locked, segment, is_rep, operand_size, address_size, bits
+                opcode, code[at:], at, rex, is_locked, segment, rep, operand_size, address_size, bits
             )
         rex = 0  # REX counts only right before the opcode
     return None

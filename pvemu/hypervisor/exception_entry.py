@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from pvemu.hypervisor.breakpoints import Breakpoints
     from pvemu.hypervisor.domain import Domain
+    from pvemu.hypervisor.emul_gate_op import GateOps
     from pvemu.hypervisor.emul_priv_op import PrivilegedOps
     from pvemu.hypervisor.emulate import CodeReader
     from pvemu.hypervisor.guest_access import GuestMemory
@@ -45,13 +46,13 @@ _GDT_LDT_END = GDT_VADDR + 0x20000
 
 class ExceptionEntry:
     """Handles the exceptions of one vcpu, whose instructions ``code`` reads. ``cpuid(leaf, subleaf)`` is the guest's
-    CPUID.
+    CPUID; a 32-bit one has call ``gates``.
     """
 
     def __init__(
         self, domain: Domain, vcpu: Vcpu, guest: GuestMemory, traps: Traps, privileged: PrivilegedOps,
         ro_page_fault: RoPageFault, breakpoints: Breakpoints, code: CodeReader, ldt_base: Callable[[], int],
-        cpuid: Callable[[int, int], tuple[int, int, int, int]], is_compat: bool,
+        cpuid: Callable[[int, int], tuple[int, int, int, int]], gates: GateOps | None,
     ) -> None:  # fmt: skip
         self._domain = domain
         self._vcpu = vcpu
@@ -63,7 +64,7 @@ class ExceptionEntry:
         self._code = code
         self._ldt_base = ldt_base
         self._cpuid = cpuid
-        self._is_compat = is_compat
+        self._gates = gates
         self._observers: list[Callable[[Exit], None]] = []
 
     def observe(self, observer: Callable[[Exit], None]) -> Callable[[], None]:
@@ -141,6 +142,10 @@ class ExceptionEntry:
             segment = self._code.segment_of_access(leaving.address)
             self._pass_on(_SS if segment == "ss" else _GP, 0)
             return
+        if self._gates is not None and leaving.error_code:
+            self._gates.emulate(leaving.error_code)
+            self._instruction_done()
+            return
         match = self._privileged.emulate() if leaving.error_code == 0 else None
         if match is None:
             self._pass_on(_GP, leaving.error_code)
@@ -159,7 +164,7 @@ class ExceptionEntry:
             self._traps.inject_exception(_DB, -1)
 
     def _page_fault(self, error_code: int, address: int) -> None:
-        if self._is_compat:
+        if self._gates is not None:
             self._check_limit(error_code, address)
         if GDT_VADDR <= address < _GDT_LDT_END and not error_code & (PF_WRITE | PF_INSTR):
             self._pass_on(*self._descriptor_fault(error_code, address - GDT_VADDR))
@@ -217,6 +222,8 @@ class ExceptionEntry:
         elif code[:2] == bytes((_INT, _UD)):  # which it reports as the fault itself
             regs.write("rip", rip + 2)
             self._software_interrupt(_UD)
+        elif self._privileged.access_segment_base():
+            self._instruction_done()
         else:
             self._pass_on(_UD, -1)
 

@@ -78,6 +78,9 @@ class PvExitHandler:
             vcpu.leave_for(self._traps.inject_syscall)
             return
         op, *args, rip, rflags, cs, ss = self._read_call()
+        if cs != _FLAT[0] and not self._traps.is_long_code():  # cstar_enter: never a hypercall
+            vcpu.leave_for(self._traps.inject_syscall)
+            return
         clock = self._clock
         self._charge_fills()
         clock.charge(_HYPERCALL_NS)

@@ -20,32 +20,38 @@ if TYPE_CHECKING:
 __all__ = ["Msrs"]
 
 _VECTOR_GP = 13
-_IA32_TSC, _APIC_BASE, _UCODE_REV, _MISC_FEATURES = 0x10, 0x1B, 0x8B, 0x140
-_MCG_CAP, _MCG_STATUS, _MISC_ENABLE, _PAT = 0x179, 0x17A, 0x1A0, 0x277
+_ALL_ONES = 0xFFFF_FFFF_FFFF_FFFF
+_IA32_TSC, _UCODE_REV, _MISC_FEATURES, _MCG_STATUS = 0x10, 0x8B, 0x140, 0x17A
 _EFER, _FS_BASE, _GS_BASE, _SHADOW_GS_BASE = 0xC000_0080, 0xC000_0100, 0xC000_0101, 0xC000_0102
-_XEN_FIRST, _XEN_END = 0x4000_0000, 0x4000_0300
+_XEN_FIRST = 0x4000_0000
 
-#: Read-only words.
+#: Read-only words. What is not here or below is #GP: of the architectural ones PLATFORM_ID, FEATURE_CONTROL, SPEC_CTRL,
+#: PRED_CMD, ARCH_CAPABILITIES, PERF_STATUS, THERM_STATUS, TSC_AUX, DR*_ADDRESS_MASK and others, which are Intel's or go
+#: with features that this CPU has not.
 _CONSTANT = {
     0x0: 0, 0x1: 0,  # P5_MC_ADDR, P5_MC_TYPE
-    _APIC_BASE: 0xFEE0_0900,  # enabled, at its default address, boot processor
+    0x1B: 0xFEE0_0900,  # APIC_BASE: enabled, at its default address, boot processor
     _UCODE_REV: 0x0100_0065,  # PATCHLEVEL of QEMU's AMD CPUs
     0xCE: 0,  # PLATFORM_INFO
     _MISC_FEATURES: 0,
-    _MCG_CAP: 0x0100_0002, _MCG_STATUS: 0,
-    0x198: 0, 0x199: 0, 0x19C: 0,  # PERF_STATUS, PERF_CTL, THERM_STATUS
-    _MISC_ENABLE: 0x0080_1801,  # BTS, PEBS and XTPR are not there
-    _PAT: 0x0000_0501_0007_0406,  # XEN_MSR_PAT
+    0x179: 2, 0x17B: 0,  # MCG_CAP: two banks; MCG_CTL
+    0x1A0: 0x0080_1801,  # MISC_ENABLE: BTS, PEBS and XTPR are not there
+    0x277: 0x0000_0501_0007_0406,  # PAT: XEN_MSR_PAT
     0x345: 0,  # PERF_CAPABILITIES
     _EFER: 0xD01,  # SCE LME LMA NXE
     _XEN_FIRST: 0,  # the hypercall page's
+    0xC001_1029: 2,  # DE_CFG: LFENCE serialises
 }  # fmt: skip
 _COMPAT_EFER = 0x801  # guest_efer: SCE NXE; what belongs to long mode is hidden
-#: Performance counters, which read as zero and ignore writes while the vpmu is off.
-_VPMU = frozenset((*range(0xC1, 0xC9), *range(0x186, 0x18A), *range(0x309, 0x30C), *range(0x38D, 0x391)))
-#: MPERF, APERF, PERF_STATUS, PERF_CTL, THERM_CONTROL, ENERGY_PERF_BIAS, MISC_ENABLE: writes are ignored.
-_IGNORED_WRITES = frozenset((0xE7, 0xE8, 0x198, 0x199, 0x19A, 0x1B0, _MISC_ENABLE))
-_MC_CTL2, _MC_BANKS = range(0x280, 0x2A0), range(0x400, 0x480)
+#: Read as zero, writes are ignored: the performance counters of AMD's CPUs while the vpmu is off (K7 and family 15h),
+#: frequency control (FID_VID, PSTATE), HWCR, NB_CFG, MCx_CTL2.
+_ZERO = frozenset((
+    *range(0xC001_0000, 0xC001_0008), *range(0xC001_0200, 0xC001_020C), 0xC001_0041, 0xC001_0042,
+    *range(0xC001_0061, 0xC001_006C), 0xC001_0015, 0xC001_001F, *range(0x280, 0x2A0),
+))  # fmt: skip
+#: MPERF, APERF, MCG_CAP, MCG_CTL, MISC_ENABLE, DE_CFG: writes are ignored.
+_IGNORED_WRITES = frozenset((0xE7, 0xE8, 0x179, 0x17B, 0x1A0, 0xC001_1029))
+_MC_BANKS, _MC_BANKS_USED, _MC_CTL = range(0x400, 0x480), range(0x400, 0x408), 0
 
 
 def _is_canonical(address: int) -> bool:
@@ -65,6 +71,7 @@ class Msrs:
         self._types = types
         self._hypercall_page = hypercall_page
         self._efer = _COMPAT_EFER if is_compat else _CONSTANT[_EFER]
+        self._mcg_status = 0
         self._bases = frozenset[int]() if is_compat else frozenset((_FS_BASE, _GS_BASE, _SHADOW_GS_BASE))
 
     def read(self, number: int) -> int | None:
@@ -86,10 +93,12 @@ class Msrs:
             return vcpu.regs.read("fs_base" if number == _FS_BASE else "gs_base")
         if number == _IA32_TSC:
             return self._clock.poll()
-        if number in _VPMU or number in _MC_CTL2:
+        if number == _MCG_STATUS:
+            return self._mcg_status
+        if number in _ZERO:
             return 0
         if number in _MC_BANKS:
-            return 0xFFFF_FFFF_FFFF_FFFF if number in (0x400, 0x404) else 0
+            return _ALL_ONES if number in _MC_BANKS_USED and number & 3 == _MC_CTL else 0
         return None
 
     def write(self, number: int, value: int) -> bool:
@@ -104,11 +113,16 @@ class Msrs:
             return True
         if number == _EFER:
             return value == self._efer
-        if number in (_UCODE_REV, _MISC_FEATURES):
+        if number == _MISC_FEATURES:
             return value == 0
         if number == _XEN_FIRST:
             return self._write_hypercall_page(value)
-        return number in _IGNORED_WRITES or number in _VPMU or number in _MC_CTL2 or number in _MC_BANKS
+        if number == _MCG_STATUS:
+            self._mcg_status = value
+            return True
+        if number in _MC_BANKS_USED and number & 3 != _MC_CTL:
+            return value == 0
+        return number in _IGNORED_WRITES or number in _ZERO or number in _MC_BANKS
 
     def _write_hypercall_page(self, value: int) -> bool:
         if value & PAGE_MASK:

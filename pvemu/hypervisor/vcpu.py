@@ -38,6 +38,7 @@ CALLBACK_KINDS = frozenset((cb.CALLBACKTYPE_event, cb.CALLBACKTYPE_failsafe, cb.
                             cb.CALLBACKTYPE_sysenter, cb.CALLBACKTYPE_syscall32, cb.CALLBACKTYPE_nmi))  # fmt: skip
 _UNSET = TrapEntry(0, 0, 0, 0)
 _CR0_TS = 8
+_RF = 1 << 16
 _IF, _IOPL, _VM = 1 << 9, 3 << 12, 1 << 17
 _VECTOR_NMI, _TI_IF = 2, 4
 
@@ -79,6 +80,7 @@ class Vcpu:
         self.gs_base_kernel = 0
         self.gs_base_user = 0
         self.debugreg = DebugRegisters()
+        self.resumes_at = -1  #: the instruction that no breakpoint on fetching it stops
         self.set_debugreg, self.get_debugreg = self.debugreg.write, self.debugreg.read
         self.cr2 = 0
         self.cr4 = 0  #: as the guest sees it
@@ -309,8 +311,14 @@ class Vcpu:
         rip, rsp, rflags = (self.regs.read(name) for name in ("rip", "rsp", "rflags"))
         self.set_frame(rip, arch_x86.FLAT_KERNEL_CS64, rflags, rsp, arch_x86.FLAT_KERNEL_SS64)
 
+    def take_resume_flag(self, rip: int, rflags: int) -> int:
+        """``rflags`` without RF, which the engine's CPU would keep for longer than the one instruction at ``rip``."""
+        self.resumes_at = rip if rflags & _RF else -1
+        return rflags & ~_RF
+
     def set_frame(self, rip: int, cs: int, rflags: int, rsp: int, ss: int) -> None:
         """Stand at ``rip`` with these selectors; the engine is left."""
+        rflags = self.take_resume_flag(rip, rflags)
         regs = self.regs
         if cs == regs.read("cs") and ss == regs.read("ss"):
             regs.write("rip", rip)

@@ -8,5 +8,6 @@ from __future__ import annotations
 
 from pvemu.mkimage.build import Built, build
 from pvemu.mkimage.recipe import list_recipes
+from pvemu.mkimage.tree import NotHereError
 
-__all__ = ["Built", "build", "list_recipes"]
+__all__ = ["Built", "NotHereError", "build", "list_recipes"]

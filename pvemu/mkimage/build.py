@@ -9,19 +9,22 @@ from typing import TYPE_CHECKING
 
 from pvemu.errors import ConfigError
 from pvemu.mkimage.archives import cpio_newc, tar_ustar
-from pvemu.mkimage.cache import file_lock, staged
+from pvemu.mkimage.cache import file_lock, scratch, staged
 from pvemu.mkimage.disk_image import DiskWriter
-from pvemu.mkimage.entries import PackageSource, RecipeSource
+from pvemu.mkimage.entries import ChangedSource, LocalSource, PackageSource, RecipeSource
 from pvemu.mkimage.filesystems import FILE_SYSTEMS
 from pvemu.mkimage.layout import Disk, file_systems
 from pvemu.mkimage.packages import PackageCache
-from pvemu.mkimage.recipe import Artifact, Cpio, GrubImage, Plain, Recipe, load_recipe
+from pvemu.mkimage.packed_kernel import make_bzimage
+from pvemu.mkimage.recipe import Artifact, Bzimage, Cpio, GrubImage, Plain, Recipe, load_recipe
 from pvemu.mkimage.tools import TOOL_PACKAGES, Tool, ToolError, tool
-from pvemu.mkimage.tree import Sources
+from pvemu.mkimage.tree import Regular, Sources, find_local
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+    from pvemu.mkimage.entries import Entry
 
 __all__ = ["Built", "build", "fetch"]
 
@@ -76,7 +79,7 @@ class _Builder:
         needed = {package for used in _tools(recipe) for package in TOOL_PACKAGES[used]}
         if any(isinstance(artifact, GrubImage) for artifact in recipe.artifacts.values()):
             needed.add(_GRUB_MODULES)
-        for source in recipe.sources():
+        for source in recipe.origins():
             match source:
                 case PackageSource(package=package, depends=pattern):
                     needed.add(self._cache.dependency(package, pattern) if pattern else package)
@@ -90,7 +93,7 @@ class _Builder:
         if recipe.file not in self._built:
             used = {
                 source.recipe: self.build(_beside(recipe, source), (*users, recipe.file))
-                for source in recipe.sources()
+                for source in recipe.origins()
                 if isinstance(source, RecipeSource)
             }
             self._built[recipe.file] = self._build(recipe, used)
@@ -99,10 +102,10 @@ class _Builder:
     def _build(self, recipe: Recipe, used: dict[str, Built]) -> Built:
         depends = {
             (source.package, source.depends): self._cache.dependency(source.package, source.depends)
-            for source in recipe.sources()
+            for source in recipe.origins()
             if isinstance(source, PackageSource) and source.depends
         }
-        plain = [source for source in recipe.sources() if isinstance(source, PackageSource) and not source.depends]
+        plain = [source for source in recipe.origins() if isinstance(source, PackageSource) and not source.depends]
         own = {source.package for source in plain}
         tools = {name: tool(name, self._cache) for name in _tools(recipe)}
         own |= {package for name in tools for package in TOOL_PACKAGES[name]}
@@ -114,6 +117,7 @@ class _Builder:
             "recipe": repr((recipe.epoch, recipe.artifacts)),
             "packages": {name: [package.version, package.sha256] for name, package in sorted(packages.items())},
             "depends": sorted(depends.items()),
+            "local": _local_digests(recipe),
             "recipes": {name: built.key for name, built in sorted(used.items())},
         }
         key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
@@ -121,9 +125,17 @@ class _Builder:
         directory = images / f"{recipe.name}-{key[:16]}"
         if not directory.is_dir():
             with file_lock(images / f"{recipe.name}.lock"):
-                sources = Sources(packages, depends, lambda source: used[source.recipe][source.artifact])
+                sources = Sources(packages, depends, lambda source: used[source.recipe][source.artifact], self._strip)
                 self._make(recipe, directory, key, sources)
         return Built(recipe.name, key, directory, {name: directory / name for name in recipe.artifacts})
+
+    def _strip(self, content: bytes) -> bytes:
+        """An ELF file without its symbols."""
+        with scratch(self._cache.directory / "images") as place:
+            whole, bare = place / "whole", place / "bare"
+            whole.write_bytes(content)
+            tool("objcopy", self._cache).run("--strip-all", whole, bare)
+            return bare.read_bytes()
 
     def _make(self, recipe: Recipe, directory: Path, key: str, sources: Sources) -> None:
         if directory.is_dir():  # whoever held the lock before made it
@@ -168,6 +180,10 @@ class _Workshop:
                 path.write_bytes(self._tool("gzip").run("-9", "-n", "-c", stdin=archive) if is_gzipped else archive)
             case GrubImage():
                 self._grub(artifact, path)
+            case Bzimage(source=source, compression=compression):
+                kernel = self._sources.one(source, f"{self._recipe.file}: artifact {path.name}")
+                content = kernel if isinstance(kernel, bytes) else kernel.read_bytes()
+                path.write_bytes(make_bzimage(content, compression))
             case Disk():
                 DiskWriter(self._sources, self._tool, self._scratch, self._recipe.epoch).write(artifact, path)
 
@@ -176,6 +192,8 @@ class _Workshop:
 
     def _grub(self, image: GrubImage, path: Path) -> None:
         modules = self._cache.get([_GRUB_MODULES])[_GRUB_MODULES].path(f"/usr/lib/grub/{image.target}")
+        if image.own_modules:
+            modules = self._with_own(modules, image.own_modules, self._scratch / f"{path.name}.modules")
         options: list[str | Path] = ["-d", modules, "-O", image.target, "-o", path, "-p", image.prefix]
         if image.config:
             config = self._scratch / f"{path.name}.cfg"
@@ -187,6 +205,17 @@ class _Workshop:
             options += ["-m", memdisk]
         self._tool("grub-mkimage").run(*options, *image.modules)
 
+    def _with_own(self, modules: Path, own: Iterable[Entry], place: Path) -> Path:
+        """A folder of the package's modules and the recipe's own."""
+        place.mkdir()
+        for module in modules.iterdir():
+            (place / module.name).symlink_to(module)
+        for name, node in self._sources.tree(own).items():
+            if isinstance(node, Regular):
+                (place / name[1:]).unlink(missing_ok=True)
+                (place / name[1:]).write_bytes(node.read())
+        return place
+
 
 def _load(name: str | Path, users: tuple[Path, ...]) -> Recipe:
     recipe = load_recipe(name)
@@ -196,13 +225,19 @@ def _load(name: str | Path, users: tuple[Path, ...]) -> Recipe:
     return recipe
 
 
+def _local_digests(recipe: Recipe) -> list[str]:
+    """What the files of this machine are, for the hash. Raises NotHereError."""
+    found = [find_local(source, str(recipe.file)) for source in recipe.origins() if isinstance(source, LocalSource)]
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in found]
+
+
 def _beside(user: Recipe, source: RecipeSource) -> str | Path:
     """What a recipe calls another: a name, or a path that is relative to its own folder."""
     return user.file.parent / source.recipe if "/" in source.recipe else source.recipe
 
 
 def _tools(recipe: Recipe) -> list[str]:
-    used = set()
+    used = {"objcopy" for source in recipe.sources() if isinstance(source, ChangedSource) and source.strip}
     for artifact in recipe.artifacts.values():
         match artifact:
             case Cpio(gzip=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pvemu.mkimage.layout import Disk, FileSystem, Mirror, PartitionTable, VolumeGroup
-from pvemu.mkimage.recipe import Cpio, GrubImage, Plain
+from pvemu.mkimage.recipe import Bzimage, Cpio, GrubImage, Plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +29,8 @@ def describe(artifact: Artifact) -> list[str]:
             return [f"{target}, prefix {prefix}", f"{len(modules)} modules: {' '.join(modules)}", *carried]
         case Cpio(entries=entries):
             return [f"{len(entries)} entries"]
+        case Bzimage(compression=compression):
+            return [f"bzImage, {compression}"]
         case Plain():
             return []
 

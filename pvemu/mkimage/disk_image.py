@@ -40,6 +40,7 @@ class DiskWriter:
         with path.open("wb") as image:
             image.truncate(disk.size)
             self._content(disk.content, image, 0, disk.size, disk.sector_size)
+            _put(image, 0, ((patch.at, patch.replace) for patch in disk.patches))
 
     def _content(self, content: Content | None, image: BinaryIO, offset: int, size: int, sector_size: int) -> None:
         """Write one content into `size` bytes from `offset` on."""

@@ -6,15 +6,28 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from pvemu.errors import ConfigError
-
 if TYPE_CHECKING:
     from pvemu.mkimage.schema import Table
 
 __all__ = [
-    "Entry", "PackageSource", "PatchedSource", "RecipeSource", "Source", "TextSource", "read_entries", "read_mode",
+    "ChangedSource",
+    "Entry",
+    "FillSource",
+    "LocalSource",
+    "Origin",
+    "PackageSource",
+    "Patch",
+    "RecipeSource",
+    "Source",
+    "TextSource",
+    "origin",
+    "read_entries",
+    "read_mode",
+    "read_patches",
     "read_source",
-]  # fmt: skip
+]
+
+_KINDS = ("text", "file", "package", "recipe", "local", "bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +47,6 @@ class PackageSource:
 
 
 @dataclass(frozen=True, slots=True)
-class PatchedSource(PackageSource):
-    """One such file with bytes replaced: (bytes that it has exactly once, as many others). How a bug is planted."""
-
-    patches: tuple[tuple[bytes, bytes], ...]
-
-    def patched(self, content: bytes, where: str) -> bytes:
-        """The file's content as it is to be. Raises ConfigError where it is not the file that was meant."""
-        for old, new in self.patches:
-            if content.count(old) != 1:
-                times = content.count(old)
-                raise ConfigError(f"{where}: patch: the file has {old.hex()} {times} times; give bytes it has once")
-            content = content.replace(old, new)
-        return content
-
-
-@dataclass(frozen=True, slots=True)
 class RecipeSource:
     """An artifact of another recipe."""
 
@@ -57,7 +54,49 @@ class RecipeSource:
     artifact: str
 
 
-Source = TextSource | PackageSource | RecipeSource
+@dataclass(frozen=True, slots=True)
+class LocalSource:
+    """A file of this machine that no package has: what environment `variable` names, else the first of the patterns."""
+
+    patterns: tuple[str, ...]
+    variable: str
+
+
+@dataclass(frozen=True, slots=True)
+class FillSource:
+    """So many bytes that look random, always the same ones."""
+
+    size: int
+
+
+Origin = TextSource | PackageSource | RecipeSource | LocalSource | FillSource
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """Bytes that replace as many others: those at offset `at`, or where `find` is (once)."""
+
+    at: int
+    find: bytes
+    replace: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedSource:
+    """The files of a source, changed: without symbols (ELF) when `strip`, then patched."""
+
+    origin: Origin
+    strip: bool
+    patches: tuple[Patch, ...]
+    where: str = field(repr=False)
+
+
+Source = Origin | ChangedSource
+
+
+def origin(source: Source) -> Origin:
+    """Where a source's files come from, whatever is done to them."""
+    return source.origin if isinstance(source, ChangedSource) else source
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +123,14 @@ def read_entries(table: Table, key: str) -> tuple[Entry, ...]:
             item.fail("to", 'an absolute path without "..", quotes and control characters')
         is_directory = item.flag("directory")
         link = item.text("link", "")
+        is_there = item.choice("present", ("yes", "no"), "yes") == "yes"
         if is_directory or link:
-            entries.append(Entry(to, None, link, read_mode(item, 0o755), item.where))
+            entry = Entry(to, None, link, read_mode(item, 0o755), item.where)
         else:
-            entries.append(Entry(to, read_source(item), "", read_mode(item, 0o644), item.where))
+            entry = Entry(to, read_source(item), "", read_mode(item, 0o644), item.where)
         item.done()
+        if is_there:
+            entries.append(entry)
     return tuple(entries)
 
 
@@ -98,10 +140,41 @@ def read_mode(table: Table, default: int) -> int:
 
 
 def read_source(table: Table) -> Source:
-    """Where a file comes from: exactly one of text, file, package, recipe."""
-    given = [key for key in ("text", "file", "package", "recipe") if key in table]
+    """Where a file comes from, and what is changed in it."""
+    found = _read_origin(table)
+    strip = table.flag("strip")
+    patches = read_patches(table)
+    return ChangedSource(found, strip, patches, table.where) if strip or patches else found
+
+
+def read_patches(table: Table) -> tuple[Patch, ...]:
+    """The array under `patch`."""
+    return tuple(_read_patch(item) for item in table.tables("patch"))
+
+
+def _read_patch(item: Table) -> Patch:
+    find, replace = _bytes(item, "find"), _bytes(item, "replace")
+    at = item.number("at", None, 0, 1 << 40) if "at" in item else -1
+    if (at < 0) == (not find):
+        item.fail("at", "exactly one of at and find")
+    if not replace or (find and len(find) != len(replace)):
+        item.fail("replace", f"as many bytes as there are in find ({len(find)})" if find else "at least one byte")
+    item.done()
+    return Patch(at, find, replace)
+
+
+def _bytes(item: Table, key: str) -> bytes:
+    """Text as bytes: a letter is a byte."""
+    try:
+        return item.text(key, "").encode("latin-1")
+    except UnicodeEncodeError:
+        item.fail(key, r'letters up to "\u00ff", each of which is a byte')
+
+
+def _read_origin(table: Table) -> Origin:
+    given = [key for key in _KINDS if key in table]
     if len(given) != 1:
-        table.fail(given[1] if given else "text", "exactly one of text, file, package, recipe")
+        table.fail(given[1] if given else "text", f"exactly one of {', '.join(_KINDS)}")
     if "text" in table:
         return TextSource(table.text("text").encode())
     if "file" in table:
@@ -109,25 +182,15 @@ def read_source(table: Table) -> Source:
     if "package" in table:
         package, depends = table.text("package"), table.text("depends", "")
         patterns = table.texts("paths") or (table.text("path"),)
-        patches = tuple(map(_read_patch, table.tables("patch")))
-        if patches:
-            return PatchedSource(package, depends, patterns, patches)
         return PackageSource(package, depends, patterns)
+    if "bytes" in table:
+        return FillSource(table.size("bytes"))
+    if "local" in table:
+        patterns = table.texts("local")
+        if not patterns or not all(pattern.startswith("/") for pattern in patterns):
+            table.fail("local", "a list of absolute paths, which may be shell patterns")
+        return LocalSource(patterns, table.text("variable", ""))
     return RecipeSource(table.text("recipe"), table.text("artifact"))
-
-
-def _read_patch(table: Table) -> tuple[bytes, bytes]:
-    found = []
-    for key in ("find", "replace"):
-        try:
-            found.append(bytes.fromhex(table.text(key)))
-        except ValueError:
-            table.fail(key, "bytes in hexadecimal")
-    old, new = found
-    if not old or len(old) != len(new):
-        table.fail("replace", "as many bytes as find, and some")
-    table.done()
-    return old, new
 
 
 def _read_file(table: Table) -> bytes:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pvemu.mkimage.entries import Entry
+    from pvemu.mkimage.entries import Entry, Patch
 
 __all__ = [
     "Content",
@@ -113,11 +113,12 @@ Content = FileSystem | PartitionTable | Mirror | VolumeGroup
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """A whole disk; `size` and `sector_size` (512 or 4096) in bytes."""
+    """A whole disk; `size` and `sector_size` (512 or 4096) in bytes; `patches` (at places) are written last."""
 
     size: int
     sector_size: int
     content: Content | None
+    patches: tuple[Patch, ...] = ()
 
 
 def file_systems(content: Content | None) -> Iterator[FileSystem]:

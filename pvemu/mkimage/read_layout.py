@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import NAMESPACE_OID, uuid5
 
-from pvemu.mkimage.entries import read_entries
+from pvemu.mkimage.entries import read_entries, read_patches
 from pvemu.mkimage.filesystems import FILE_SYSTEMS
 from pvemu.mkimage.layout import Disk, FileSystem, LogicalVolume, Mirror, Partition, PartitionTable, VolumeGroup
 from pvemu.mkimage.partmap import PARTMAPS
@@ -46,7 +46,10 @@ def read_disk(table: Table, artifact: str) -> Disk:
     if not size:
         assert isinstance(content, PartitionTable)  # the only content that has a size of its own
         size = reader.natural_size(content)
-    return Disk(size, sector_size, content)
+    patches = read_patches(table)
+    if not all(0 <= patch.at <= size - len(patch.replace) for patch in patches):
+        table.fail("patch", f"places (at) in a disk of {size} bytes")
+    return Disk(size, sector_size, content, patches)
 
 
 class _Reader:

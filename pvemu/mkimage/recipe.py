@@ -12,20 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pvemu.errors import ConfigError
-from pvemu.mkimage.entries import Entry, Source, read_entries, read_mode, read_source
+from pvemu.mkimage.entries import Entry, Origin, Source, origin, read_entries, read_mode, read_source
 from pvemu.mkimage.layout import Disk, file_systems
+from pvemu.mkimage.packed_kernel import COMPRESSIONS
 from pvemu.mkimage.read_layout import read_disk
 from pvemu.mkimage.schema import Table, load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-__all__ = ["Artifact", "Cpio", "GrubImage", "Plain", "Recipe", "find_recipe", "list_recipes", "load_recipe"]
+__all__ = ["Artifact", "Bzimage", "Cpio", "GrubImage", "Plain", "Recipe", "find_recipe", "list_recipes", "load_recipe"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _DEFAULT_EPOCH = 1767225600  # 2026-01-01 00:00:00 UTC
 _GRUB_TARGETS = ("x86_64-xen", "i386-xen", "i386-xen_pvh")
-_KINDS = ("cpio", "disk", "file", "grub")
+_KINDS = ("bzimage", "cpio", "disk", "file", "grub")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +47,28 @@ class Cpio:
 
 @dataclass(frozen=True, slots=True)
 class GrubImage:
-    """A GRUB image by grub-mkimage, with an embedded configuration and a memdisk (a tar) when asked for."""
+    """A GRUB image by grub-mkimage, with an embedded configuration and a memdisk (a tar) when asked for.
+
+    `own_modules` are files that stand beside those of the package, or for them.
+    """
 
     target: str
     prefix: str
     modules: tuple[str, ...]
     config: str
     memdisk: tuple[Entry, ...]
+    own_modules: tuple[Entry, ...]
 
 
-Artifact = Plain | Cpio | GrubImage | Disk
+@dataclass(frozen=True, slots=True)
+class Bzimage:
+    """A kernel packed as distributions pack Linux."""
+
+    source: Source
+    compression: str
+
+
+Artifact = Plain | Cpio | GrubImage | Disk | Bzimage
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +81,27 @@ class Recipe:
     epoch: int
     artifacts: dict[str, Artifact]
 
+    def origins(self) -> Iterator[Origin]:
+        """Where every file of it comes from, in order."""
+        return map(origin, self.sources())
+
     def sources(self) -> Iterator[Source]:
         """Every source in it, in order."""
         for artifact in self.artifacts.values():
             match artifact:
-                case Plain(source=source):
+                case Plain(source=source) | Bzimage(source=source):
                     yield source
-                case Cpio(entries=entries) | GrubImage(memdisk=entries):
-                    yield from (entry.source for entry in entries if entry.source is not None)
+                case Cpio(entries=entries):
+                    yield from _sources(entries)
+                case GrubImage(memdisk=memdisk, own_modules=modules):
+                    yield from _sources((*memdisk, *modules))
                 case Disk(content=content):
-                    everything = (entry for system in file_systems(content) for entry in system.entries)
-                    yield from (entry.source for entry in everything if entry.source is not None)
+                    for system in file_systems(content):
+                        yield from _sources(system.entries)
+
+
+def _sources(entries: Iterable[Entry]) -> Iterator[Source]:
+    return (entry.source for entry in entries if entry.source is not None)
 
 
 def recipes_dir() -> Path:
@@ -114,7 +137,7 @@ def load_recipe(name: str | Path) -> Recipe:
     description = top.text("description")
     epoch = top.number("epoch", _DEFAULT_EPOCH, 0, 0xFFFFFFFF)
     artifacts: dict[str, Artifact] = {}
-    for table in top.tables("artifact"):
+    for table in (variant for written in top.tables("artifact") for variant in written.variants("each")):
         artifact_name = table.text("name")
         if not _NAME.fullmatch(artifact_name) or artifact_name == "manifest.json":
             table.fail("name", "a file name of letters, digits and . _ + -")
@@ -138,5 +161,8 @@ def _artifact(table: Table, name: str) -> Artifact:
         prefix = table.text("prefix")
         modules = table.texts("modules")
         config = table.text("config", "")
-        return GrubImage(table.choice("target", _GRUB_TARGETS), prefix, modules, config, read_entries(table, "memdisk"))
+        target = table.choice("target", _GRUB_TARGETS)
+        return GrubImage(target, prefix, modules, config, read_entries(table, "memdisk"), read_entries(table, "module"))
+    if kind == "bzimage":
+        return Bzimage(read_source(table), table.choice("compression", tuple(COMPRESSIONS)))
     return read_disk(table, name)

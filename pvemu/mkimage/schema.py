@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import tomllib
 from functools import cached_property
+from itertools import product
 from typing import TYPE_CHECKING, NoReturn
 
 from pvemu.errors import ConfigError
 from pvemu.mkimage.toml_lines import key_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pvemu.mkimage.toml_lines import KeyPath
@@ -48,6 +49,9 @@ class Table:
         self._path = path
         self._values = values
         self._asked: set[str] = set()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
@@ -114,6 +118,28 @@ class Table:
             self.fail(key, f"an array of tables ([[{key}]])")
         return [Table(self.document, (*self._path, key, index), item) for index, item in enumerate(value)]
 
+    def variants(self, key: str) -> list[Table]:
+        """The table once for each choice from the lists in table `key`, with every `@name@` in it replaced.
+
+        Just itself when the key is not there.
+        """
+        choices = self.table(key)
+        if choices is None:
+            return [self]
+        names = list(choices)
+        lists = [choices.texts(name) for name in names]
+        for name, values in zip(names, lists, strict=True):
+            if not values or not re.fullmatch(r"[a-z0-9-]+", name):
+                choices.fail(name, "a list of values, for a name of small letters, digits and -")
+        rest = {name: value for name, value in self._values.items() if name != key}
+        made = []
+        for values in product(*lists):
+            known = {f"@{name}@": value for name, value in zip(names, values, strict=True)}
+            filled = _filled(rest, known)
+            assert isinstance(filled, dict)
+            made.append(Table(self.document, self._path, filled))
+        return made
+
     def table(self, key: str) -> Table | None:
         """A table of its own, None when the key is not there."""
         value = self._take(key, None)
@@ -148,6 +174,19 @@ def load(file: Path) -> Table:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not TOML: {error}") from error
     return Table(Document(file, text), (), values)
+
+
+def _filled(value: object, known: Mapping[str, str]) -> object:
+    """A value with the known words replaced in every string inside it."""
+    if isinstance(value, str):
+        for word, text in known.items():
+            value = value.replace(word, text)
+        return value
+    if isinstance(value, list):
+        return [_filled(item, known) for item in value]
+    if isinstance(value, dict):
+        return {key: _filled(item, known) for key, item in value.items()}
+    return value
 
 
 def _shown(path: KeyPath) -> str:

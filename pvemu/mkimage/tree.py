@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pvemu.errors import ConfigError
-from pvemu.mkimage.entries import Entry, PackageSource, PatchedSource, RecipeSource, Source, TextSource
+from pvemu.mkimage.entries import (
+    ChangedSource,
+    Entry,
+    FillSource,
+    LocalSource,
+    PackageSource,
+    RecipeSource,
+    Source,
+    TextSource,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from pvemu.mkimage.packages import Package
 
-__all__ = ["Directory", "Link", "Node", "Regular", "Sources", "Tree"]
+__all__ = ["Directory", "Link", "Node", "NotHereError", "Regular", "Sources", "Tree", "find_local"]
+
+# What bytes that look random are made from.
+_SEED = b"pvemu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +62,25 @@ Tree = dict[str, Node]
 """Absolute path -> node, parents before children and names sorted within a directory; the root itself is not in it."""
 
 
+class NotHereError(ConfigError):
+    """A file that the recipe takes from this machine, and that this machine does not have."""
+
+
+def find_local(source: LocalSource, where: str) -> Path:
+    """The file of this machine. Raises NotHereError when there is none."""
+    named = os.environ.get(source.variable, "") if source.variable else ""
+    if named:
+        if not Path(named).is_file():
+            raise NotHereError(f"{where}: {source.variable}: expected the path of a file, not {named!r}")
+        return Path(named)
+    for pattern in source.patterns:
+        found = [path for path in sorted(Path("/").glob(pattern[1:])) if path.is_file()]
+        if found:
+            return found[0]
+    hint = f"; set {source.variable} to the path of one" if source.variable else ""
+    raise NotHereError(f"{where}: this machine has none of {', '.join(source.patterns)}{hint}")
+
+
 class Sources:
     """Where a recipe's files come from: packages already fetched, and other recipes built when asked for."""
 
@@ -56,10 +89,12 @@ class Sources:
         packages: Mapping[str, Package],
         depends: Mapping[tuple[str, str], str],
         artifact: Callable[[RecipeSource], Path],
+        strip: Callable[[bytes], bytes],
     ) -> None:
         self._packages = packages
         self._depends = depends
         self._artifact = artifact
+        self._strip = strip
 
     def files(self, source: Source, where: str) -> dict[str, bytes | Path]:
         """The files of a source by base name. Raises ConfigError for a pattern that matches nothing."""
@@ -70,6 +105,13 @@ class Sources:
                 return {artifact: self._artifact(source)}
             case PackageSource():
                 return self._package_files(source, where)
+            case LocalSource():
+                path = find_local(source, where)
+                return {path.name: path}
+            case FillSource(size=size):
+                return {"": hashlib.shake_128(_SEED).digest(size)}
+            case ChangedSource(origin=origin):
+                return {name: self._changed(source, content) for name, content in self.files(origin, where).items()}
 
     def one(self, source: Source, where: str) -> bytes | Path:
         """The content of a source of one file."""
@@ -99,6 +141,23 @@ class Sources:
                     raise ConfigError(f"{path} needs {parent} to be a directory, and another entry makes it a file")
         return dict(sorted(nodes.items(), key=lambda item: PurePosixPath(item[0]).parts))
 
+    def _changed(self, source: ChangedSource, content: bytes | Path) -> bytes:
+        data = bytearray(content if isinstance(content, bytes) else content.read_bytes())
+        if source.strip:
+            data = bytearray(self._strip(bytes(data)))
+        for number, patch in enumerate(source.patches):
+            what = f"{source.where}: patch[{number}]"
+            at = patch.at
+            if patch.find:
+                count = data.count(patch.find)
+                if count != 1:
+                    raise ConfigError(f"{what}.find: expected bytes that are there once, not {count} times")
+                at = data.index(patch.find)
+            if at + len(patch.replace) > len(data):
+                raise ConfigError(f"{what}.at: expected a place in a file of {len(data)} bytes, not {at}")
+            data[at : at + len(patch.replace)] = patch.replace
+        return bytes(data)
+
     def _package_files(self, source: PackageSource, where: str) -> dict[str, bytes | Path]:
         package = self._packages[self._depends[source.package, source.depends] if source.depends else source.package]
         found: dict[str, bytes | Path] = {}
@@ -107,10 +166,7 @@ class Sources:
             if not names:
                 raise ConfigError(f"{where}: package {package.name} {package.version} has no file {pattern}")
             for name in names:
-                content: bytes | Path = package.path(name)
-                if isinstance(source, PatchedSource):
-                    content = source.patched(package.path(name).read_bytes(), where)
-                found[PurePosixPath(name).name] = content
+                found[PurePosixPath(name).name] = package.path(name)
         return found
 
     @staticmethod

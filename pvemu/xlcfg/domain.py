@@ -98,7 +98,7 @@ class _Reader:
         try:
             config = DomainConfig(
                 kernel=kernel, ramdisk=ramdisk, cmdline=cmdline, memory_mib=memory, disks=disks, write=write, name=name,
-                vcpus=vcpus,
+                vcpus=vcpus, maxmem_mib=maxmem,
             )  # fmt: skip
         except ConfigError as error:
             text = str(error).replace("--memory", "memory =").replace("--vcpus", "vcpus =")
@@ -205,8 +205,6 @@ class _Reader:
             target = most
         if target > most:
             self._fail("maxmem", f"maxmem {most} is less than memory {target}", "raise maxmem or drop it")
-        if most > target:
-            self._warn("maxmem", f"maxmem is more than memory: the guest cannot grow here, it has {target} MiB")
         return target, most
 
     def _vcpus(self) -> int:

@@ -180,3 +180,25 @@ def test_how_it_ends(do: str, verdict: str, shutdown: str, kernel: Path, guest: 
     assert (ran.report["verdict"], ran.report["shutdown"]) == (verdict, shutdown)
     assert (ran.code == 0) == (verdict == "success")
     assert ("Kernel panic - not syncing: sysrq triggered crash" in ran.console) == (do == "panic")
+
+
+def test_one_of_two_vcpus_runs_suspends_and_goes_on(kernel: Path, guest: Guest) -> None:
+    """Linux comes up on one CPU of two; and as with xl save -c, it freezes its tasks, suspends, and thaws them."""
+    from pvemu.config import DomainConfig
+    from pvemu.testing.guest import Guest as RunningGuest
+
+    script = "while true; do echo TICK; /bin/busybox sleep 0.2; done"
+    config = DomainConfig(
+        kernel=str(kernel), ramdisk=str(guest("tiny", "tiny.cpio.gz")), memory_mib=128, vcpus=2,
+        cmdline=f'console=hvc0 rdinit=/bin/busybox -- sh -c "{script}"',
+    )  # fmt: skip
+    with RunningGuest(config) as linux:
+        linux.expect("smp: Brought up 1 node, 1 CPU")
+        linux.expect("TICK")
+        linux.suspend()
+        linux.expect(r"Restarting tasks \.\.\. done")
+        for _ in range(3):
+            linux.expect("TICK", timeout=2)
+        assert "Freezing user space processes" in linux.text
+        assert not re.search(r"WARNING|BUG:|Oops", linux.text)
+        assert linux.machine.xen_log == ["d1: 2 vcpus, of which pvemu runs the first"]

@@ -164,7 +164,7 @@ class TestGrub8a96fc409:
 
     @pytest.mark.parametrize("memory", [16, 64, 300])
     def test_chainloading(self, memory: int, pv_guest: StartGuest, host_grub: Path, pv_image: BuildImage) -> None:
-        guest = pv_guest(host_grub, pv_image("guide-chainload")["root.img"], memory=memory)
+        guest = pv_guest(host_grub, pv_image("guide-chainload")["root-x86_64.img"], memory=memory)
         guest.expect(MARK, not_matching=PROMPT)
         assert len(guest.stages) == 2
 
@@ -266,7 +266,7 @@ class TestGrubC7995256e:
     """grub c7995256e: a kernel cannot attach a disk that the loader left connected."""
 
     def test_the_disk_is_free_then(self, pv_guest: StartGuest, host_grub: Path, pv_image: BuildImage) -> None:
-        guest = pv_guest(host_grub, pv_image("guide-chainload")["root.img"])
+        guest = pv_guest(host_grub, pv_image("guide-chainload")["root-x86_64.img"])
         state = '/local/domain/1/device/vbd/51712/state = "{}"'
         guest.expect("Chainloading")
         assert state.format(3) in guest.xenstore, "while the loader reads, the disk is connected (3 is all it says)"

@@ -465,6 +465,33 @@ def _assists() -> list[Case]:
     return [*cases, ok("multicall", call, 1), ok("multicall", NOWHERE, 0), no(e.EFAULT, "multicall", NOWHERE, 1)]
 
 
+def _hvm() -> list[Case]:
+    op = "hvm_op"
+    own, nobody = OWN_DOMID.to_bytes(16, "little"), NOBODY.to_bytes(16, "little")
+    return [
+        no(e.EINVAL, op, 0, own),
+        no(e.EINVAL, op, 0, NOBODY.to_bytes(4, "little") + bytes([39]) + bytes(11)),  # no such parameter
+        no(e.ESRCH, op, 0, nobody),
+        no(e.EINVAL, op, 1, bytes(16)),
+        no(e.EFAULT, op, 1, NOWHERE),
+        no(e.EINVAL, op, 5, 0),
+        no(e.EINVAL, op, 9, own),
+        no(e.EOPNOTSUPP, op, 9, bytes(16)),
+        ok(op, 10, BUFFER),
+        no(e.EFAULT, op, 10, NOWHERE),
+        ok(op, 11, bytes(32)),
+        no(e.EINVAL, op, 11, bytes(2) + b"\x1d" + bytes(29)),
+        no(e.EINVAL, op, 11, b"\0\x10" + bytes(30)),
+        no(e.EINVAL, op, 15, own),
+        no(e.EPERM, op, 15, bytes(16)),
+        no(e.EINVAL, op, 23, NOWHERE),
+        ok(op, 24, 0),
+        no(e.EINVAL, op, 24, BUFFER),
+        no(e.EOPNOTSUPP, op, 25, NOWHERE),
+        no(e.ENOSYS, op, 99, 0),
+    ]
+
+
 def _refused() -> list[Case]:
     toolstack = bytes(4) + (0x15).to_bytes(4, "little") + OWN_DOMID.to_bytes(2, "little") + bytes(134)
     platform = bytes(4) + (0x0300_0001).to_bytes(4, "little") + bytes(128)
@@ -481,13 +508,15 @@ def _refused() -> list[Case]:
         no(e.EPERM, "hypfs_op", 0, 0, 0, 0, 0),
         no(e.ENOSYS, "xsm_op", 0),
         no(e.EOPNOTSUPP, "xenpmu_op", 0, 0),
-        no(e.EPERM, "xenoprof_op", 0, 0),
+        no(e.EPERM, "xenoprof_op", 1, 0),
+        no(e.ENODEV, "xenoprof_op", 0, bytes(72)),
+        no(e.EFAULT, "xenoprof_op", 0, NOWHERE),
+        no(e.EBUSY, "xenoprof_op", 14, 0),
         no(e.EINVAL, "xenoprof_op", 18, 0),
         no(e.ENODATA, "dm_op", 0, 0, 0),
         no(e.E2BIG, "dm_op", 0, 3, 0),
         no(e.EFAULT, "dm_op", 0, 1, NOWHERE),
-        no(e.ENOSYS, "hvm_op", 99, 0),
-        no(e.EINVAL, "hvm_op", 0, bytes(16)),
+        *_hvm(),
         no(e.EPERM, "console_io", 0, 1, BASE),
         no(e.ENOSYS, "tmem_op"),
         no(e.ENOSYS, "argo_op"),

@@ -82,6 +82,7 @@ ANSWERS: dict[str, Any] = {
     "machphys_mfn_list": [0x40, 0x41, 0x42],
     "machphys_compat_mfn_list": [0x50, 0x51],
     "get_free_pirq": 17,
+    "now": 123_456_789_012,
     "machphys_mapping": (0xF5800000, 0xF6800000, 0x3FFFFF),
     "get_debugreg": 0xFFFF0FF0,
     "is_up": True,

@@ -168,3 +168,10 @@ def test_a_pv32_port_bitmap_may_not_reach_into_xen() -> None:
     context = FakeContext(ABI32)
     context.put(pd.physdev_set_iobitmap(bitmap=0xF5800000 - 100, nr_ports=8))
     assert context.hypercall("physdev_op", pd.PHYSDEVOP_set_iobitmap, BASE) == -EINVAL
+
+
+@WIDTHS
+def test_a_pv_guest_may_ask_hvm_op_for_the_time(abi: Abi) -> None:
+    context = FakeContext(abi)
+    assert context.hypercall("hvm_op", 10, BASE) == 0
+    assert int.from_bytes(context.guest.copy_from_guest(BASE, 8), "little") == 123_456_789_012

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pvemu.builder.bzimage import extract_payload
 from pvemu.errors import ConfigError, InputError
 from pvemu.mkimage import build, list_recipes
 from pvemu.mkimage.packages import PackageCache
+from pvemu.mkimage.packed_kernel import COMPRESSIONS, make_bzimage
 from pvemu.mkimage.recipe import load_recipe
 from pvemu.mkimage.tools import ToolError, tool
 
@@ -261,10 +263,23 @@ EXT = PART + f'size = "1MiB"\nfs = "ext4"\nuuid = "{UUID}"\n'
         ('description = "d"\nartifact = 5', "artifact: expected an array of tables ([[artifact]]), not 5"),
         ('description = "d"\nepoch = -1', "epoch: expected an integer from 0 to 4294967295, not -1"),
         ('description = "d"\n[[artifact]]\nname = "a/b"', "artifact[0].name: expected a file name"),
-        ('description = "d"\n[[artifact]]\nname = "a"\nkind = "floppy"', "kind: expected one of cpio, disk, file"),
-        (FILE, "artifact[0].text: expected exactly one of text, file, package, recipe"),
+        ('description = "d"\n[[artifact]]\nname = "a"\nkind = "floppy"', "kind: expected one of bzimage, cpio"),
+        (FILE, "artifact[0].text: expected exactly one of text, file, package, recipe, local, bytes"),
         (FILE + 'text = "a"\npackage = "b"', "artifact[0].package: expected exactly one of"),
         (FILE + 'text = "a"\ncolour = "red"', "artifact[0]: unknown key 'colour'"),
+        (FILE + 'local = ["x"]', "artifact[0].local: expected a list of absolute paths"),
+        (FILE + 'local = ["/none/*"]', "recipe.toml: this machine has none of /none/*"),
+        (FILE + 'local = ["/none"]\nvariable = "PVEMU_X"', "has none of /none; set PVEMU_X to the path of one"),
+        (FILE + "bytes = 5", "artifact[0].bytes: expected a size such as"),
+        (FILE + 'text = "a"\npatch = [{ replace = "b" }]', "artifact[0].patch[0].at: expected exactly one of at and"),
+        (FILE + 'text = "a"\npatch = [{ find = "a", replace = "bc" }]', "replace: expected as many bytes as"),
+        (FILE + 'text = "a"\npatch = [{ find = "b", replace = "c" }]', "patch[0].find: expected bytes that are"),
+        (FILE + 'text = "aa"\npatch = [{ find = "a", replace = "c" }]', "that are there once, not 2 times"),
+        (FILE + 'text = "a"\npatch = [{ at = 1, replace = "c" }]', "patch[0].at: expected a place in a file"),
+        (FILE + 'text = "a"\npatch = [{ at = 0, replace = "\u0100" }]', "expected letters up to"),
+        (FILE + 'text = "a"\neach = { n = [] }', "recipe.toml:6: artifact[0].each.n: expected a list of values"),
+        (FILE + 'text = "a"\neach = { n = ["1", "2"] }', "artifact[0].name: expected a name that no other"),
+        (FILE.replace('"file"', '"bzimage"') + 'text = "a"\ncompression = "zip"', "expected one of gzip, bzip2,"),
         (FILE + 'file = "../../secret"', "artifact[0].file: expected a path below"),
         (FILE + 'file = "missing"', "artifact[0].file: expected a readable file below"),
         (FILE + 'text = "a"\nmode = "rw"', "artifact[0].mode: expected an integer"),
@@ -281,6 +296,7 @@ EXT = PART + f'size = "1MiB"\nfs = "ext4"\nuuid = "{UUID}"\n'
         (DISK + 'size = "1MiB"\n[[artifact.partition]]\nsize = "1MiB"', "artifact[0].size: expected at least 2097152"),
         (DISK + 'size = "1000"', "artifact[0].size: expected a multiple of 512 bytes, not '1000'"),
         (DISK + "sector-size = 1024", "recipe.toml:5: artifact[0].sector-size: expected 512 or 4096, not 1024"),
+        (DISK + 'size = "1KiB"\ntable = ""\npatch = [{ at = 1024, replace = "x" }]', "patch: expected places (at)"),
         (DISK + 'fs = "ext4"', "artifact[0].size: expected a size, since there is no partition"),
         (DISK + 'table = "apm"', "artifact[0].table: expected one of mbr, gpt, extended, bsd, not 'apm'"),
         (DISK + 'table = "gpt"\nid = 5\n' + SLOT, "artifact[0].id: expected a string, not 5"),
@@ -342,6 +358,88 @@ def test_what_a_file_system_cannot_hold_is_one_line(
         build(folder, fresh("one"))
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+EACH = """description = "d"
+[[artifact]]
+name = "@a@-@b@.bin"
+each = { a = ["x", "y"], b = ["yes", "no"] }
+kind = "cpio"
+[[artifact.file]]
+to = "/@a@"
+text = "@a@ @b@ @c@"
+present = "@b@"
+[[artifact]]
+name = "patched"
+kind = "file"
+text = "0123456789"
+patch = [{ find = "45", replace = "\\u0000\\u00ff" }, { at = 8, replace = "AB" }]
+[[artifact]]
+name = "filled"
+kind = "file"
+bytes = "1KiB"
+"""
+
+
+def test_an_artifact_for_each_value_and_changed_files(
+    recipe: Callable[[str], Path], fresh: Callable[[str], PackageCache]
+) -> None:
+    built = build(recipe(EACH), fresh("one"))
+    assert list(built.artifacts) == ["x-yes.bin", "x-no.bin", "y-yes.bin", "y-no.bin", "patched", "filled"]
+    assert b"x yes @c@" in built["x-yes.bin"].read_bytes()
+    assert b"y yes @c@" in built["y-yes.bin"].read_bytes()
+    assert b"y no" not in built["y-no.bin"].read_bytes()
+    assert built["patched"].read_bytes() == b"0123\x00\xff67AB"
+    assert len(set(built["filled"].read_bytes())) > 200
+
+
+def test_a_module_of_the_recipes_own_and_without_symbols(
+    recipe: Callable[[str], Path], fresh: Callable[[str], PackageCache]
+) -> None:
+    text = """description = "d"
+[[artifact]]
+name = "@strip@.bin"
+each = { strip = ["own", "package"] }
+kind = "grub"
+target = "x86_64-xen"
+prefix = "/"
+modules = ["@strip@"]
+[[artifact.module]]
+to = "/own.mod"
+package = "grub-xen-bin"
+path = "/usr/lib/grub/x86_64-xen/echo.mod"
+strip = true
+[[artifact.module]]
+to = "/package.mod"
+package = "grub-xen-bin"
+path = "/usr/lib/grub/x86_64-xen/echo.mod"
+"""
+    built = build(recipe(text), fresh("one"))
+    assert b".symtab" in built["package.bin"].read_bytes()
+    assert b".symtab" not in built["own.bin"].read_bytes()
+
+
+def test_a_file_of_this_machine_counts_by_its_content(
+    recipe: Callable[[str], Path], fresh: Callable[[str], PackageCache], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f'{FILE}local = ["{tmp_path}/of?this"]\nvariable = "PVEMU_A_FILE"'
+    keys = set()
+    for content in ("one", "two"):
+        (tmp_path / "of this").write_text(content, encoding="utf-8")
+        built = build(recipe(text), fresh(content))
+        assert built["f"].read_text(encoding="utf-8") == content
+        keys.add(built.key)
+    (tmp_path / "other").write_text("three", encoding="utf-8")
+    monkeypatch.setenv("PVEMU_A_FILE", str(tmp_path / "other"))
+    assert build(recipe(text), fresh("three"))["f"].read_text(encoding="utf-8") == "three"
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize("compression", sorted(COMPRESSIONS))
+def test_the_toolstack_reads_what_a_recipe_packs(compression: str) -> None:
+    pytest.importorskip({"zstd": "zstandard", "lz4": "lz4"}.get(compression, "lzma"))
+    kernel = bytes(range(256)) * 4096
+    assert extract_payload(make_bzimage(kernel, compression), "packed") == kernel
 
 
 REPEATS = f"""{DISK}table = "gpt"

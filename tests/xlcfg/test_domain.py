@@ -85,11 +85,15 @@ def test_files_beside_the_configuration_are_found(folder: Path, monkeypatch: pyt
         ('extra=["a"]', "g.cfg:4: warning: parameter `extra' is a list but should be a single value"),
         ("vcpus=1f", "g.cfg:4: warning: parameter `vcpus' is not a valid number"),
         ('disk="a.img"', "g.cfg:4: warning: parameter `disk' is a single value but should be a list"),
-        ("maxmem=128", "g.cfg:4: warning: maxmem is more than memory: the guest cannot grow here, it has 64 MiB"),
     ],
 )
 def test_warnings(line: str, warning: str) -> None:
     assert domain(line).warnings == (warning,)
+
+
+def test_a_guest_may_grow() -> None:
+    found = domain("maxmem=128")
+    assert (found.config.memory_mib, found.config.maxmem_mib, found.warnings) == (64, 128, ())
 
 
 def test_no_memory_is_as_little_as_under_xl() -> None:

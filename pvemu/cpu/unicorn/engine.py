@@ -35,6 +35,10 @@ _EFLAGS_TF, _EFLAGS_IF = 1 << 8, 1 << 9
 #: Of QEMU's hflags (target/i386/cpu.h): HF_CPL, HF_CS32, HF_SS32, HF_ADDSEG, HF_CS64.
 _HFLAGS_SEGMENTS = 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 15
 _HF_CS64 = 1 << 15
+#: What SGDT, SIDT, STR, SLDT and SMSW show under Xen: its tables end where they do (LAST_RESERVED_GDT_BYTE); CR0 with
+#: AM WP NE ET MP, of which NE also makes an error of the x87 an exception.
+_GDT_LIMIT, _IDT_LIMIT, _IDT_VADDR = 0xEFFF, 0xFFF, 0xFFFF_82D0_4000_2000
+_TSS_SELECTOR, _LDT_SELECTOR, _CR0 = 0xE040, 0xE050, 0x5_0032
 #: Ring 0 as the engine starts, and FLAT_KERNEL_CS64.
 _ENTRY_SELECTORS = frozenset((0, 0xE033))
 #: mov %eax, %ds; %es; %fs; %gs; iretq
@@ -65,12 +69,15 @@ class Engine:
         uc.mem_map_ptr(ram.base, ram.size, unicorn_const.UC_PROT_ALL, ram.host_address())
         uc.ctl_set_tlb_mode(unicorn_const.UC_TLB_VIRTUAL)
         uc.ctl_exits_enabled(True)
-        uc.reg_write(x86_const.UC_X86_REG_GDTR, (0, gdt_vaddr, 0xFFFF, 0))
+        uc.reg_write(x86_const.UC_X86_REG_GDTR, (0, gdt_vaddr, _GDT_LIMIT, 0))
+        uc.reg_write(x86_const.UC_X86_REG_IDTR, (0, _IDT_VADDR, _IDT_LIMIT, 0))
+        uc.reg_write(x86_const.UC_X86_REG_TR, (_TSS_SELECTOR, 0, 0, 0))
         native.find_page_flush()
         self.registers = RegisterFile(uc, native, self._read_descriptor)
         self.read, self.write = self.registers.read, self.registers.write
         self.reader, self.writer = self.registers.reader, self.registers.writer
         self.flush_tlb, self.flush_page = native.flush_tlb, native.flush_page
+        self.write("cr0", self.read("cr0") | _CR0)
 
     def attach(self, handler: ExitHandler, mmu: Mmu) -> None:
         """Who serves exits, and who walks page tables: once, before anything runs."""
@@ -116,6 +123,11 @@ class Engine:
             self._no_exit_request = [0]
         else:
             self._no_exit_request[0] = 1
+
+    def load_ldt(self, vaddr: int, entries: int) -> None:
+        """Have selectors of the LDT looked up at ``vaddr``."""
+        selector = _LDT_SELECTOR if entries else 0
+        self._uc.reg_write(x86_const.UC_X86_REG_LDTR, (selector, vaddr, 8 * entries - 1 if entries else 0, 0))
 
     # -- entering ----------------------------------------------------------------------------------------------------
     def enter_from_ring0(
@@ -300,6 +312,9 @@ class Engine:
 
     def _raised(self) -> Exit | None:
         hooks = self._hooks
+        if hooks.restart_at is not None:
+            self.write("rip", hooks.restart_at)
+            hooks.restart_at = None
         if hooks.vector is not None:
             vector, hooks.vector = hooks.vector, None
             return self._exception(vector)

@@ -50,6 +50,7 @@ class Hooks:
         self.window = -1  #: the page in the code window, while there is one
         self.fault: int | None = None  #: page of a refused access
         self.vector: int | None = None  #: an exception or interrupt
+        self.restart_at: int | None = None  #: where its frame shows rip, if not where the CPU is by then
         self.error: BaseException | None = None  #: what one of our own handlers raised
         self.undo_for: ExitKind | None = None  #: why what runs is taken back, to ``undo_context``
         self.undo_context: Any = None
@@ -63,6 +64,7 @@ class Hooks:
         rdtsc = self._make_rdtsc()
         for number, hook in (
             (x86_const.UC_X86_INS_SYSCALL, self._make_syscall()),
+            (x86_const.UC_X86_INS_SYSENTER, self._make_sysenter(registers)),
             (x86_const.UC_X86_INS_RDTSC, rdtsc),
             (x86_const.UC_X86_INS_RDTSCP, rdtsc),
             (x86_const.UC_X86_INS_CPUID, self._make_cpuid(registers)),
@@ -158,6 +160,18 @@ class Hooks:
             return 1
 
         return syscall
+
+    def _make_sysenter(self, registers: RegisterFile) -> Callable[[int, int], int]:
+        """SYSENTER, which AMD's CPUs do not have in long mode: #UD."""
+        read = registers.reader("rip")
+
+        def sysenter(_uc: int, _data: int) -> int:
+            self.exits += 1
+            self.vector, self.restart_at = _VECTOR_UD, read()[0]
+            self._uc.emu_stop()
+            return 1
+
+        return sysenter
 
     def _make_rdtsc(self) -> Callable[[int, int], int]:
         native = self._native

@@ -44,7 +44,7 @@ _FLUSH_PAGE = ctypes.CFUNCTYPE(None, _VOID, U64)
 #: Engine register numbers by the names of pvemu.cpu.registers.
 REGISTERS: dict[str, int] = {
     name: getattr(x86_const, f"UC_X86_REG_{name.upper()}")
-    for name in (*GENERAL_64, "rip", "rflags", "cs", "ss", "ds", "es", "fs", "gs", "fs_base", "gs_base", "cr0")
+    for name in (*GENERAL_64, "rip", "rflags", "cs", "ss", "ds", "es", "fs", "gs", "fs_base", "gs_base", "cr0", "cr4")
 }
 #: A 32-bit guest's names for the same registers: it runs in compatibility mode, where the upper halves are zero.
 REGISTERS |= {"e" + name[1:]: REGISTERS[name] for name in GENERAL_64[:8]}

@@ -104,6 +104,7 @@ class CompatVcpu(Vcpu):
 
     def set_frame(self, rip: int, cs: int, rflags: int, rsp: int, ss: int) -> None:
         """Stand at ``rip`` with these selectors; the engine is left."""
+        rflags = self.take_resume_flag(rip, rflags)
         regs = self.regs
         if cs == regs.read("cs") and ss == regs.read("ss"):
             regs.write("rip", rip)
