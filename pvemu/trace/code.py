@@ -70,13 +70,22 @@ class Disassembler:
             yield start, f"{start:#x} {place(start)}{text}"
 
     def _places(self, first: int) -> Callable[[int], str]:
-        """How addresses of a block are called: a block lies in one function."""
+        """How addresses of a block are called: a block lies in one module."""
         found = self._symbols.locate(first)
         if found is None:
             return lambda address: ""
-        if found.function is None:
-            return lambda address: f"{found._replace(module_offset=found.module_offset + address - first)}: "
-        return lambda address: f"{found._replace(offset=found.offset + address - first)}: "
+        module = self._symbols.module_of(first) if not found.is_copy else None
+        back = found.module_offset - first
+
+        def place(address: int) -> str:
+            symbol = module.table.at(address) if module is not None else None
+            if symbol is not None:
+                where = found._replace(function=symbol.name, offset=address - symbol.address)
+            else:
+                where = found._replace(module_offset=address + back, offset=found.offset + address - first)
+            return f"{where}: "
+
+        return place
 
     def _read(self, address: int, size: int) -> bytes:
         try:

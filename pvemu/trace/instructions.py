@@ -33,7 +33,7 @@ class _Piece(NamedTuple):
     first, those after the last, and what linear addresses the accesses have.
     """
 
-    words: list[int]
+    words: bytes
     text: dict[int, str]
     registers: tuple[int, ...]
     after: tuple[int, ...]
@@ -50,7 +50,7 @@ def text_lines(piece: _Piece, names: tuple[str, ...]) -> list[str]:
     append, get = lines.append, text.get
     single = {1 << i: (i,) for i in range(len(names))}
     line = ""
-    words = iter(piece.words)
+    words = iter(memoryview(piece.words).cast("Q").tolist())
     for first in words:  # a few hundred nanoseconds each: there may be millions
         kind = next(words)
         if kind < _ACCESS:
@@ -84,7 +84,7 @@ def tenet_lines(piece: _Piece, names: tuple[str, ...]) -> list[str]:
     lines: list[str] = []
     memory: list[str] = []
     is_first = True
-    words = iter(piece.words)
+    words = iter(memoryview(piece.words).cast("Q").tolist())
     for first in words:
         kind = next(words)
         if kind >= _ACCESS:
@@ -193,7 +193,7 @@ class InstructionTrace:
             self._on_code(address, size)
 
     def _take(self, chunk: Chunk) -> None:
-        words = chunk.words.tolist()
+        words = bytes(chunk.words)
         size = chunk.next - chunk.first
         piece = _Piece(
             words, self._text, chunk.registers, self._recorder.registers(), self._linear, size, chunk.first

@@ -68,11 +68,12 @@ class CodeCopies:
     def find(self, address: int) -> Original | None:
         """The place that the code at ``address`` was copied from; None unless there is exactly one."""
         code, before = self._code_at(address, _REACH), self._code_at(address - _REACH, _REACH)
+        contents = [(text, self._content(text)) for text in self._texts]
         for skip in range(len(code) - _NEEDLE + 1):
             needle = code[skip : skip + _NEEDLE]
             if len(set(needle)) < _NEEDLE // 2:
                 continue  # zeros and the like are everywhere
-            found = [one for one in self._search(needle, skip) if self._agrees(one, before, code)]
+            found = [one for one in self._search(contents, needle, skip) if self._agrees(one, before, code)]
             if found:
                 return found[0] if len(found) == 1 else None
         return None
@@ -101,10 +102,10 @@ class CodeCopies:
     def _content(self, text: _Text) -> bytes:
         return b"".join(self._ram.read(maddr, size) for maddr, size in text.pieces)
 
-    def _search(self, needle: bytes, skip: int) -> list[Original]:
+    @staticmethod
+    def _search(contents: list[tuple[_Text, bytes]], needle: bytes, skip: int) -> list[Original]:
         found = []
-        for text in self._texts:
-            content = self._content(text)
+        for text, content in contents:
             at = content.find(needle)
             if at >= skip and content.find(needle, at + 1) < 0:
                 found.append(Original(text.stage, text.module, text.address + at - skip, text))

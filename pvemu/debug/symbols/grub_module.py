@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from pvemu.debug.symbols.files import SymbolFiles
     from pvemu.debug.symbols.grub import GrubKernel, GrubModule
-    from pvemu.debug.symbols.table import Symbol
     from pvemu.hypervisor.guest_access import GuestMemory
 
 __all__ = ["GrubModules"]
@@ -34,22 +33,34 @@ class GrubModules:
         self._bits = bits
         self._raw: dict[int, GrubModule] = {}
         self._starting: set[int] = set()
-        self._exports: dict[int, list[Symbol]] | None = None  # by handle, as of the last look at the list
         self._image_files: dict[str, list[ElfFile]] | None = None
 
     def head(self) -> int | None:
         """What changes whenever a module has been loaded."""
         return self._kernel.head()
 
+    def is_listed(self, handle: int) -> bool:
+        """Whether a module was on the list when it was read last."""
+        return handle in self.modules and handle not in self._starting
+
     def refresh(self) -> list[Module]:
-        """Read the list again; the modules that were not there before."""
-        self._exports = None
-        listed = {module.handle: module for module in self._kernel.modules()}
-        for handle in self._starting - set(listed):
+        """Read the whole list again; the modules that were not there before."""
+        self._kernel.forget()
+        return self._update({module.handle: module for module in self._kernel.modules()})
+
+    def extend(self) -> list[Module]:
+        """Read what came to the head of the list."""
+        listed = set(self.modules) - self._starting
+        fresh = {module.handle: module for module in self._kernel.modules(listed)}
+        return self._update({handle: self._raw[handle] for handle in listed} | fresh)
+
+    def _update(self, listed: dict[int, GrubModule]) -> list[Module]:
+        waiting, self._starting = self._starting - set(listed), set()
+        for handle in waiting:
             module = self._kernel.module_at(handle)
             if module is not None and _same_place(module, self._raw.get(handle)):
                 listed[handle] = module
-        self._starting &= set(listed)
+                self._starting.add(handle)
         fresh = []
         for handle in [handle for handle in self.modules if not _same_place(listed.get(handle), self._raw[handle])]:
             del self.modules[handle], self._raw[handle]
@@ -68,8 +79,7 @@ class GrubModules:
             module = self._kernel.module_at(handle) if handle not in self.modules else None
             if module is not None and module.base <= vaddr < module.base + module.size:
                 return self._start(module)
-        self._exports = None
-        for handle in self._exported():
+        for handle in list(self._kernel.module_symbols()):
             module = self._kernel.module_at(handle) if handle not in self.modules else None
             if module is not None and module.base <= vaddr < module.base + module.size:
                 return self._start(module)
@@ -98,13 +108,8 @@ class GrubModules:
             places = fits(elf, module.segments, self._guest)
             if places is not None:
                 return _from_file(module, elf, places)
-        exported = self._exported().get(module.handle, [])
+        exported = self._kernel.module_symbols().get(module.handle, [])
         return Module(module.name, module.base, module.base + module.size, SymbolTable(exported))
-
-    def _exported(self) -> dict[int, list[Symbol]]:
-        if self._exports is None:
-            self._exports = self._kernel.module_symbols()
-        return self._exports
 
     def _in_image(self, name: str) -> list[ElfFile]:
         if self._image_files is None:

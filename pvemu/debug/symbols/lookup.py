@@ -102,6 +102,7 @@ class Symbols:
         self._known: dict[int, Location | None] = {}
         self._head: int | None = None
         self._searched_pages: set[int] = set()
+        self._nameless_pages: set[int] = set()  # where nothing is the copy of something
         self._grubs: dict[int, GrubKernel | None] = {}
         stages.observe(self._note_start)
 
@@ -175,8 +176,7 @@ class Symbols:
 
     def refresh(self) -> None:
         """Look at everything again: also at what left a list, or took the place of something else."""
-        self._known.clear()
-        self._searched_pages.clear()
+        self._forget()
         stage = self._current()
         if stage.grub is not None:
             self._head = stage.grub.head()
@@ -199,8 +199,7 @@ class Symbols:
             is_running = number == len(stages) - 1
             built = self._build(number, stages[number]) if is_running else _StageModules(number, [], None)
             self._built.append(built)
-            self._known.clear()
-            self._searched_pages.clear()
+            self._forget()
             self._head = None
             for module in built.modules:
                 self._copies.remember(number, module)
@@ -214,7 +213,18 @@ class Symbols:
         if grub is not None:
             head = grub.head()
             if head is not None and head != self._head:
-                self.refresh()
+                if grub.is_listed(head):  # the newest was unloaded, and others perhaps
+                    self.refresh()
+                    return
+                self._head = head
+                self._forget()
+                self._take(self._current(), grub.extend())
+
+    def _forget(self) -> None:
+        """Answers given so far may be wrong now."""
+        self._known.clear()
+        self._searched_pages.clear()
+        self._nameless_pages.clear()
 
     def _take(self, stage: _StageModules, fresh: list[Module]) -> None:
         stage.arrange()
@@ -232,8 +242,11 @@ class Symbols:
                 module = stage.at(vaddr)
         if module is not None:
             return _location(stage.number, module, vaddr, is_copy=False)
+        if vaddr >> PAGE_SHIFT in self._nameless_pages:
+            return None
         original = self._copies.find(vaddr)
         if original is None:
+            self._nameless_pages.add(vaddr >> PAGE_SHIFT)
             return None
         return _location(original.stage, original.module, original.address, is_copy=True)
 
