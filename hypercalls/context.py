@@ -154,8 +154,11 @@ class MmPort(Protocol):
 
     def increase_reservation(self, order: int) -> int: ...
     def decrease_reservation(self, gmfn: int, order: int) -> None: ...
-    def exchange_frames(self, in_mfns: Sequence[int], out_order: int, out_gpfn: int) -> int:
-        """XENMEM_exchange, one output extent: free ``in_mfns``, give a new extent at ``out_gpfn``; its first mfn."""
+    def exchange_frames(self, in_mfns: Sequence[int], out_order: int, count: int) -> list[int]:
+        """XENMEM_exchange, a chunk, all or nothing: free ``in_mfns``, give ``count`` new extents; their first mfns."""
+
+    def place_extent(self, mfn: int, gpfn: int, order: int) -> None:
+        """An extent's frames have these pfns from now on."""
 
     def maximum_ram_page(self) -> int: ...
     def current_reservation(self) -> int: ...

@@ -12,7 +12,7 @@ from hypercalls.domid import check_target_domain
 from hypercalls.errors import XenError
 from hypercalls.guest_handle import check_handle, copy_field_to_guest, put_longs, read_array
 from hypercalls.public import grant_table as gt
-from hypercalls.public.errno import EINVAL, ENOSYS
+from hypercalls.public.errno import EILSEQ, EINVAL, ENOSYS
 from hypercalls.public.xen import DOMID_SELF
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def do_grant_table_op(ctx: Context, cmd: int, uop: int, count: int) -> int:
     op = cmd & GNTTABOP_CMD_MASK
     if op not in (cmd, gt.GNTTABOP_cache_flush):
         return -EINVAL
+    if op == gt.GNTTABOP_cache_flush:
+        return _cache_flush(ctx, uop, count, cmd & ~GNTTABOP_CMD_MASK != 0)
     handler = _HANDLERS.get(op)
     return -ENOSYS if handler is None else handler(ctx, uop, count)
 
@@ -168,8 +170,8 @@ def _swap_grant_ref(ctx: Context, uop: int, count: int) -> int:
     return 0
 
 
-def _cache_flush(ctx: Context, uop: int, count: int) -> int:
-    """No status here: the first refusal ends the array."""
+def _cache_flush(ctx: Context, uop: int, count: int, is_continued: bool) -> int:
+    """No status here: the first refusal ends the array. Xen only ever continues where there is something to flush."""
     cls = gt.gnttab_cache_flush
     for _, (dev_bus_addr, offset, length, op) in _each(
         ctx, cls, uop, count, "a.dev_bus_addr", "offset", "length", "op"
@@ -178,6 +180,9 @@ def _cache_flush(ctx: Context, uop: int, count: int) -> int:
             return -EINVAL
         if length and op:
             ctx.grant_table.cache_flush(dev_bus_addr, offset, length, op)
+        elif is_continued:
+            return -EILSEQ
+        is_continued = False
     return 0
 
 
@@ -193,5 +198,4 @@ _HANDLERS: Final[dict[int, Callable[[Context, int, int], int]]] = {
     gt.GNTTABOP_get_status_frames: _get_status_frames,
     gt.GNTTABOP_get_version: _get_version,
     gt.GNTTABOP_swap_grant_ref: _swap_grant_ref,
-    gt.GNTTABOP_cache_flush: _cache_flush,
 }

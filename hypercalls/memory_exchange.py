@@ -86,12 +86,18 @@ def _exchange_chunk(ctx: Context, exch: _Exchange, first: int, in_extents: int) 
     size = ctx.abi.long_size
     bases = read_longs(ctx, exch.in_start + first * size, in_extents)
     frames = [base + index for base in bases for index in range(1 << exch.in_order)]
-    out_frames = 1 << exch.out_order
-    out_index = (first << exch.in_order) >> exch.out_order
-    for start in range(0, len(frames), out_frames):
-        place = exch.out_start + out_index * size
+    mfns = ctx.mm.exchange_frames(frames, exch.out_order, len(frames) >> exch.out_order)
+    place = exch.out_start + ((first << exch.in_order) >> exch.out_order) * size
+    bad_places = [at for at, mfn in enumerate(mfns) if not _place_extent(ctx, place + at * size, mfn, exch.out_order)]
+    if bad_places:  # the chunk is done, and does not count
+        raise XenError(EFAULT, f"extent list at {place:#x}")
+
+
+def _place_extent(ctx: Context, place: int, mfn: int, order: int) -> bool:
+    """Give a new extent the pfn at ``place``, and tell its mfn there; False where that cannot be read or written."""
+    try:
         (gpfn,) = read_longs(ctx, place, 1)
-        mfn = ctx.mm.exchange_frames(frames[start : start + out_frames], exch.out_order, gpfn)
-        if not put_longs(ctx, place, [mfn]):
-            raise XenError(EFAULT, f"extent list at {place:#x}")
-        out_index += 1
+    except XenError:
+        return False
+    ctx.mm.place_extent(mfn, gpfn, order)
+    return put_longs(ctx, place, [mfn]) == 1

@@ -93,6 +93,7 @@ class Machine:
         self.width = PV64 if image.bits == 64 else PV32
         self.abi = self.width.abi
         self._disks = disks
+        self.disks = {disk.vdev: source for disk, source in zip(config.disks, disks, strict=True)}  #: by vdev
         self._ramdisk = ramdisk
         self.image = image
         self.outcome: Outcome | None = None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 if not entry_points(group="pytest11", name="pvemu"):  # a checkout that is not installed
-    pytest_plugins = ["pvemu.testing.plugin"]
+    pytest_plugins = ["pvemu.testing.plugin", "pvemu.scenario.plugin"]
 
 
 class Assemble(Protocol):

@@ -12,17 +12,24 @@ from pvemu.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import ModuleType
 
 __all__ = ["main"]
 
 _VERBS = {
     "boot": "boot a kernel and watch its console",
     "diff": "show where two runs part",
+    "grub-shell": "run a GRUB script on GRUB's Xen port and print its output, as GRUB's own grub-shell",
     "image": "make guest images from recipes",
+    "test": "run scenarios: guests with what is typed and what must come of it",
     "trace": "boot a kernel and write down what it does",
     "xl": "xl's commands, for tools that call xl",
 }
 _BAD_INPUT, _OUR_ERROR, _INTERRUPTED = 2, 4, 130
+
+
+def _module(verb: str) -> ModuleType:
+    return importlib.import_module(f"pvemu.cli.{verb.replace('-', '_')}")
 
 
 def _parser(verb: str | None) -> argparse.ArgumentParser:
@@ -33,7 +40,7 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, text in _VERBS.items():
         if name == verb:
-            importlib.import_module(f"pvemu.cli.{name}").add_parser(subparsers)
+            _module(name).add_parser(subparsers)
         else:
             subparsers.add_parser(name, help=text, description=text)
     return parser
@@ -45,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb = next((word for word in words if word in _VERBS), None)
     arguments = _parser(verb).parse_args(words)
     try:
-        return int(importlib.import_module(f"pvemu.cli.{arguments.verb}").run(arguments))
+        return int(_module(arguments.verb).run(arguments))
     except InputError as error:
         print(f"pvemu: {error}", file=sys.stderr)
         return _BAD_INPUT

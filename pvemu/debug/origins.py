@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from pvemu.builder.bzimage import is_bzimage
 from pvemu.builder.elf import is_elf
 from pvemu.builder.kernel import parse_image
+from pvemu.debug.stages import GivenFiles
 from pvemu.devices.blkback_trace import ReadRanges
 from pvemu.disk.image import open_disk
 from pvemu.errors import DiskError, KernelError
@@ -128,6 +129,10 @@ class _DiskOrigin:
         self._loaded = loaded
         self._ramdisk = ramdisk
         self._reads = reads
+
+    def __reduce__(self) -> tuple[type[GivenFiles], tuple[str | None, str | None]]:
+        """To another process goes what it comes to."""
+        return GivenFiles, (self.file, self.ramdisk_file)
 
     @property
     def file(self) -> str | None:

@@ -83,21 +83,31 @@ class Reservation:
             if not self._frames.put_alloc_ref(mfn):
                 raise XenError(e.ENXIO, f"frame {mfn:x} is not the domain's")
 
-    def exchange_frames(self, in_mfns: Sequence[int], out_order: int, out_gpfn: int) -> int:
-        """XENMEM_exchange, one output extent: give ``in_mfns`` back, take an extent and place it at ``out_gpfn``. Only
-        frames that nothing refers to can be exchanged (steal_page).
+    def exchange_frames(self, in_mfns: Sequence[int], out_order: int, count: int) -> list[int]:
+        """XENMEM_exchange, one chunk: give ``in_mfns`` back, take ``count`` extents, all or nothing. Only frames that
+        nothing refers to can be exchanged (steal_page); the new ones have no pfn yet.
         """
         self._require_order(out_order)
         if len(set(in_mfns)) != len(in_mfns) or not all(map(self._frames.can_steal, in_mfns)):
             raise XenError(e.EINVAL, "a frame is not the domain's or in use")
-        out = self._alloc_extent(out_order)
-        if out is None:
-            raise XenError(e.ENOMEM, "the machine has no free extent")
-        for mfn in in_mfns:
-            self._frames.put_alloc_ref(mfn)
-        self._hand_out(out, out_order)
-        self._m2p.set_range(out, out_gpfn, 1 << out_order)
-        return out
+        taken: list[Mfn] = []
+        for _ in range(count):
+            out = self._alloc_extent(out_order)
+            if out is None:
+                for mfn in taken:
+                    for i in range(1 << out_order):
+                        self._frames.on_free(Mfn(mfn + i))
+                raise XenError(e.ENOMEM, "the machine has no free extent")
+            taken.append(out)
+        for number in in_mfns:
+            self._frames.put_alloc_ref(number)
+        for out in taken:
+            self._hand_out(out, out_order)
+        return [int(mfn) for mfn in taken]
+
+    def place_extent(self, mfn: int, gpfn: int, order: int) -> None:
+        """guest_physmap_add_page: an extent is known by these pfns."""
+        self._m2p.set_range(mfn, gpfn, 1 << order)
 
     # -- frames on their way to another owner (GNTTABOP_transfer) ------------------------------------------------------
     def steal(self, mfn: int) -> bool:

@@ -54,6 +54,7 @@ class Mm:
         self.increase_reservation = reservation.increase_reservation
         self.decrease_reservation = reservation.decrease_reservation
         self.exchange_frames = reservation.exchange_frames
+        self.place_extent = reservation.place_extent
         self.maximum_ram_page = reservation.maximum_ram_page
         self.current_reservation = reservation.current_reservation
         self.maximum_reservation = reservation.maximum_reservation

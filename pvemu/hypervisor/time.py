@@ -63,6 +63,7 @@ class VirtualClock:
         self.start = start
         self.time = start if time is None else time
         self._queue: list[tuple[int, int, TimerHandle]] = []
+        self._observers: list[tuple[int, int, TimerHandle]] = []
         self._sequence = 0
         self._polls = 0
         self._polling_since = self.time
@@ -134,9 +135,22 @@ class VirtualClock:
         heapq.heappush(self._queue, (due, self._sequence, handle))
         return handle
 
+    def observe_at(self, due: int, callback: Callable[[], None]) -> TimerHandle:
+        """Run ``callback`` once, soon after system time reached ``due`` ns. Unlike ``call_at``, that changes nothing
+        for the guest: it is for those who only look, and may look at other times in another run.
+        """
+        handle = TimerHandle(due, callback)
+        self._sequence += 1
+        heapq.heappush(self._observers, (due, self._sequence, handle))
+        return handle
+
     def run_due(self) -> bool:
         """Run what is due; True when something ran."""
         ran = False
+        while self._observers and self._observers[0][0] <= self.time:
+            observer = heapq.heappop(self._observers)[2]
+            if observer.callback is not None:
+                observer.callback()
         while self._queue and self._queue[0][0] <= self.time:
             handle = heapq.heappop(self._queue)[2]
             if handle.callback is not None:
@@ -150,6 +164,10 @@ class VirtualClock:
         there is nothing to wait for.
         """
         due = self.next_due
+        while self._observers and self._observers[0][2].callback is None:
+            heapq.heappop(self._observers)
+        if self._observers and (due is None or self._observers[0][0] < due):
+            due = self._observers[0][0]
         target = due if limit is None else limit if due is None else min(due, limit)
         if self.on_idle is not None and self.on_idle(target):
             return True

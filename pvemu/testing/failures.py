@@ -41,6 +41,10 @@ class GuestError(AssertionError):
         self.report = report if report is not None else []
         super().__init__("\n".join([reason, *self._lines()]))
 
+    def __reduce__(self) -> tuple[type[GuestError], tuple[str, Sighting, list[str]]]:
+        """A failure may come from a guest in another process."""
+        return type(self), (self.reason, self.seen, self.report)
+
     def _lines(self) -> list[str]:
         seen = self.seen
         stage = seen.stage

@@ -11,21 +11,26 @@ with Guest.boot("grub-x86_64-xen.bin", "disk.img") as guest:
 from __future__ import annotations
 
 import codecs
+import functools
 import re
 import shlex
 from dataclasses import dataclass
 from os import fspath
-from typing import TYPE_CHECKING, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar, cast
 
 from hypercalls.public import sched
 from pvemu.config import DEFAULT_MEMORY_MIB, DomainConfig, StrictConfig
 from pvemu.debug.crash_report import recent_hypercalls
 from pvemu.debug.origins import Origins
-from pvemu.debug.screen import render
+from pvemu.debug.screen import render, render_svg
 from pvemu.devices.xenstore.dump import xenstore_ls
 from pvemu.disk.spec import parse_disk_specs
+from pvemu.filesystems.disk_map import DiskMap, device_name
 from pvemu.hypervisor.domain import SHUTDOWN_NAMES
 from pvemu.machine import Machine
+from pvemu.observers import subscribe
+from pvemu.testing.asciicast import asciicast
 from pvemu.testing.failures import (
     ExpectTimeoutError,
     GuestCrashError,
@@ -36,6 +41,7 @@ from pvemu.testing.failures import (
 )
 from pvemu.testing.menu import Menu, read_menu
 from pvemu.testing.session import crash_report
+from pvemu.testing.snapshot import Elsewhere, RemoteGuest, Snapshot, take_snapshot
 from pvemu.testing.watchdog import HANG_SECONDS, Watchdog
 
 if TYPE_CHECKING:
@@ -46,6 +52,9 @@ if TYPE_CHECKING:
     from pvemu.machine import Outcome
 
 __all__ = ["BENIGN_ERRORS", "DEFAULT_TIMEOUT", "Found", "Guest"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 #: Guest seconds that a wait takes at most when nothing else is said.
 DEFAULT_TIMEOUT = 60.0
@@ -71,6 +80,24 @@ class Found:
     match: re.Match[str]
 
 
+def _wherever_it_runs(method: Callable[Concatenate[Guest, P], R]) -> Callable[Concatenate[Guest, P], R]:
+    """A method, or a property's, that is carried out where the guest is: here, or where ``restore`` put it."""
+
+    @functools.wraps(method)
+    def carry_out(guest: Guest, *arguments: P.args, **options: P.kwargs) -> R:
+        remote = guest._remote  # noqa: SLF001 - as one of the class's own
+        if remote is None:
+            return method(guest, *arguments, **options)
+        try:
+            result: R = remote.call(method.__name__, *arguments, **options)
+        finally:
+            console, guest.sent, guest.timeline = remote.seen
+            guest.console[:] = console
+        return result
+
+    return cast("Callable[Concatenate[Guest, P], R]", carry_out)
+
+
 class Guest:
     """One domain from its start of day on. ``boot`` is the comfortable way to make one."""
 
@@ -78,6 +105,7 @@ class Guest:
         self.config = config
         self.machine = machine = Machine.create(config)
         self.console = bytearray()  #: every byte that the guest has written
+        self.timeline: list[tuple[float, bytes]] = []  #: the same by pieces, with the guest second of each
         self.sent: list[str] = []  #: what was typed so far
         self._disk_specs: tuple[str, ...] = ()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -85,8 +113,10 @@ class Guest:
         self._text = ""
         self._position = 0
         self._ended: Outcome | None = None
-        self._on_output: Callable[[int], None] = lambda fresh: None
+        self._text_observers: list[Callable[[int], None]] = []
         self._is_closed = False
+        self._remote: RemoteGuest | None = None
+        self._snapshots: list[Snapshot] = []
         self._wanted_stages = 0
         machine.on_console_output = self._take_output
         machine.stages.observe(self._new_stage)
@@ -122,9 +152,38 @@ class Guest:
         """Give the disk images back. What was seen can still be looked at; the guest cannot go on."""
         if not self._is_closed:
             self._is_closed = True
+            for snapshot in self._snapshots:
+                snapshot.close()
+            if self._remote is None:
+                self.machine.close()
+            else:
+                self._remote.call("close")
+
+    # -- going back --------------------------------------------------------------------------------------------------
+    def snapshot(self) -> Snapshot:
+        """The guest as it stands, for ``restore``: all of it, but for files that a disk given ``rw`` writes to."""
+        if self._is_closed:
+            raise ValueError("this guest is closed: take snapshots before close()")
+        taken = take_snapshot(self) if self._remote is None else self._remote.snapshot()
+        self._snapshots.append(taken)
+        return taken
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Be as the guest was when ``snapshot`` was taken; as often as you like. The guest is in another process from
+        now on, so ``machine`` cannot be looked at any more; all else goes on as before.
+        """
+        if snapshot not in self._snapshots or self._is_closed:
+            raise ValueError("this snapshot is of another guest, or the guest is closed")
+        if self._remote is None:
             self.machine.close()
+            self.machine = cast("Machine", Elsewhere())
+        self._remote = snapshot.copy()
+        self._remote.call("seconds")
+        console, self.sent, self.timeline = self._remote.seen
+        self.console[:] = console
 
     # -- waiting -----------------------------------------------------------------------------------------------------
+    @_wherever_it_runs
     def expect(
         self, pattern: str | re.Pattern[str] | Sequence[str | re.Pattern[str]], timeout: float = DEFAULT_TIMEOUT,
         *, not_matching: str | re.Pattern[str] | Sequence[str | re.Pattern[str]] = (),
@@ -149,11 +208,11 @@ class Guest:
                     if found is not None:
                         self.machine.stop("found")
 
-            self._on_output = look
+            stop_looking = self.observe_text(look)
             try:
                 self._run(timeout, lambda: found is not None, f"no match for {_shown(patterns)}")
             finally:
-                self._on_output = lambda fresh: None
+                stop_looking()
         assert found is not None
         self._position = max(found.match.end(), self._position)
         if found.index >= len(patterns):
@@ -162,10 +221,12 @@ class Guest:
             )
         return found
 
+    @_wherever_it_runs
     def wait_for_input(self, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Run until the guest has read all that was typed and waits for a key."""
         self._run_until_polled(lambda: self.machine.console.is_waiting, timeout, "the guest never waited for a key")
 
+    @_wherever_it_runs
     def wait_for_menu(self, timeout: float = DEFAULT_TIMEOUT) -> Menu:
         """Run until a menu is on the screen and the guest waits for a key; the menu."""
         self._run_until_polled(
@@ -175,6 +236,7 @@ class Guest:
         assert menu is not None
         return menu
 
+    @_wherever_it_runs
     def wait_for_stage(self, number: int, timeout: float = DEFAULT_TIMEOUT) -> Stage:
         """Run to the first instruction of stage ``number`` (the first that runs is 0); what it is."""
         stages = self.machine.stages
@@ -182,6 +244,7 @@ class Guest:
         self._run(timeout, lambda: len(stages.stages) > number, f"stage {number} never started")
         return stages.stages[number]
 
+    @_wherever_it_runs
     def wait_for_shutdown(self, timeout: float = DEFAULT_TIMEOUT) -> str:
         """Run until the guest shuts down; why it did: ``poweroff``, ``reboot``, ... A crash is raised."""
         machine = self.machine
@@ -200,6 +263,7 @@ class Guest:
         machine.resume()
         self._ended = None
 
+    @_wherever_it_runs
     def send(self, text: str) -> None:
         r"""Type ``text``; the guest reads it when it runs. Enter is ``\r``, arrow up ``\x1b[A``, down ``\x1b[B``."""
         self.sent.append(text)
@@ -207,47 +271,73 @@ class Guest:
 
     # -- looking -----------------------------------------------------------------------------------------------------
     @property
+    @_wherever_it_runs
     def text(self) -> str:
         """All that the console showed, without colours and cursor movements."""
         return self._text
 
     @property
+    @_wherever_it_runs
     def screen(self) -> list[str]:
         """The 24 lines of an 80x24 terminal as they stand, without trailing blanks."""
         lines = render(bytes(self.console))
         return lines + [""] * (_LINES - len(lines))
 
+    @_wherever_it_runs
+    def screen_svg(self) -> str:
+        """The screen as a picture, with its colours."""
+        return render_svg(bytes(self.console))
+
+    @_wherever_it_runs
+    def asciicast(self) -> str:
+        """A recording of the console (asciicast v2) in guest time, with a marker for each stage."""
+        return asciicast(self.timeline, self.stages, f"pvemu boot {Path(self.config.kernel).name}")
+
     @property
+    @_wherever_it_runs
     def menu(self) -> Menu | None:
         """The menu on the screen; None when there is none."""
         return read_menu(self.screen)
 
     @property
+    @_wherever_it_runs
     def stages(self) -> list[Stage]:
         """The kernels that ran, the first of them what the domain was built from."""
         return self.machine.stages.stages
 
     @property
+    @_wherever_it_runs
+    def shutdown(self) -> str | None:
+        """Why it shut down: ``poweroff``, ``reboot``, ``crash``, ...; None while it has not."""
+        reason = self.machine.domain.shutdown_reason
+        return SHUTDOWN_NAMES.get(reason, str(reason)) if reason is not None else None
+
+    @property
+    @_wherever_it_runs
     def xenstore(self) -> str:
         """The whole store as ``xenstore-ls -f -p`` prints it."""
         return xenstore_ls(self.machine.xenstore.client())
 
     @property
+    @_wherever_it_runs
     def hypercalls(self) -> list[str]:
         """The last hypercalls, oldest first, a line each: guest seconds, return address, call, result."""
         machine = self.machine
         return recent_hypercalls(machine.recent, machine.clock.start, machine.hypercall_nargs)
 
     @property
+    @_wherever_it_runs
     def seconds(self) -> float:
         """Guest time since the start."""
         return (self.machine.clock.now() - self.machine.clock.start) / _NS_PER_S
 
+    @_wherever_it_runs
     def errors(self, benign: Sequence[str] = BENIGN_ERRORS) -> list[str]:
         """The ``error:`` lines that the console showed, without those that one of ``benign`` matches in full."""
         lines = [line.rstrip() for line in _ERROR.findall(self._text)]
         return [line for line in lines if not any(re.fullmatch(pattern, line) for pattern in benign)]
 
+    @_wherever_it_runs
     def repro(self) -> str:
         """A shell command that starts the same guest and types the same."""
         config = self.config
@@ -266,16 +356,54 @@ class Guest:
             words += ["--strict-seed", str(config.strict.seed)]
         return shlex.join([*words, "--timeout", f"{self.seconds + _REPRO_SECONDS:.0f}"])
 
+    @_wherever_it_runs
+    def read_file(self, place: str) -> bytes | None:
+        """What a file on a disk holds as the disk stands now: ``xvda1:/boot/grubenv``. None where there is none."""
+        device, _, path = place.partition(":")
+        for vdev, disk in self.machine.disks.items():
+            if device.startswith(vdev):
+                found = DiskMap(disk)
+                for volume in found.volumes:
+                    if device_name(vdev, volume.partition) == device:
+                        return found.read_file(volume.partition, path)
+        return None
+
+    # -- for those who decide themselves when to stop ------------------------------------------------------------------
+    def observe_text(self, observer: Callable[[int], None]) -> Callable[[], None]:
+        """Have ``observer`` told how many characters were added to ``text``; the result takes it off again."""
+        return subscribe(self._text_observers, observer)
+
+    @_wherever_it_runs
+    def advance(self, until: float) -> Outcome | None:
+        """Run until ``machine.stop`` is called or it is ``until`` guest seconds since the start. Why it ended for good;
+        None where it can go on.
+        """
+        machine = self.machine
+        if self._ended is None:
+            limit = machine.clock.start + round(until * _NS_PER_S)
+            deadline = machine.clock.observe_at(limit, lambda: machine.stop("deadline"))
+            watchdog = Watchdog(machine, HANG_SECONDS)
+            try:
+                outcome = machine.run()
+            finally:
+                watchdog.stop()
+                deadline.cancel()
+            if outcome.kind not in ("found", "deadline"):
+                self._ended = outcome
+        return self._ended
+
     # -- running -----------------------------------------------------------------------------------------------------
     def _take_output(self, data: bytes) -> None:
         self.console += data
+        self.timeline.append((self.seconds, data))
         raw = self._unread + self._decoder.decode(data)
         rest = _OPEN_ESCAPE.search(raw)  # an escape sequence may come in two pieces, as a character may
         whole, self._unread = (raw[: rest.start()], raw[rest.start() :]) if rest is not None else (raw, "")
         fresh = _ESCAPE.sub("", whole)
         if fresh:
             self._text += fresh
-            self._on_output(len(fresh))
+            for observer in tuple(self._text_observers):
+                observer(len(fresh))
 
     def _new_stage(self, stage: Stage) -> None:
         if len(self.stages) == self._wanted_stages:
@@ -311,23 +439,11 @@ class Guest:
 
     def _run(self, timeout: float, condition: Callable[[], bool], unmet: str) -> None:
         """Run until ``condition`` holds when the machine stops; raises what kept it from holding."""
-        machine = self.machine
         if condition():
             return
         if self._is_closed:
             raise ValueError("this guest is closed: wait for things before close()")
-        if self._ended is None:
-            deadline = machine.clock.call_at(
-                machine.clock.now() + round(timeout * _NS_PER_S), lambda: machine.stop("deadline")
-            )
-            watchdog = Watchdog(machine, HANG_SECONDS)
-            try:
-                outcome = machine.run()
-            finally:
-                watchdog.stop()
-                deadline.cancel()
-            if outcome.kind not in ("found", "deadline"):
-                self._ended = outcome
+        self.advance(self.seconds + timeout)
         if condition():
             return
         raise self._failure(timeout, unmet)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Menu", "read_menu"]
+__all__ = ["Menu", "menu_rows", "read_menu"]
 
 _BORDER = re.compile(r" \+-+\+")
 _COUNTDOWN = re.compile(r"automatically in (\d+)s")
@@ -23,6 +23,14 @@ class Menu(NamedTuple):
     entries: tuple[str, ...]
     selected: int
     countdown: int | None
+
+
+def menu_rows(screen: Sequence[str]) -> int:
+    """How many entries there is room for between the menu's borders; 0 where there is no menu. A menu whose entries
+    fill it may have more.
+    """
+    borders = [row for row, line in enumerate(screen) if _BORDER.fullmatch(line.rstrip())]
+    return borders[1] - borders[0] - 1 if len(borders) == 2 else 0
 
 
 def read_menu(screen: Sequence[str]) -> Menu | None:

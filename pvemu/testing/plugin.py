@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 
 __all__ = ["BuildImage", "StartGuest", "pv_guest", "pv_image"]
 
+#: Of what is kept of a guest, what a report shows, under which title.
+_SHOWN = {
+    "console": "console.txt",
+    "screen": "screen.txt",
+    "last hypercalls": "hypercalls.txt",
+    "xenstore": "xenstore.txt",
+    "to repeat it": "repro.sh",
+}
 _GUESTS: pytest.StashKey[list[Guest]] = pytest.StashKey()
 
 
@@ -51,6 +59,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--pvemu-artifacts", metavar="DIR", default=None,
         help="keep the console, screen, hypercalls, xenstore and a command to repeat it of each failed test's guests",
     )  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The markers, for --strict-markers and --markers."""
+    for line in (
+        "needs_package(*names): skip where these Debian packages cannot be had",
+        "needs_image(*recipes): skip where these recipes cannot be built",
+    ):
+        config.addinivalue_line("markers", line)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that needs what this machine cannot get."""
+    packages = [name for marker in item.iter_markers("needs_package") for name in marker.args]
+    recipes = [name for marker in item.iter_markers("needs_image") for name in marker.args]
+    if packages or recipes:
+        from pvemu.errors import InputError
+        from pvemu.mkimage import build
+        from pvemu.mkimage.packages import PackageCache
+
+        try:
+            PackageCache().get(packages)
+            for recipe in recipes:
+                build(recipe)
+        except InputError as error:
+            pytest.skip(str(error))
 
 
 @pytest.fixture
@@ -105,29 +139,22 @@ def pytest_runtest_makereport(
     if report.failed and call.when != "teardown":
         folder = item.config.getoption("--pvemu-artifacts")
         for number, guest in enumerate(guests):
-            shown = _exhibits(guest)
-            report.sections += [(f"pvemu guest {number}: {title}", text) for title, (_, text) in shown.items()]
+            from pvemu.testing.exhibits import exhibits
+
+            shown = exhibits(guest)
+            report.sections += [
+                (f"pvemu guest {number}: {title}", shown[name].decode("utf-8", "replace"))
+                for title, name in _SHOWN.items()
+            ]
             if folder is not None:
-                _keep(Path(folder) / _file_name(item.nodeid) / f"guest-{number}", guest, shown)
+                _keep(Path(folder) / _file_name(item.nodeid) / f"guest-{number}", shown)
     return report
 
 
-def _exhibits(guest: Guest) -> dict[str, tuple[str, str]]:
-    """Title -> file name and text."""
-    return {
-        "console": ("console.txt", guest.text),
-        "screen": ("screen.txt", "\n".join(guest.screen)),
-        "last hypercalls": ("hypercalls.txt", "\n".join(guest.hypercalls)),
-        "xenstore": ("xenstore.txt", guest.xenstore),
-        "to repeat it": ("repro.sh", guest.repro()),
-    }
-
-
-def _keep(folder: Path, guest: Guest, shown: dict[str, tuple[str, str]]) -> None:
+def _keep(folder: Path, shown: dict[str, bytes]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "console.raw").write_bytes(bytes(guest.console))
-    for name, text in shown.values():
-        (folder / name).write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+    for name, content in shown.items():
+        (folder / name).write_bytes(content)
 
 
 def _file_name(node: str) -> str:

@@ -109,6 +109,11 @@ def test_memory_of(memory: str, says: str, joined: bool, pvemu: Pvemu, kernel: P
     refused(pvemu, kernel, *option, says=("--memory ", says))
 
 
+@pytest.mark.parametrize("vcpus", ["0", "-1", "two", "1.5", "33"])
+def test_vcpus(pvemu: Pvemu, kernel: Path, vcpus: str) -> None:
+    refused(pvemu, kernel, f"--vcpus={vcpus}", says=("--vcpus ", "give "))
+
+
 def test_memory_too_small_for_the_kernel(pvemu: Pvemu, tmp_path: Path) -> None:
     path = tmp_path / "kernel"
     path.write_bytes(make_kernel(memsz=0x7FD000))

@@ -115,6 +115,8 @@ def _grants() -> list[Case]:
         port("cache_flush", e.EPERM, op, gt.GNTTABOP_cache_flush, gt.gnttab_cache_flush(length=1, op=1), 1),
         no(e.EINVAL, op, gt.GNTTABOP_set_version, gt.gnttab_set_version(version=3), 1),
         no(e.EINVAL, op, gt.GNTTABOP_cache_flush, gt.gnttab_cache_flush(offset=4096), 1),
+        no(e.EILSEQ, op, gt.GNTTABOP_cache_flush | 1 << 12, gt.gnttab_cache_flush(), 1),
+        ok(op, gt.GNTTABOP_cache_flush | 1 << 12, gt.gnttab_cache_flush(length=1, op=1), 1),
         no(e.EPERM, op, gt.GNTTABOP_get_version, gt.gnttab_get_version(dom=DOM0), 1),
         no(e.ESRCH, op, gt.GNTTABOP_get_version, gt.gnttab_get_version(dom=NOBODY), 1),
     ]

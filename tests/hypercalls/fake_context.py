@@ -73,7 +73,7 @@ ANSWERS: dict[str, Any] = {
     "swap_grant_ref": 0,
     "populate_physmap": 0x777,
     "increase_reservation": 0x888,
-    "exchange_frames": 0x999,
+    "exchange_frames": lambda in_mfns, out_order, count: [0x900 + i for i in range(count)],
     "maximum_ram_page": 0x8000,
     "current_reservation": 0x2000,
     "maximum_reservation": 0x2100,

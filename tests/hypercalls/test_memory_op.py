@@ -135,24 +135,51 @@ def exchange(context: FakeContext, in_nr: int, in_order: int, out_nr: int, out_o
 
 @WIDTHS
 def test_exchange_to_larger_extents(abi: Abi) -> None:
-    context = FakeContext(abi, exchange_frames=fail_after(9, 0x900))
+    context = FakeContext(abi)
     exchange(context, 4, 0, 2, 1)
     context.put([1, 2, 3, 4], LIST)
     context.put([0x50, 0x60], OUT)
     assert context.hypercall("memory_op", xm.XENMEM_exchange, BASE) == 0
-    assert context.calls == [("exchange_frames", [1, 2], 1, 0x50), ("exchange_frames", [3, 4], 1, 0x60)]
-    assert context.longs(OUT, 2) == [0x901, 0x902]
+    assert context.calls == [
+        ("exchange_frames", [1, 2], 1, 1), ("place_extent", 0x900, 0x50, 1),
+        ("exchange_frames", [3, 4], 1, 1), ("place_extent", 0x900, 0x60, 1),
+    ]  # fmt: skip
+    assert context.longs(OUT, 2) == [0x900, 0x900]
     assert context.get(xm.xen_memory_exchange).nr_exchanged == 4
 
 
 @WIDTHS
 def test_exchange_to_smaller_extents_and_failure(abi: Abi) -> None:
-    context = FakeContext(abi, exchange_frames=fail_after(2, 0x900))
+    given = iter([[0x900, 0x901]])
+
+    def exchange_frames(_in_mfns: list[int], _order: int, _count: int) -> list[int]:
+        for mfns in given:
+            return mfns
+        raise XenError(ENOMEM)
+
+    context = FakeContext(abi, exchange_frames=exchange_frames)
     exchange(context, 2, 1, 4, 0)
     context.put([0x10, 0x20], LIST)
     context.put([1, 2, 3, 4], OUT)
     assert context.hypercall("memory_op", xm.XENMEM_exchange, BASE) == -ENOMEM
-    assert context.calls[:2] == [("exchange_frames", [0x10], 0, 1), ("exchange_frames", [0x11], 0, 2)]
+    assert context.calls == [
+        ("exchange_frames", [0x10, 0x11], 0, 2), ("place_extent", 0x900, 1, 0), ("place_extent", 0x901, 2, 0),
+        ("exchange_frames", [0x20, 0x21], 0, 2),
+    ]  # fmt: skip
+    assert context.longs(OUT, 4) == [0x900, 0x901, 3, 4]
+    assert context.get(xm.xen_memory_exchange).nr_exchanged == 1
+
+
+@WIDTHS
+def test_a_chunk_that_cannot_be_told_of_is_done_and_does_not_count(abi: Abi) -> None:
+    context = FakeContext(abi)
+    exchange(context, 2, 0, 2, 0)
+    context.put([1, 2], LIST)
+    context.put([0x50, 0x60], OUT)
+    context.guest.read_only = range(OUT + abi.long_size, OUT + 2 * abi.long_size)
+    assert context.hypercall("memory_op", xm.XENMEM_exchange, BASE) == -EFAULT
+    assert context.calls[-1] == ("place_extent", 0x900, 0x60, 0)
+    assert context.longs(OUT, 2) == [0x900, 0x60]
     assert context.get(xm.xen_memory_exchange).nr_exchanged == 1
 
 

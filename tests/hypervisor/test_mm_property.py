@@ -99,7 +99,7 @@ class Player:
         self.world.mm.populate_physmap(self.random.choice([3, 1 << 63, (1 << 64) - 1]), self.random.choice([0, 0, 1]))
 
     def do_exchange(self) -> None:
-        self.world.mm.exchange_frames([self.spare() for _ in range(2)], 1, 5)
+        self.world.mm.exchange_frames([self.spare() for _ in range(2)], self.random.choice([0, 1]), 2)
 
     def do_gdt(self) -> None:
         frames = [self.mfn() for _ in range(self.random.randrange(4))]

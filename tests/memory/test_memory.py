@@ -178,8 +178,10 @@ def test_decrease_refusals(world: World) -> None:
 def test_exchange(world: World) -> None:
     mm, frames = world.mm, world.frames
     ins = world.mfns[20:24]
-    out = mm.exchange_frames(ins, 2, 500)
+    (out,) = mm.exchange_frames(ins, 2, 1)
     assert out % 4 == 0
+    assert world.m2p.get(out) == INVALID_M2P_ENTRY
+    mm.place_extent(out, 500, 2)
     assert [world.m2p.get(out + i) for i in range(4)] == [500, 501, 502, 503]
     assert all(world.m2p.get(mfn) == INVALID_M2P_ENTRY for mfn in ins if not out <= mfn < out + 4)
     assert frames.tot_pages == 48
@@ -191,6 +193,7 @@ def test_exchange(world: World) -> None:
         refused(e.EINVAL, mm.exchange_frames, bad, 0, 1)
     assert world.counts() == before
     refused(e.ENOMEM, mm.exchange_frames, [world.mfns[31]], 7, 1)
+    refused(e.ENOMEM, mm.exchange_frames, [world.mfns[31]], 3, 9)  # what it could get is given back
     assert world.counts() == before
     world.audit()
 

@@ -59,7 +59,8 @@ def test_a_failed_test_shows_and_keeps_its_guest(options: list[str], run: Run, t
         assert shown in done.stdout
     folder = tmp_path / "kept" / "test_mine.py-test_boots" / "guest-0"
     assert sorted(file.name for file in folder.iterdir()) == [
-        "console.raw", "console.txt", "hypercalls.txt", "repro.sh", "screen.txt", "xenstore.txt",
+        "console.cast", "console.raw", "console.txt", "hypercalls.txt", "repro.sh", "screen.svg", "screen.txt",
+        "xenstore.txt",
     ]  # fmt: skip
     assert "grub> ls" in (folder / "screen.txt").read_text()
     assert list((tmp_path / "kept").iterdir()) == [folder.parent], "nothing of the test that passed"
