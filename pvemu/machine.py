@@ -197,6 +197,7 @@ class Machine:
             self.ram, self.frames, self.types, self.mm, memory.alloc_xen(), self.walker.flush
         )
         self.address_space = AddressSpace(self.walker, self.m2p, self.descriptor_tables, self.engine.flush_page)
+        self.descriptor_tables.alloc_zero_page = memory.alloc_xen
         self.descriptor_tables.load_ldt = self.engine.load_ldt
         self.address_space.drop_all_code = self.engine.drop_all_code
 
@@ -264,7 +265,7 @@ class Machine:
         )  # fmt: skip
         self.breakpoints = Breakpoints(
             self.vcpu, code, self.guest, self.ram, self.address_space, self._window + PAGE_SIZE,
-            self.engine.trap_frame, self.engine.run,
+            self.engine.trap_frame, self.engine.run_inner,
         )  # fmt: skip
         self.exceptions = ExceptionEntry(
             self.domain, self.vcpu, self.guest, self.traps, self.privileged, ro_page_fault, self.breakpoints, code,

@@ -259,6 +259,7 @@ def main() -> int:
     parser.add_argument("--job", action="append", help="only this job (prompt, chain, linux); repeatable")
     parser.add_argument("--json", metavar="FILE", help="write everything measured here")
     parser.add_argument("--check", action="store_true", help="exit code 1 if a limit does not hold")
+    parser.add_argument("--traces", action="store_true", help="what traces cost, instead of the jobs")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--profile", help=argparse.SUPPRESS)
     parser.add_argument("--to-stage", help=argparse.SUPPRESS)
@@ -267,6 +268,12 @@ def main() -> int:
     if options.inside:
         return run_inside(options)
     machine = describe_machine()
+    if options.traces:
+        import bench_traces
+
+        print(", ".join(f"{key} {value}" for key, value in machine.items()) + "\n")
+        holds = bench_traces.run(options.runs)
+        return 1 if options.check and not holds else 0
     jobs = make_jobs()
     unknown = set(options.job or ()) - set(jobs)
     if unknown or options.runs < 1:

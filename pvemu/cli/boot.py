@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pvemu.cli.domain import add_arguments, domain_config
@@ -25,6 +26,7 @@ from pvemu.cli.output import (
     stopping_on_signals,
     write_all,
 )
+from pvemu.cli.recording import Recording
 from pvemu.cli.strict_options import add_strict_arguments, strict_config, wants_seeds
 from pvemu.machine import Machine
 from pvemu.testing.session import Session
@@ -49,6 +51,8 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     add_run_arguments(parser)
     parser.add_argument("--transcript", metavar="FILE", help="write the console's bytes here too")
     parser.add_argument("--json", metavar="FILE", help="write a report of the run here")
+    parser.add_argument("--screenshot", metavar="FILE.svg", help="draw the screen as it is at the end here")
+    parser.add_argument("--record-cast", metavar="FILE", help="record the console here (asciicast v2, guest time)")
     add_strict_arguments(parser)
 
 
@@ -60,7 +64,10 @@ def run(arguments: argparse.Namespace) -> int:
     timeout = seconds(arguments.timeout, None if is_interactive else DEFAULT_TIMEOUT)
     max_reboots = count(arguments.max_reboots, None if is_interactive else DEFAULT_MAX_REBOOTS)
     config = replace(domain_config(arguments), strict=strict_config(arguments))
-    outputs = ("--transcript", arguments.transcript), ("--json", arguments.json)
+    outputs = (
+        ("--transcript", arguments.transcript), ("--json", arguments.json), ("--screenshot", arguments.screenshot),
+        ("--record-cast", arguments.record_cast),
+    )  # fmt: skip
     if wants_seeds(arguments):
         from pvemu.cli.strict import run_seeds
 
@@ -74,10 +81,14 @@ def run(arguments: argparse.Namespace) -> int:
         refuse_overwriting(arguments, config, *outputs)
         transcript = open_output(arguments.transcript, "--transcript")
         report = open_output(arguments.json, "--json")
+        picture = open_output(arguments.screenshot, "--screenshot")
+        cast = open_output(arguments.record_cast, "--record-cast")
+        recording = Recording(picture, cast, f"pvemu boot {Path(config.kernel).name}", console_sink(transcript))
         session = Session(
-            machine, until=until, timeout=timeout, send=send, sink=console_sink(transcript), max_reboots=max_reboots,
+            machine, until=until, timeout=timeout, send=send, sink=recording, max_reboots=max_reboots,
             on_domain=_watch_origins if report is not None else lambda machine: None,
         )  # fmt: skip
+        recording.elapsed = lambda: session.machine.clock.now() - session.machine.clock.start
         with closing(session), stopping_on_signals(session) as received:
             if is_interactive:
                 from pvemu.cli.terminal import Terminal
@@ -93,6 +104,9 @@ def run(arguments: argparse.Namespace) -> int:
     if report is not None:
         with report:
             write_all(report, json.dumps(verdict.as_json(), indent=2).encode() + b"\n", f"--json {arguments.json}")
+    for file, content, option in recording.files(verdict.stages):
+        with file:
+            write_all(file, content, option)
     if received and verdict.verdict == "failure":
         print(f"pvemu: {verdict.reason}", file=sys.stderr)
         return 128 + received[0]

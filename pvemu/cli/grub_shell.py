@@ -43,6 +43,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the script; 0 when GRUB powered off, as after every script that came to its end."""
     from pvemu.testing.grub_shell import TARGETS, GrubShell
 
+    for option in ("trim", "debug"):  # only what follows an equals sign is theirs
+        value = getattr(arguments, option)
+        if arguments.source is None and value and Path(value).is_file():
+            arguments.source = value
+            setattr(arguments, option, "")
     target = arguments.target or os.environ.get("GRUB_SHELL_TARGET") or TARGETS[0]
     if target not in TARGETS:
         raise ConfigError(f"--target {target!r}: not a Xen port; give {' or '.join(TARGETS)}")

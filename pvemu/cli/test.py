@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(json_schema(), indent=1))
         return 0
     if not arguments.paths:
-        raise ConfigError("pvemu test: no PATH; give a scenario file (*.pvemu.toml) or a folder of them")
+        raise ConfigError("no PATH; give a scenario file (*.pvemu.toml) or a folder of them")
     jobs = _jobs(arguments.jobs)
     cases = _selected(arguments)
     if arguments.list:

@@ -25,6 +25,8 @@ _FOREGROUND, _BACKGROUND = "#aaaaaa", "#000000"
 #: A character's box, in the picture's units.
 _WIDTH, _HEIGHT, _BASELINE = 8, 17, 13
 _MARGIN = 8
+#: As SVG 1.1 says it, and as SVG 2 does.
+_KEEP_BLANKS = 'xml:space="preserve" style="white-space:pre"'
 _FONT = "DejaVu Sans Mono, Menlo, Consolas, monospace"
 
 
@@ -57,7 +59,7 @@ def render_svg(console: bytes, title: str = "The guest's console") -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">',
         f"<title>{escape(title)}</title>",
         f'<rect width="{width}" height="{height}" rx="4" fill="{_BACKGROUND}"/>',
-        f'<g font-family="{_FONT}" font-size="13" fill="{_FOREGROUND}" xml:space="preserve">',
+        f'<g font-family="{_FONT}" font-size="13" fill="{_FOREGROUND}" {_KEEP_BLANKS}>',
     ]
     for row in range(LINES):
         for run in _runs(screen, row):

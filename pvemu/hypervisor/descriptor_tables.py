@@ -96,6 +96,9 @@ class DescriptorTables:
         self._ldt_frames: dict[int, int] = {}  # mfn by page of the LDT
         #: Tell the CPU where the LDT is, and how many entries it has.
         self.load_ldt: Callable[[int, int], None] = lambda vaddr, entries: None
+        #: A zeroed frame of Xen's own: what the CPU reads behind the guest's GDT once there is one.
+        self.alloc_zero_page: Callable[[], Mfn | None] = lambda: None
+        self._zero_mfn: Mfn | None = None
         types.validate_segdesc = self._validate_page
         mm.on_set_ldt = self.set_ldt
         mm.on_destroy_ldt = self.destroy_ldt
@@ -111,6 +114,8 @@ class DescriptorTables:
             return self._reserved_mfn << PAGE_SHIFT
         if 0 <= page < len(self.gdt_frames):
             return self.gdt_frames[page] << PAGE_SHIFT
+        if 0 <= page < _RESERVED_PAGE and self._zero_mfn is not None:
+            return self._zero_mfn << PAGE_SHIFT
         offset = vaddr - LDT_VADDR
         if 0 <= offset < self.ldt_entries * 8 and access != Access.FETCH:
             return self._ldt_page(offset)
@@ -181,6 +186,8 @@ class DescriptorTables:
         for mfn in self.gdt_frames:
             self._types.put_page_and_type(mfn)
         self.gdt_frames, self.gdt_entries = taken, entries
+        if self._zero_mfn is None:
+            self._zero_mfn = self.alloc_zero_page()
         self._refresh()
 
     def update_descriptor(self, maddr: int, desc: int) -> None:

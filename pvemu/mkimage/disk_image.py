@@ -9,6 +9,7 @@ from pvemu.mkimage.filesystems import FILE_SYSTEMS
 from pvemu.mkimage.filesystems.job import Job
 from pvemu.mkimage.layout import FileSystem, Mirror, PartitionTable, VolumeGroup
 from pvemu.mkimage.partmap import PARTMAPS
+from pvemu.mkimage.tools import ToolError
 from pvemu.mkimage.volumes.lvm import physical_volume, volume_places
 from pvemu.mkimage.volumes.md import member_data, superblock
 
@@ -68,6 +69,9 @@ class DiskWriter:
             empty.truncate(size)
         tree = self._sources.tree(system.entries)
         FILE_SYSTEMS[system.kind].make(Job(target, system, size, sector_size, tree, self._epoch, self._tool))
+        grown = target.stat().st_size
+        if grown > size:
+            raise ToolError(f"{system.kind} needs {grown} bytes here, and there are {size}; make it larger")
         _copy_sparse(target, image, offset)
         shutil.rmtree(place)
 

@@ -128,7 +128,8 @@ class Tool:
         # debugfs ends with 0 whatever happened, and greets on stderr
         failed = self.name == "debugfs" and any(not line.startswith("debugfs 1.") for line in complaint.splitlines())
         if done.returncode or failed:
-            last = complaint.splitlines()[-1] if complaint else f"exit code {done.returncode}"
+            lines = complaint.splitlines() or [f"exit code {done.returncode}"]
+            last = lines[0 if self.name == "mkfs.xfs" else -1]  # it explains how it is used, after what is wrong
             raise ToolError(f"{self.name}: {last.removeprefix(f'{self.name}: ')}")
         return done.stdout
 

@@ -11,6 +11,7 @@ import ctypes
 import gc
 import os
 import pickle
+import re
 import signal
 import time
 import warnings
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pvemu.errors import InputError
 from pvemu.scenario.judge import Judge, stage_sentence
-from pvemu.scenario.result import Result
+from pvemu.scenario.result import Difference, Result
 from pvemu.testing.exhibits import exhibits
 from pvemu.testing.guest import Guest
 
@@ -199,7 +200,11 @@ class _Drive:
         xfail = case.scenario.xfail
         if judge.differences:
             result.outcome = "crashed" if judge.differences[0].field == "allow.crash" else "failed"
-            if xfail is not None:
+            wanted = case.scenario.xfail_match
+            if xfail is not None and wanted is not None and not re.search(wanted, result.message):
+                result.differences.insert(0, Difference("xfail_match", f"a match for {wanted!r}", result.message))
+                result.exhibits = exhibits(guest)
+            elif xfail is not None:
                 result.outcome, result.reason = "xfailed", xfail
             else:
                 result.exhibits = exhibits(guest)

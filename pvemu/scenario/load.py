@@ -122,7 +122,8 @@ class _Reader:
             for number, case in enumerate(scenario.case):
                 self._check_case(case, matrix, (*path, "case", number))
                 if all(axes[axis] == value for axis, value in case.when.items()):
-                    extra = {name: getattr(case, name) for name in ("xfail", "skip") if getattr(case, name)}
+                    also = ("xfail", "xfail_match", "skip")
+                    extra = {name: getattr(case, name) for name in also if getattr(case, name)}
                     filled = _merged(filled, _filled({**case.set, **extra}, axes))
             if scenario.case:
                 scenario = self._convert(filled, Scenario, path)
@@ -154,6 +155,7 @@ class _Reader:
             *((("expect", "never", number), pattern) for number, pattern in enumerate(expect.never)),
             *((("allow", "errors", number), pattern) for number, pattern in enumerate(allow.errors)),
             *((("keys", number, "after"), key.after) for number, key in enumerate(scenario.keys)),
+            (("xfail_match",), scenario.xfail_match or ""),
             *((("expect", "files", number, "matches"), file.matches) for number, file in enumerate(expect.files)),
         ]
         for place, pattern in patterns:

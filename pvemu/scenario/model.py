@@ -114,6 +114,7 @@ class Case(_Table):
     when: dict[str, Value]
     set: Annotated[dict[str, Any], msgspec.Meta(description="keys of a scenario, laid over what it says")] = {}
     xfail: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    xfail_match: Regex | None = None
     skip: Annotated[str, msgspec.Meta(min_length=1)] | None = None
 
 
@@ -133,6 +134,7 @@ class Scenario(_Table):
     matrix: Matrix = {}
     case: list[Case] = []
     xfail: Annotated[str, msgspec.Meta(min_length=1, description="why it fails for now; it must")] | None = None
+    xfail_match: Regex | None = None  # what fails first must match it
     skip: Annotated[str, msgspec.Meta(min_length=1, description="why it is not run")] | None = None
 
 

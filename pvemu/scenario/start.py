@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pvemu.config import DomainConfig
 from pvemu.disk.spec import parse_disk_spec, parse_disk_specs
 from pvemu.errors import ConfigError
-from pvemu.mkimage import build
+from pvemu.mkimage import NotHereError, build
 from pvemu.mkimage.recipe import list_recipes
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _VARIABLE = re.compile(r"\$(\w+)")
 
 
 class UnsetVariableError(Exception):
-    """A file is named by an environment variable that is not set: the case cannot run here."""
+    """A file that a variable names or a recipe takes from this machine, and that is not here: the case cannot run."""
 
 
 class Start(NamedTuple):
@@ -71,6 +71,8 @@ class Images:
                 memory_mib=scenario.memory,
                 disks=tuple(replace(disk, vdev=name.vdev) for disk, name in zip(disks, named, strict=True)),
             )
+        except NotHereError as error:
+            raise UnsetVariableError(str(error)) from None
         except ConfigError as error:
             raise ConfigError(f"{case.place}: {error}") from None
 

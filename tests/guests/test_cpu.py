@@ -201,6 +201,36 @@ tables: .skip   32
     assert guest.read(guest.symbols["tables"] + 16, 2) == b"\xff\x0f"
 
 
+def test_behind_a_gdt_there_is_nothing(micro: MakeGuest) -> None:
+    """Before the first one the CPU finds no page there, then an empty one."""
+    guest = micro(
+        """
+main:   call    install_traps
+        mov     $0x2000, %eax
+        try     lar %eax, %ebx
+        mfn_of  gdt
+        mov     %rax, gdt_frame
+        map_page gdt, gdt_frame, PTE_P | PTE_US
+        hypercall __HYPERVISOR_set_gdt, $gdt_frame, $512
+        mov     $0x2000, %eax
+        try     lar %eax, %ebx
+        setz    %al
+        movzbl  %al, %eax
+        show    found, %rax
+        mov     $0x2000, %eax
+        try     mov %eax, %fs
+        ret
+        .data
+        .balign 4096
+gdt:    .skip   4096
+gdt_frame: .quad 0
+        .text
+"""
+    ).run_to("poweroff")
+    assert [(trap.vector, trap.error) for trap in guest.traps] == [(GP, 0x2000), (GP, 0x2000)]
+    assert guest.values["found"] == 0
+
+
 def test_an_ldt(micro: MakeGuest) -> None:
     guest = micro(
         """

@@ -489,6 +489,17 @@ def test_a_file_system_that_does_not_fit_names_recipe_and_artifact(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("fs", "expected"),
+    [("xfs", "artifact d.img: mkfs.xfs: size .* too small"), ("btrfs", "d.img: btrfs needs .* bytes here, and")],
+)
+def test_a_partition_too_small_for_its_file_system(
+    recipe: Callable[[str], Path], fresh: Callable[[str], PackageCache], fs: str, expected: str
+) -> None:
+    with pytest.raises(ToolError, match=expected):
+        build(recipe(EXT.replace("ext4", fs)), fresh("one"))
+
+
 def test_a_grub_module_that_is_not_there_names_it(
     recipe: Callable[[str], Path], fresh: Callable[[str], PackageCache]
 ) -> None:

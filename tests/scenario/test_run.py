@@ -68,7 +68,13 @@ def test_outcomes_and_the_exit_code_of_the_worst(folder: Path, pvemu_test: Pvemu
         + HALT
         + CRASH.format("crashes")
         + CRASH.format("may crash")
-        + "[scenario.allow]\ncrash = true\n",
+        + "[scenario.allow]\ncrash = true\n"
+        + HEAD.format("fails so")
+        + 'xfail = "a bug of theirs"\nxfail_match = "shutdown: wanted .reboot."\n'
+        + WRONG
+        + HEAD.format("fails otherwise")
+        + 'xfail = "a bug of theirs"\nxfail_match = "menu"\n'
+        + WRONG,
     )
     done = pvemu_test(".")
     assert verdicts(done.stderr) == {
@@ -81,12 +87,15 @@ def test_outcomes_and_the_exit_code_of_the_worst(folder: Path, pvemu_test: Pvemu
         "no kernel": "UNUSABLE",
         "crashes": "CRASHED",
         "may crash": "ok",
+        "fails so": "xfail",
+        "fails otherwise": "FAILED",
     }
     for said in (
         "known to fail (0.00 guest seconds): a bug of theirs",
         "left out: no reason",
         "xfail: wanted a failure (a bug of theirs), found that it passes; take the xfail away",
         "the environment variable PVEMU_NO_SUCH is not set",
+        "xfail_match: wanted a match for 'menu', found expect.shutdown: wanted 'reboot', found 'poweroff'",
         "a.pvemu.toml:46: nothing.elf: no such file",
         "allow.crash: wanted no crash, found '",
         "last stage reached: 0, ",
