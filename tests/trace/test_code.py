@@ -266,6 +266,17 @@ def test_a_traced_run_is_the_same_run(guest: Callable[[str, str], Path]) -> None
         assert outcome(request) == plain
 
 
+def test_a_crash_report_names_places(assemble: Callable[..., Path]) -> None:
+    source = SOURCE.replace("    addq $2, counter(%rip)\n", "    ud2\n")
+    machine = Machine.create(DomainConfig(kernel=str(assemble(source, script=SCRIPT)), memory_mib=32))
+    verdict = Session(machine).run()
+    machine.close()
+    assert verdict.verdict == "crash"
+    start = verdict.crash_report.index("by name:")
+    assert verdict.crash_report[start + 1] == f"       rip  {TWICE:#x}  stage0:micro-1:twice"
+    assert verdict.crash_report[start + 2] == "   rsp+0x0  0x10000a  stage0:micro-1:_start+0xa"
+
+
 @pytest.mark.parametrize(
     ("text", "place"),
     [
