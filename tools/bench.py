@@ -1,4 +1,4 @@
-"""The four jobs whose speed is promised, each a process of its own as a user starts it; and where their time goes.
+"""The five jobs whose speed is promised, each a process of its own as a user starts it; and where their time goes.
 
 Timed runs are not instrumented. One more run per job is: every callable on the way from the engine to a back end keeps
 a stopwatch, and what is under it is not counted twice. See docs/benchmarks.md.
@@ -10,11 +10,13 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 COMMAND = [sys.executable, "-c", "import sys; from pvemu.cli import main; sys.exit(main())"]
+REFERENCE = Path(__file__).with_name("reference_timings.toml")
 PARTS = {
     "start-up": "Python itself and imports",
     "building": "the domain builder, files, back ends",
@@ -66,12 +69,23 @@ def make_jobs() -> dict[str, Job]:
             "Linux by itself to its init and to power-off", 14.0,
             ["boot", kernel, "--memory", "512", "--ramdisk", tiny, "--cmdline", "console=hvc0"],
         ),
+        "chain-init": Job(
+            "host GRUB, chainload, Linux to its init and to power-off", 26.0,
+            ["boot", grub, "--memory", "512", "--disk", f"xvda={linux}"],
+        ),
     }  # fmt: skip
 
 
 # -- timed runs --------------------------------------------------------------------------------------------------------
-def run_once(job: Job, *own: str) -> float:
-    """Seconds from starting the process to its end. ``own`` arguments have this script run the command in itself."""
+class Took(NamedTuple):
+    """Seconds by the clock on the wall, and of a processor."""
+
+    wall: float
+    cpu: float
+
+
+def run_once(job: Job, *own: str) -> Took:
+    """How long a process takes from its start to its end. ``own`` arguments have this script run the command itself."""
     command = COMMAND if job.stage is None and not own else [sys.executable, __file__, "--inside", *own]
     if job.stage is not None:
         command = [*command, "--to-stage", job.stage]
@@ -79,6 +93,7 @@ def run_once(job: Job, *own: str) -> float:
     # A user has neither of these set, and so has bytecode files and buffers.
     unset = {"PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
     environment = {name: value for name, value in os.environ.items() if name not in unset}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.monotonic()
     environment["PVEMU_BENCH_STARTED"] = repr(started)
     done = subprocess.run(
@@ -86,26 +101,28 @@ def run_once(job: Job, *own: str) -> float:
         env=environment, check=False,
     )  # fmt: skip
     seconds = time.monotonic() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode != 0:
         raise SystemExit(f"bench: exit code {done.returncode} from {job.arguments}\n{done.stderr.decode()}")
-    return seconds
+    return Took(seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
 def measure(jobs: dict[str, Job], runs: int) -> dict[str, dict[str, Any]]:
     """``runs`` of each job, in turn, so that a busy minute touches all alike; then where the time goes."""
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    took: dict[str, list[Took]] = {name: [] for name in jobs}
     for job in jobs.values():
         if job.stage is None:
             run_once(job)  # bytecode files, the page cache
     for _ in range(runs):
         for name, job in jobs.items():
-            seconds[name].append(run_once(job))
+            took[name].append(run_once(job))
     results = {}
     for name, job in jobs.items():
-        median = statistics.median(seconds[name])
+        median = statistics.median(one.wall for one in took[name])
         results[name] = {
             "title": job.title, "limit": job.limit, "median": median, "holds": median <= job.limit,
-            "seconds": seconds[name], **profile(job),
+            "seconds": [one.wall for one in took[name]], "cpu": statistics.median(one.cpu for one in took[name]),
+            **profile(job),
         }  # fmt: skip
     return results
 
@@ -113,7 +130,7 @@ def measure(jobs: dict[str, Job], runs: int) -> dict[str, dict[str, Any]]:
 def profile(job: Job) -> dict[str, Any]:
     """``parts`` (seconds each) and ``counts`` of one instrumented run."""
     with tempfile.NamedTemporaryFile(prefix="pvemu-bench-") as file:
-        total = run_once(job, "--profile", file.name)
+        total = run_once(job, "--profile", file.name).wall
         result = json.loads(Path(file.name).read_bytes())
     result["parts"]["rest"] += total - sum(result["parts"].values())
     return {"profiled_seconds": total, **result}
@@ -211,15 +228,43 @@ def run_inside(options: argparse.Namespace) -> int:
     return 0 if reached else code
 
 
+# -- real Xen ----------------------------------------------------------------------------------------------------------
+def read_reference(path: Path) -> dict[str, Any]:
+    """Recorded times of the same jobs elsewhere; see tools/reference_timings.toml for what such a file holds."""
+    try:
+        reference = tomllib.loads(path.read_text(encoding="utf-8"))
+        for job in reference["job"].values():
+            statistics.median(job["seconds"])
+        statistics.median(reference["start_up"])
+        str(reference["where"])
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise SystemExit(f"bench: --reference {path}: cannot be used ({error}); see {REFERENCE}") from None
+    return reference
+
+
+def print_reference(results: dict[str, dict[str, Any]], reference: dict[str, Any]) -> None:
+    """Our medians over those of real Xen, without and with the time that it takes until it can begin."""
+    start_up = statistics.median(reference["start_up"])
+    print(f"\nbeside {reference['where']}, which takes {start_up:.1f} s until it can begin")
+    print(f"{'job':12}{'pvemu':>9}{'Xen':>9}{'ratio':>8}{'with its start-up':>20}   what was timed there")
+    for name, one in results.items():
+        job = reference["job"].get(name)
+        if job is not None:
+            xen = statistics.median(job["seconds"])
+            ratio, whole = one["median"] / xen, one["median"] / (xen + start_up)
+            print(f"{name:12}{one['median']:8.2f}s{xen:8.1f}s{ratio:8.2f}{whole:20.2f}   {job['what']}")
+
+
 # -- what is printed ---------------------------------------------------------------------------------------------------
 def print_table(results: dict[str, dict[str, Any]], runs: int) -> None:
     """Medians against limits, ratios, and the parts of each job."""
-    print(f"{'job':8} {'median':>9} {'fastest':>9} {'slowest':>9} {'limit':>8}   what ({runs} runs each)")
+    print(f"{'job':12} {'median':>9} {'fastest':>9} {'slowest':>9} {'CPU':>9} {'limit':>8}   what ({runs} runs each)")
     for name, one in results.items():
         verdict = "holds" if one["holds"] else "DOES NOT HOLD"
         times = one["seconds"]
         print(
-            f"{name:8} {one['median']:8.3f}s {min(times):8.3f}s {max(times):8.3f}s {one['limit']:7.1f}s   "
+            f"{name:12} {one['median']:8.3f}s {min(times):8.3f}s {max(times):8.3f}s {one['cpu']:8.3f}s "
+            f"{one['limit']:7.1f}s   "
             f"{one['title']}: {verdict}"
         )
     names = list(results)
@@ -256,8 +301,9 @@ def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description="How fast pvemu is, and where the time goes.")
     parser.add_argument("--runs", type=int, default=5, help="timed runs of each job (default 5)")
-    parser.add_argument("--job", action="append", help="only this job (prompt, chain, linux); repeatable")
+    parser.add_argument("--job", action="append", help="only this job; repeatable")
     parser.add_argument("--json", metavar="FILE", help="write everything measured here")
+    parser.add_argument("--reference", metavar="FILE", type=Path, default=REFERENCE, help="real Xen's times")
     parser.add_argument("--check", action="store_true", help="exit code 1 if a limit does not hold")
     parser.add_argument("--traces", action="store_true", help="what traces cost, instead of the jobs")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
@@ -267,6 +313,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.inside:
         return run_inside(options)
+    reference = read_reference(options.reference)
     machine = describe_machine()
     if options.traces:
         print(", ".join(f"{key} {value}" for key, value in machine.items()) + "\n", flush=True)
@@ -280,8 +327,10 @@ def main() -> int:
     results = measure({name: job for name, job in jobs.items() if not options.job or name in options.job}, options.runs)
     print(", ".join(f"{key} {value}" for key, value in machine.items()) + "\n")
     print_table(results, options.runs)
+    print_reference(results, reference)
     if options.json:
-        Path(options.json).write_text(json.dumps({"machine": machine, "jobs": results}, indent=2) + "\n")
+        everything = {"machine": machine, "jobs": results, "reference": reference}
+        Path(options.json).write_text(json.dumps(everything, indent=2) + "\n")
     return 1 if options.check and not all(one["holds"] for one in results.values()) else 0
 
 

@@ -11,13 +11,12 @@ import os
 import sys
 import time
 import tomllib
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
 from pvemu.errors import InputError
 from pvemu.machine import Machine
+from pvemu.testing.parallel import run_parallel
 from pvemu.testing.session import Session
 from pvemu.xlcfg.domain import load_domain
 
@@ -140,8 +139,8 @@ def main() -> int:
     began = time.monotonic()
     # The one that takes long must not be the last to start.
     order = sorted(chosen, key=lambda name: not name.endswith("-msr"))
-    with ProcessPoolExecutor(max(arguments.jobs, 1), mp_context=get_context("fork")) as pool:
-        found = dict(zip(order, pool.map(run_test, [chosen[name] for name in order]), strict=True))
+    runs = run_parallel(run_test, [chosen[name] for name in order], max(arguments.jobs, 1))
+    found = dict(zip(order, runs, strict=True))
     rows = [compare(name, *found[name], expected.get(name)) for name in chosen]
     shown = [row for row in rows if not arguments.quiet or row.agreement != "agrees" or row.note]
     print("\n".join(table(shown)))
@@ -159,4 +158,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,7 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
                 with Terminal(session):
                     verdict = session.run()
             else:
-                verdict = session.run()
+                with _progress(session):
+                    verdict = session.run()
     finally:
         machine.close()
     if transcript is not None:
@@ -112,6 +114,15 @@ def run(arguments: argparse.Namespace) -> int:
         return 128 + received[0]
     print_verdict(verdict)
     return verdict.exit_code
+
+
+def _progress(session: Session) -> AbstractContextManager[object]:
+    """The line that shows a person how far the run is."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from pvemu.cli.progress import Progress, is_wanted
+
+    return Progress(session) if is_wanted() else nullcontext()
 
 
 def _watch_origins(machine: Machine) -> None:

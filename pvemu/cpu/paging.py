@@ -331,7 +331,12 @@ class PageWalker:
         rights, nx = PTE_RW | PTE_US, 0
         if not self.is_address(vaddr):
             return None
-        for level in (*self.upper_levels, 1):
+        levels: tuple[int, ...] = (*self.upper_levels, 1)
+        found = self._l1_tables.get(vaddr >> (PAGE_SHIFT + 9)) if root_maddr is None else None
+        if found is not None:  # as a TLB miss would find it
+            levels = (1,)
+            table, rights, nx = (found[0] << 3) + ram.base, found[1], found[2]
+        for level in levels:
             if not ram.contains(table >> PAGE_SHIFT):
                 return None
             entry = ram.quads[((table - ram.base) >> 3) + table_slot(vaddr, level)]

@@ -8,6 +8,7 @@ header or the ELF header of a program, that of which most was read.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from hypercalls.public.io.blkif import BLKIF_OP_READ, BLKIF_RSP_OKAY
@@ -23,6 +24,9 @@ __all__ = ["KernelFile", "LoaderWatch", "Refusal"]
 
 _SECTOR = 512
 _MAGIC_SIZE = 6
+#: Where libxc's own magic is short: what follows it always.
+_LONGER_MAGICS = {"gzip": b"\x1f\x8b\x08", "lzma": b"\x5d\0\0", "lz4": b"\x02\x21\x4c\x18"}
+_NEAR = 128  # sectors behind the place where a payload would begin
 #: A setup header, or an ELF header, at its offset in the file.
 _HEADERS = ((b"HdrS", 0x202), (b"\x7fELF", 0))
 _HEADER_SIZE = 0x250
@@ -30,8 +34,9 @@ _ET_EXEC, _ET_DYN = 2, 3
 _EM_386, _EM_X86_64 = 3, 62
 _MAX_READS = 1 << 16  # stretches kept: a loader makes a few hundred, a running system any number
 _MAX_SEARCH = 64 << 20  # bytes of one stretch of sectors that are looked through
-#: What GRUB's ports for Xen can unpack, and the module that does it (grub-core/io of GRUB 2.12).
-_GRUB_UNPACKS = {"gzip": "gzio", "xz": "xzio", "lzo": "lzopio"}
+#: What GRUB's ports for Xen can unpack of a bzImage, and the module that does it (grub-core/loader/i386/xen_file.c and
+#: grub-core/io of GRUB 2.12). There is an lzopio too, but it wants nothing behind its data, and the kernel's size is.
+_GRUB_UNPACKS = {"gzip": "gzio", "xz": "xzio"}
 _ERROR = re.compile(rb"^error: [^\n]*", re.MULTILINE)
 _ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[78=>]")
 
@@ -69,7 +74,8 @@ class Refusal(NamedTuple):
         return {"error": self.error, "kernel": self.kernel._asdict(), "advice": self.advice}
 
 
-class _Read(NamedTuple):
+@dataclass(slots=True)
+class _Read:
     vdev: str
     start: int
     end: int
@@ -87,6 +93,7 @@ class LoaderWatch:
         self._reads: list[_Read] = []
         self._errors: list[tuple[str, int]] = []  # with the number of reads before it
         self._line = b""
+        self._next: tuple[str, int] | None = None  # what the last read goes on with
         for vdev, backend in backends.items():
             backend.observe(self._observer(vdev))
 
@@ -94,16 +101,17 @@ class LoaderWatch:
         def note(done: CompletedRequest) -> None:
             if done.operation != BLKIF_OP_READ or done.status != BLKIF_RSP_OKAY:
                 return
-            reads, end = self._reads, done.sector + done.nr_sectors
-            if reads and reads[-1].vdev == vdev and reads[-1].end == done.sector and not self._is_marked():
-                reads[-1] = reads[-1]._replace(end=end)
+            sector, reads = done.sector, self._reads
+            end = sector + done.nr_sectors
+            if self._next == (vdev, sector):
+                reads[-1].end = end
             elif len(reads) < _MAX_READS:
-                reads.append(_Read(vdev, done.sector, end))
+                reads.append(_Read(vdev, sector, end))
+            else:
+                return
+            self._next = vdev, end
 
         return note
-
-    def _is_marked(self) -> bool:
-        return bool(self._errors) and self._errors[-1][1] == len(self._reads)
 
     def take_output(self, data: bytes) -> None:
         """Bytes of the console, as they come."""
@@ -115,59 +123,67 @@ class LoaderWatch:
             text = _ESCAPES.sub(b"\n", whole).replace(b"\r", b"")
             for match in _ERROR.findall(text):
                 self._errors.append((match.decode("utf-8", "replace").strip(), len(self._reads)))
+                self._next = None  # what is read from now on comes after it
 
     def forget(self) -> None:
         """Another kernel runs: what was read so far started it."""
         self._reads.clear()
         self._errors.clear()
         self._line = b""
+        self._next = None
 
     def refusal(self) -> Refusal | None:
         """The last complaint that follows the reading of a kernel; None when there is none."""
         starts = [0, *(mark for _, mark in self._errors)]
         for (error, mark), start in zip(reversed(self._errors), reversed(starts[:-1]), strict=True):
-            kernel = self._kernel_in(self._reads[start:mark])
+            kernel = self._kernel_in(self._reads[:mark], self._reads[start:mark])
             if kernel is not None:
                 return Refusal(error, kernel, self._advice(kernel))
         return None
 
     # -- what kind of file it is ---------------------------------------------------------------------------------------
-    def _kernel_in(self, reads: list[_Read]) -> KernelFile | None:
-        """The kernel of which most was read: loaders read ahead, to the beginning of whatever file comes next."""
-        found: dict[str, dict[int, KernelFile]] = {}
-        for read in reads:
-            for kernel in self._headers_in(read):
-                found.setdefault(read.vdev, {})[kernel.sector] = kernel
-        most, chosen = 0, None
-        for vdev, kernels in found.items():
-            sectors = sorted(kernels)
-            for sector, following in zip(sectors, [*sectors[1:], 1 << 63], strict=True):
-                count = sum(
-                    max(min(read.end, following) - max(read.start, sector), 0) for read in reads if read.vdev == vdev
-                )
-                if count > most:
-                    most, chosen = count, kernels[sector]
+    def _kernel_in(self, known: list[_Read], reads: list[_Read]) -> KernelFile | None:
+        """The kernel of which most was read after its header; of several, that whose header came last. Loaders read
+        ahead, to the beginning of whatever file comes next, and keep what they read.
+        """
+        most, chosen = -1, None
+        for number, read in enumerate(known):
+            later = known[max(number + 1, len(known) - len(reads)) :]
+            for kernel, end in self._headers_in(read):
+                own = [other for other in later if other.vdev == kernel.vdev]
+                count = sum(max(min(other.end, end) - max(other.start, kernel.sector), 0) for other in own)
+                if count >= most and (count or number >= len(known) - len(reads)):
+                    most, chosen = count, kernel
         return chosen
 
-    def _headers_in(self, read: _Read) -> Iterator[KernelFile]:
-        """The kernels whose headers are in one stretch of sectors."""
+    def _headers_in(self, read: _Read) -> Iterator[tuple[KernelFile, int]]:
+        """The kernels whose headers are in one stretch of sectors, each with the sector behind it, more or less."""
         data = self._sectors(read.vdev, read.start, min(read.end - read.start, _MAX_SEARCH // _SECTOR))
         for offset in (hit for magic, at in _HEADERS for hit in _hits(data, magic, at)):
             header = data[offset : offset + _HEADER_SIZE]
             sector = read.start + offset // _SECTOR
             if is_bzimage(header):
-                start, _length = payload_range(header)
-                # Files that a boot loader is to read lie in one piece, or nearly so.
-                payload = self._magic(read.vdev, sector + start // _SECTOR, start % _SECTOR)
-                yield KernelFile(read.vdev, sector, "bzImage", payload, bzimage_bits(header))
+                start, length = payload_range(header)
+                payload = self._payload(read.vdev, sector, start)
+                kernel = KernelFile(read.vdev, sector, "bzImage", payload, bzimage_bits(header))
+                yield kernel, sector + (start + length) // _SECTOR
             elif header.startswith(b"\x7fELF") and _u16(header, 16) in (_ET_EXEC, _ET_DYN):
                 machine = _u16(header, 18)
                 if machine in (_EM_386, _EM_X86_64):
-                    yield KernelFile(read.vdev, sector, "ELF", None, 64 if machine == _EM_X86_64 else 32)
+                    kernel = KernelFile(read.vdev, sector, "ELF", None, 64 if machine == _EM_X86_64 else 32)
+                    yield kernel, sector + min(_elf_end(header), _MAX_SEARCH) // _SECTOR + 1
 
-    def _magic(self, vdev: str, sector: int, within: int) -> str | None:
-        data = self._sectors(vdev, sector, 2)
-        return payload_compression(data[within : within + _MAGIC_SIZE])
+    def _payload(self, vdev: str, sector: int, offset: int) -> str | None:
+        """The compression of what is ``offset`` bytes into a file: right there if the file lies in one piece. Blocks
+        of zeros may have been left out of it, or some of another file lie between; so the nearest place near there.
+        """
+        start = offset // _SECTOR
+        data = self._sectors(vdev, sector, start + _NEAR)
+        for at in sorted(range(offset % _SECTOR, len(data) - _MAGIC_SIZE, _SECTOR), key=lambda at: abs(at - offset)):
+            found = payload_compression(data[at : at + _MAGIC_SIZE])
+            if found is not None and data.startswith(_LONGER_MAGICS.get(found, b""), at):
+                return found
+        return None
 
     def _sectors(self, vdev: str, sector: int, count: int) -> bytes:
         disk = self._backends[vdev].disk
@@ -187,14 +203,14 @@ class LoaderWatch:
         if kernel.kind != "bzImage":
             return "it may have no Xen notes"
         if kernel.payload is None:
-            return "neither GRUB nor Xen's domain builder unpacks that: compress it with gzip, xz or lzo"
-        known = ", ".join(_GRUB_UNPACKS)
+            return "neither GRUB nor Xen's domain builder unpacks that: compress it with gzip or xz"
+        known = " and ".join(_GRUB_UNPACKS)
         if kernel.payload in _GRUB_UNPACKS:
             module = _GRUB_UNPACKS[kernel.payload]
             return f"GRUB's ports for Xen unpack {known}: is the module {module} there (`insmod {module}`)?"
         return (
-            f"GRUB's ports for Xen unpack {known} only, Xen's domain builder {kernel.payload} too: boot it directly "
-            f"(as KERNEL), or compress it with one of these"
+            f"GRUB's ports for Xen unpack {known} only, Xen's domain builder {kernel.payload} too: boot it directly, "
+            "or compress it with one of these"
         )
 
 
@@ -206,6 +222,20 @@ def _hits(data: bytes, magic: bytes, at: int) -> list[int]:
             found.append(position - at)
         position = data.find(magic, position + 1)
     return found
+
+
+def _elf_end(header: bytes) -> int:
+    """Where the last segment of a program ends in its file, or its table of sections begins, if that is later."""
+    # e_phoff, e_shoff, e_phentsize; p_offset, p_filesz; their size
+    at = (0x20, 0x28, 0x36, 0x08, 0x20, 8) if header[4:5] == b"\2" else (0x1C, 0x20, 0x2A, 0x04, 0x10, 4)
+    segments, sections, entry_at, offset_at, size_at, long = at
+
+    def number(offset: int) -> int:
+        return int.from_bytes(header[offset : offset + long], "little")
+
+    first, step = number(segments), _u16(header, entry_at)
+    tables = [first + step * i for i in range(_u16(header, entry_at + 2))]
+    return max([number(sections), *(number(each + offset_at) + number(each + size_at) for each in tables)])
 
 
 def _u16(data: bytes, offset: int) -> int:

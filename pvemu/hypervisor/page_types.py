@@ -326,13 +326,46 @@ class PageTypes:
         start = self._table(mfn)
         entries = self._ram.quads[start : start + 512].tolist()
         if level == PageType.L1:
-            put = self.put_from_l1e
-            for entry in entries:
-                if entry & PTE_P:
-                    put(entry)
+            if not self._demote_uniform(entries):
+                self._demote_l1_entries(entries)
             return
         for slot, entry in enumerate(entries):
             self._put_entry(entry, slot, level, mfn)
+
+    def _demote_uniform(self, entries: list[int]) -> bool:
+        """The reverse of ``_promote_uniform``, whatever the CPU has marked as accessed since. False, and nothing done,
+        for any other table, and where a frame would lose its last reference.
+        """
+        entry = entries[0] & ~_AD
+        frames = self._frames
+        i = ((entry & PTE_ADDR) >> PAGE_SHIFT) - frames.first_mfn
+        end = i + 512
+        if not entry & PTE_P or i < 0 or end > frames.nr_frames or (entries[511] ^ entry + (511 << PAGE_SHIFT)) & ~_AD:
+            return False
+        uses, refs = frames.type_count[i], frames.refs[i]
+        if refs <= 1 or frames.refs[i:end] != array("I", (refs,)) * 512:
+            return False
+        if entry & PTE_RW and frames.type_count[i:end] != array("I", (uses,)) * 512:
+            return False
+        if [each & ~_AD for each in entries] != list(range(entry, entry + (512 << PAGE_SHIFT), 1 << PAGE_SHIFT)):
+            return False
+        if entry & PTE_RW:
+            frames.type_count[i:end] = array("I", (uses - 1,)) * 512
+        frames.refs[i:end] = array("I", (refs - 1,)) * 512
+        return True
+
+    def _demote_l1_entries(self, entries: list[int]) -> None:
+        """``put_from_l1e`` for each, in one sweep: a domain has 100,000s."""
+        frames = self._frames
+        counts, refs, first, release = frames.type_count, frames.refs, frames.first_mfn, frames.release
+        for entry in entries:
+            if entry & PTE_P:
+                i = ((entry & PTE_ADDR) >> PAGE_SHIFT) - first
+                if entry & PTE_RW:
+                    counts[i] -= 1
+                refs[i] -= 1
+                if not refs[i]:
+                    release(Mfn(i + first))
 
     def _put_entry(self, entry: int, slot: int, level: PageType, table_mfn: int) -> None:
         if not entry & PTE_P or slot in self._xen_slots(level):

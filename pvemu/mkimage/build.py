@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from pvemu.errors import ConfigError
 from pvemu.mkimage.archives import cpio_newc, tar_ustar
+from pvemu.mkimage.bzimage import PAYLOAD_TOOLS, compression_of, is_bzimage, recompress
 from pvemu.mkimage.cache import file_lock, scratch, staged
 from pvemu.mkimage.disk_image import DiskWriter
 from pvemu.mkimage.entries import ChangedSource, LocalSource, PackageSource, RecipeSource
 from pvemu.mkimage.filesystems import FILE_SYSTEMS
 from pvemu.mkimage.layout import Disk, file_systems
 from pvemu.mkimage.packages import PackageCache
-from pvemu.mkimage.packed_kernel import make_bzimage
+from pvemu.mkimage.packed_kernel import PACKERS, make_bzimage
 from pvemu.mkimage.recipe import Artifact, Bzimage, Cpio, GrubImage, Plain, Recipe, load_recipe
 from pvemu.mkimage.tools import TOOL_PACKAGES, Tool, ToolError, tool
 from pvemu.mkimage.tree import Regular, Sources, find_local
@@ -183,7 +184,11 @@ class _Workshop:
             case Bzimage(source=source, compression=compression):
                 kernel = self._sources.one(source, f"{self._recipe.file}: artifact {path.name}")
                 content = kernel if isinstance(kernel, bytes) else kernel.read_bytes()
-                path.write_bytes(make_bzimage(content, compression))
+                if not is_bzimage(content):
+                    content = make_bzimage(content, compression if compression in PACKERS else next(iter(PACKERS)))
+                if compression_of(content) != compression:
+                    content = recompress(content, compression, self._tool)
+                path.write_bytes(content)
             case Disk():
                 DiskWriter(self._sources, self._tool, self._scratch, self._recipe.epoch).write(artifact, path)
 
@@ -240,6 +245,8 @@ def _tools(recipe: Recipe) -> list[str]:
     used = {"objcopy" for source in recipe.sources() if isinstance(source, ChangedSource) and source.strip}
     for artifact in recipe.artifacts.values():
         match artifact:
+            case Bzimage():
+                used |= PAYLOAD_TOOLS
             case Cpio(gzip=True):
                 used.add("gzip")
             case GrubImage():

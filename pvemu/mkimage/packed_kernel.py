@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["COMPRESSIONS", "make_bzimage"]
+__all__ = ["PACKERS", "make_bzimage"]
 
 _SECTOR = 512
 _SETUP_SECTORS = 1
@@ -44,7 +44,7 @@ def _lz4(kernel: bytes) -> bytes:
     return (0x184C2102).to_bytes(4, "little") + len(block).to_bytes(4, "little") + block + _size(kernel)
 
 
-COMPRESSIONS: Mapping[str, Callable[[bytes], bytes]] = {
+PACKERS: Mapping[str, Callable[[bytes], bytes]] = {
     "gzip": lambda kernel: gzip.compress(kernel, mtime=0),
     "bzip2": lambda kernel: bz2.compress(kernel) + _size(kernel),
     "lzma": lambda kernel: lzma.compress(kernel, lzma.FORMAT_ALONE) + _size(kernel),
@@ -52,12 +52,12 @@ COMPRESSIONS: Mapping[str, Callable[[bytes], bytes]] = {
     "zstd": _zstd,
     "lz4": _lz4,
 }
-"""Every compression that a recipe may name."""
+"""What needs no tool, by the compression's name."""
 
 
 def make_bzimage(kernel: bytes, compression: str) -> bytes:
     """The bzImage around a kernel (an ELF file)."""
-    payload = COMPRESSIONS[compression](kernel)
+    payload = PACKERS[compression](kernel)
     header = bytearray((1 + _SETUP_SECTORS) * _SECTOR)
     header[0x1F1] = _SETUP_SECTORS
     header[0x1FE:0x200] = b"\x55\xaa"

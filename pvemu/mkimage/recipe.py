@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pvemu.errors import ConfigError
+from pvemu.mkimage.bzimage import COMPRESSIONS
 from pvemu.mkimage.entries import Entry, Origin, Source, origin, read_entries, read_mode, read_source
 from pvemu.mkimage.layout import Disk, file_systems
-from pvemu.mkimage.packed_kernel import COMPRESSIONS
 from pvemu.mkimage.read_layout import read_disk
 from pvemu.mkimage.schema import Table, load
 
@@ -62,7 +62,7 @@ class GrubImage:
 
 @dataclass(frozen=True, slots=True)
 class Bzimage:
-    """A kernel packed as distributions pack Linux."""
+    """A kernel packed as distributions pack Linux, or packed anew."""
 
     source: Source
     compression: str
@@ -164,5 +164,5 @@ def _artifact(table: Table, name: str) -> Artifact:
         target = table.choice("target", _GRUB_TARGETS)
         return GrubImage(target, prefix, modules, config, read_entries(table, "memdisk"), read_entries(table, "module"))
     if kind == "bzimage":
-        return Bzimage(read_source(table), table.choice("compression", tuple(COMPRESSIONS)))
+        return Bzimage(read_source(table), table.choice("compression", COMPRESSIONS))
     return read_disk(table, name)

@@ -6,18 +6,16 @@ with the same command lines and ramdisks to the last byte. Seeds run on all CPUs
 
 from __future__ import annotations
 
-import os
-import signal
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pvemu.config import ASPECTS, DEFAULT_SEEDS, StrictConfig
 from pvemu.machine import Machine
+from pvemu.testing.parallel import run_parallel
 from pvemu.testing.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from pvemu.config import DomainConfig
     from pvemu.testing.verdict import Verdict
@@ -107,7 +105,7 @@ def strict_runs(
     if plain.verdict != "success":
         return report
     tasks = [(config, StrictConfig(seed, aspects), session) for seed in seeds]
-    for strict, run, exit_code in _all(tasks, jobs):
+    for strict, run, exit_code in run_parallel(_one, tasks, jobs):
         difference = plain.difference(run)
         alone: tuple[str, ...] = ()
         if difference and not report.failures and len(aspects) > 1:
@@ -124,28 +122,11 @@ def _alone(
 ) -> tuple[str, ...]:
     """The aspects of a seed that each fail by themselves."""
     tasks = [(config, StrictConfig(strict.seed, (aspect,)), session) for aspect in strict.aspects]
-    failed = {one.aspects[0] for one, run, _ in _all(tasks, jobs) if plain.difference(run)}
+    failed = {one.aspects[0] for one, run, _ in run_parallel(_one, tasks, jobs) if plain.difference(run)}
     return tuple(aspect for aspect in strict.aspects if aspect in failed)
 
 
-_Task = tuple["DomainConfig", StrictConfig, dict[str, Any]]
-
-
-def _all(tasks: list[_Task], jobs: int | None) -> Iterator[tuple[StrictConfig, Run, int]]:
-    workers = min(jobs or os.cpu_count() or 1, len(tasks))
-    if workers <= 1:
-        yield from map(_one, tasks)
-        return
-    with get_context("fork").Pool(workers, _ignore_interrupts) as pool:
-        yield from pool.imap(_one, tasks)
-
-
-def _ignore_interrupts() -> None:
-    """Ctrl-C is the parent's, which ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _one(task: _Task) -> tuple[StrictConfig, Run, int]:
+def _one(task: tuple[DomainConfig, StrictConfig, dict[str, Any]]) -> tuple[StrictConfig, Run, int]:
     config, strict, session = task
     return strict, *_run(replace(config, strict=strict), session)
 

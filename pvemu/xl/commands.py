@@ -6,6 +6,7 @@ test run, so nothing is imported before it is needed.
 
 from __future__ import annotations
 
+import os
 import sys
 
 from pvemu.xl.options import Leave, parse_options
@@ -49,9 +50,17 @@ def main(words: Sequence[str]) -> int:
             return 1
         arguments.insert(0, "-n")
     try:
-        return _COMMANDS[name](Runtime(), arguments)
+        code = _COMMANDS[name](Runtime(), arguments)
+        sys.stdout.flush()
+        return code
     except Leave as leaving:
         return leaving.code
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # sockets and entries that go away are dealt with where they are used
+        _say(f"xl: cannot be written or read: {error.strerror}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer would fail once more
+        return 1
     except RuntimeDirectoryError as error:
         _say(str(error))
         return 1

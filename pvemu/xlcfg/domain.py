@@ -64,6 +64,10 @@ def load_domain(path: str, extra: Iterable[str] = (), *, write: bool = False) ->
             f"{path}: cannot be read ({reason}); give the path of an xl.cfg file",
             (f"Failed to read config file: {path}: {reason}",), xl_exit=3,
         ) from None  # fmt: skip
+    if "\0" in text:
+        raise XlConfigError(
+            f"{path}: is no text; give the path of an xl.cfg file", ("Failed to parse config: Invalid argument",)
+        )
     added = "".join(f"{line}\n" for line in extra)
     return read_domain(path, f"{text}\n{added}\n" if added else text, write=write)
 

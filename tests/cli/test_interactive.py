@@ -53,16 +53,16 @@ class AtTerminal:
         self.stream.feed(data)
         return True
 
-    def wait_for(self, seen: Callable[[list[str]], object]) -> list[str]:
+    def wait_for(self, seen: Callable[[list[str]], object], patience: float = PATIENCE) -> list[str]:
         """The screen, once ``seen`` likes it."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + patience
         while not seen(self.screen.display):
             assert self._read(end - time.monotonic()), "\n".join(self.screen.display)
         return list(self.screen.display)
 
-    def wait_for_text(self, text: str) -> None:
+    def wait_for_text(self, text: str, patience: float = PATIENCE) -> None:
         """Until the screen shows ``text``."""
-        self.wait_for(lambda lines: any(text in line for line in lines))
+        self.wait_for(lambda lines: any(text in line for line in lines), patience)
 
     def type(self, keys: bytes) -> None:
         """As a person would."""
@@ -192,3 +192,23 @@ def test_after_a_signal_too(
 def test_bad_input_leaves_the_terminal_alone(at_terminal: Callable[..., AtTerminal], tmp_path: Path) -> None:
     code, err = at_terminal(tmp_path / "none").leave()
     assert (code, err.count("\n")) == (2, 1)
+
+
+@pytest.mark.slow
+def test_a_linux_shell_answers(at_terminal: Callable[..., AtTerminal], guest: Guest) -> None:
+    one = at_terminal(
+        guest("debian-kernel", "vmlinuz"), "--memory", "128", "--ramdisk", guest("linux-root", "root.cpio.gz"),
+        "--cmdline", "console=hvc0 quiet pvemu.do=shell",
+    )  # fmt: skip
+    one.wait_for_text("pvemu# ", patience=180)
+    one.type(b"echo $((6*7)) of the\x7fm; tty\r")
+    one.wait_for_text("42 of thm")
+    one.wait_for_text("/dev/hvc0")
+    one.type(b"echo sleeps; sleep 1000\r")
+    one.wait_for(lambda lines: "sleeps" in [line.strip() for line in lines])
+    one.type(b"\x03")
+    one.type(b"echo $? after Ctrl-C\r")
+    one.wait_for_text("130 after Ctrl-C")
+    one.type(b"exit\r")
+    code, err = one.leave()
+    assert (code, "powered itself off" in err) == (0, True)

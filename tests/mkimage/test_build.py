@@ -19,8 +19,9 @@ import pytest
 from pvemu.builder.bzimage import extract_payload
 from pvemu.errors import ConfigError, InputError
 from pvemu.mkimage import build, list_recipes
+from pvemu.mkimage.bzimage import COMPRESSIONS, compression_of, recompress
 from pvemu.mkimage.packages import PackageCache
-from pvemu.mkimage.packed_kernel import COMPRESSIONS, make_bzimage
+from pvemu.mkimage.packed_kernel import PACKERS, make_bzimage
 from pvemu.mkimage.recipe import load_recipe
 from pvemu.mkimage.tools import ToolError, tool
 
@@ -435,7 +436,7 @@ def test_a_file_of_this_machine_counts_by_its_content(
     assert len(keys) == 2
 
 
-@pytest.mark.parametrize("compression", sorted(COMPRESSIONS))
+@pytest.mark.parametrize("compression", sorted(PACKERS))
 def test_the_toolstack_reads_what_a_recipe_packs(compression: str) -> None:
     pytest.importorskip({"zstd": "zstandard", "lz4": "lz4"}.get(compression, "lzma"))
     kernel = bytes(range(256)) * 4096
@@ -520,3 +521,30 @@ def test_two_processes_build_one_image_once(
     outputs = {process.communicate()[0] for process in running}
     assert [process.returncode for process in running] == [0, 0, 0]
     assert len(outputs) == 1
+
+
+def test_a_kernel_is_compressed_anew(tmp_path: Path, packages: PackageCache) -> None:
+    """Each compression out of each other, with what the setup header says of it."""
+    plain = b"\x7fELF" + bytes(range(256)) * 40
+    start = 0x400 + 0x40  # one setup sector, and the payload 0x40 behind it
+    header = bytearray(start)
+    header[0x1F1], header[0x202:0x206], header[0x248] = 1, b"HdrS", 0x40
+    packed = gzip.compress(plain)
+    header[0x24C:0x250] = len(packed).to_bytes(4, "little")
+    kernel = bytes(header) + packed + b"what follows"
+    for compression in (*COMPRESSIONS, "gzip"):
+        kernel = recompress(kernel, compression, lambda name: tool(name, packages))
+        assert compression_of(kernel) == compression
+        assert kernel[:0x24C] == bytes(header[:0x24C])
+        assert kernel.endswith(b"what follows")
+        length = int.from_bytes(kernel[0x24C:0x250], "little")
+        assert len(kernel) == start + length + len(b"what follows")
+        size = len(plain) if compression != "gzip" else struct.unpack("<I", gzip.compress(plain)[-4:])[0]
+        assert kernel[start + length - 4 : start + length] == size.to_bytes(4, "little")
+    assert gzip.decompress(kernel[start : start + length]) == plain
+    with pytest.raises(ToolError, match="not a bzImage"):
+        recompress(plain, "gzip", lambda name: tool(name, packages))
+    with pytest.raises(ToolError, match="cut short"):
+        recompress(kernel[:-20], "xz", lambda name: tool(name, packages))
+    with pytest.raises(ToolError, match=r"no way known \(it starts 00 00"):
+        recompress(kernel[:start] + bytes(length), "xz", lambda name: tool(name, packages))

@@ -306,6 +306,13 @@ def test_refusals(xl: Xl, words: list[str], code: int, err: str) -> None:
     assert "Traceback" not in done.err
 
 
+def test_a_full_disk_is_told(xl: Xl) -> None:
+    with Path("/dev/full").open("w") as full:
+        process = xl.start("list", stdout=full)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (1, "xl: cannot be written or read: No space left on device\n")
+
+
 def test_help(xl: Xl) -> None:
     assert xl("help").out.startswith("Usage xl [-vfNtT] <subcommand> [args]\n")
     assert xl("create", "-h").out.startswith("Usage: xl [-vtTN] create <ConfigFile> [options] [vars]\n")

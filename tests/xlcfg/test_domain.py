@@ -172,3 +172,9 @@ def test_a_missing_file_is_named_as_xl_does() -> None:
     with pytest.raises(XlConfigError) as caught:
         load_domain("nowhere.cfg")
     assert caught.value.xl_lines == ("Failed to read config file: nowhere.cfg: No such file or directory",)
+
+
+def test_a_binary_file_is_none(folder: Path) -> None:
+    (folder / "binary.cfg").write_bytes(b"\x7fELF\x00\x01")
+    with pytest.raises(XlConfigError, match=r"binary.cfg: is no text"):
+        load_domain("binary.cfg")
