@@ -6,9 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from pvemu.errors import ConfigError
-from pvemu.trace.calls import CallTree
-from pvemu.trace.coverage import Coverage
-from pvemu.trace.instructions import InstructionTrace, tenet_lines, text_lines
 from pvemu.trace.sinks import write_json_lines, write_text
 from pvemu.trace.timeline import TIMELINE_KINDS, Timeline
 from pvemu.trace.tracer import Tracer
@@ -20,7 +17,10 @@ if TYPE_CHECKING:
     from hypercalls.table import Row
     from pvemu.debug.symbols import Symbols
     from pvemu.machine import Machine
+    from pvemu.trace.calls import CallTree
+    from pvemu.trace.coverage import Coverage
     from pvemu.trace.event import Event
+    from pvemu.trace.instructions import InstructionTrace
 
 __all__ = ["FORMATS", "AttachedTrace", "Output", "Request"]
 
@@ -144,6 +144,8 @@ class AttachedTrace:
         request, machine, symbols, write = self._request, self._machine, self._symbols, self._out.write
         watched, on_code = request.watched, self._translated if self._needs_code else None
         if "insns" in watched or self._counts_instructions():
+            from pvemu.trace.instructions import InstructionTrace, tenet_lines, text_lines
+
             is_shown = "insns" in watched
             lines = tenet_lines if request.format == "tenet" else text_lines
             self._instructions = InstructionTrace(
@@ -153,9 +155,13 @@ class AttachedTrace:
             )  # fmt: skip
             self._closers.append(self._instructions.close)
         elif "calls" in watched:
+            from pvemu.trace.calls import CallTree  # with a disassembler, which events do not need
+
             self._calls = CallTree(machine, symbols, is_open=self._is_open, on_code=on_code)
             self._closers.append(self._finish_calls)
         elif "drcov" in watched:
+            from pvemu.trace.coverage import Coverage
+
             self._coverage = Coverage(machine, symbols, is_open=self._is_open, on_code=on_code)
             self._closers.append(self._finish_coverage)
         elif on_code is not None:

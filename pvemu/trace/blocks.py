@@ -47,6 +47,12 @@ class BlockNames:
             fields["files"] = files
         return name, fields, _RESULTS.get(request.status, str(request.status))
 
+    @staticmethod
+    def files_of(fields: dict[str, object]) -> str:
+        """The files of a described request, for patterns."""
+        files = fields.get("files", [fields.get("file", "")])
+        return " ".join(map(str, files)) if isinstance(files, list) else ""
+
     def _where(self, sector: int) -> str:
         known = self._known.get(sector)
         if known is None:

@@ -143,7 +143,7 @@ class Tracer:
 
             def done(request: CompletedRequest, names: BlockNames = names) -> None:
                 name, fields, result = names.describe(request)
-                self._emit("block", name, fields, result, subject=str(fields.get("file", "")))
+                self._emit("block", name, fields, result, subject=names.files_of(fields))
 
             self._undo.append(backend.observe(done))
 
