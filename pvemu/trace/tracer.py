@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from pvemu.debug.symbols import Symbols
     from pvemu.devices.blkback_request import CompletedRequest
     from pvemu.devices.xenstore.server import Reply
-    from pvemu.hypervisor.emulate import Instruction
     from pvemu.hypervisor.mm import EntryUpdate
-    from pvemu.hypervisor.traps import Delivery
+    from pvemu.hypervisor.traps.emulate import Instruction
+    from pvemu.hypervisor.traps.traps import Delivery
     from pvemu.machine import Machine
 
 __all__ = ["KINDS", "Tracer"]
