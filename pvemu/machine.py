@@ -389,6 +389,7 @@ class Machine:
             self.engine.step_to(min(loop), len(loop))
             self.clock.skip_to_next()
             return
+        self.engine.step_to(min(loop), len(loop))
         where = f"{min(loop):#x}" if len(loop) == 1 else f"{min(loop):#x}..{max(loop):#x}"
         self.outcome = Outcome(
             "hang", f"the guest hangs: it repeats {len(loop)} instruction{'s'[: len(loop) > 1]} at {where} for ever"

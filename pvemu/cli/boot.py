@@ -35,7 +35,10 @@ from pvemu.testing.session import Session
 if TYPE_CHECKING:
     import argparse
     from argparse import _SubParsersAction
+    from collections.abc import Callable
 
+    from pvemu.config import DomainConfig
+    from pvemu.control.recorder import Recorder
     from pvemu.testing.verdict import Verdict
 
 __all__ = ["add_parser", "print_verdict", "run"]
@@ -54,6 +57,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--json", metavar="FILE", help="write a report of the run here")
     parser.add_argument("--screenshot", metavar="FILE.svg", help="draw the screen as it is at the end here")
     parser.add_argument("--record-cast", metavar="FILE", help="record the console here (asciicast v2, guest time)")
+    parser.add_argument("--record", metavar="FILE", help="write what `pvemu replay FILE` needs to have this run again")
     add_strict_arguments(parser)
 
 
@@ -65,10 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     timeout = seconds(arguments.timeout, None if is_interactive else DEFAULT_TIMEOUT)
     max_reboots = count(arguments.max_reboots, None if is_interactive else DEFAULT_MAX_REBOOTS)
     config = replace(domain_config(arguments), strict=strict_config(arguments))
-    outputs = (
-        ("--transcript", arguments.transcript), ("--json", arguments.json), ("--screenshot", arguments.screenshot),
-        ("--record-cast", arguments.record_cast),
-    )  # fmt: skip
+    names = ("transcript", "json", "screenshot", "record_cast", "record")
+    outputs = [(f"--{name.replace('_', '-')}", getattr(arguments, name)) for name in names]
     if wants_seeds(arguments):
         from pvemu.cli.strict import run_seeds
 
@@ -78,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         how = {"until": until, "timeout": timeout, "send": send, "max_reboots": max_reboots}
         return run_seeds(arguments, config, how, open_output(arguments.json, "--json"))
     machine = Machine.create(config)
+    recorder: Recorder | None = None
     try:
         refuse_overwriting(arguments, config, *outputs)
         transcript = open_output(arguments.transcript, "--transcript")
@@ -85,22 +88,27 @@ def run(arguments: argparse.Namespace) -> int:
         picture = open_output(arguments.screenshot, "--screenshot")
         cast = open_output(arguments.record_cast, "--record-cast")
         recording = Recording(picture, cast, f"pvemu boot {Path(config.kernel).name}", console_sink(transcript))
+        recorder = _recorder(arguments, config, send, timeout, max_reboots)
         session = Session(
             machine, until=until, timeout=timeout, send=send, sink=recording, max_reboots=max_reboots,
-            on_domain=_watch_origins if report is not None else lambda machine: None,
+            on_domain=_on_domain(recorder, watches_origins=report is not None),
         )  # fmt: skip
         recording.elapsed = lambda: session.machine.clock.now() - session.machine.clock.start
         with closing(session), stopping_on_signals(session) as received:
             if is_interactive:
                 from pvemu.cli.terminal import Terminal
 
-                with Terminal(session):
+                with Terminal(session) as terminal:
+                    if recorder is not None:
+                        terminal.on_keys = recorder.typed
                     verdict = session.run()
             else:
                 with _progress(session):
                     verdict = session.run()
     finally:
         machine.close()
+        if recorder is not None:
+            recorder.finish()
     if transcript is not None:
         transcript.close()
     if report is not None:
@@ -114,6 +122,29 @@ def run(arguments: argparse.Namespace) -> int:
         return 128 + received[0]
     print_verdict(verdict)
     return verdict.exit_code
+
+
+def _on_domain(recorder: Recorder | None, *, watches_origins: bool) -> Callable[[Machine], None]:
+    def on_domain(machine: Machine) -> None:
+        if watches_origins:
+            _watch_origins(machine)
+        if recorder is not None:
+            recorder.attach(machine)
+
+    return on_domain
+
+
+def _recorder(
+    arguments: argparse.Namespace, config: DomainConfig, send: list[bytes], timeout: float | None,
+    max_reboots: int | None,
+) -> Recorder | None:  # fmt: skip
+    if arguments.record is None:
+        return None
+    from pvemu.control.recorder import Recorder
+
+    typed = [data.decode("latin-1") for data in send]
+    options = {"until": arguments.until, "timeout": timeout, "send": typed, "max_reboots": max_reboots}
+    return Recorder(arguments.record, config, options)
 
 
 def _progress(session: Session) -> AbstractContextManager[object]:
