@@ -20,8 +20,6 @@ from pvemu.cli.output import OutputFile, closing, refuse_overwriting, stopping_o
 from pvemu.debug.symbols import SymbolFiles, Symbols
 from pvemu.errors import ConfigError
 from pvemu.machine import Machine
-from pvemu.mkimage.packages import PackageCache
-from pvemu.mkimage.symbol_folders import DEBUG_PACKAGE, symbol_folders
 from pvemu.testing.session import Session
 from pvemu.trace.attach import FORMATS, AttachedTrace, Request
 from pvemu.trace.window import parse_place
@@ -29,6 +27,7 @@ from pvemu.trace.window import parse_place
 if TYPE_CHECKING:
     import argparse
     from argparse import _SubParsersAction
+    from pathlib import Path
 
 __all__ = ["EVENT_OPTIONS", "add_parser", "add_symbol_option", "run", "symbol_files"]
 
@@ -109,11 +108,19 @@ def add_symbol_option(parser: argparse.ArgumentParser) -> None:
 
 def symbol_files(arguments: argparse.Namespace) -> SymbolFiles:
     """The files that the option names, and those in the package cache."""
-    cache = PackageCache(report=lambda text: print(f"pvemu: {text}", file=sys.stderr))
     paths = [path for path in arguments.symbols if path != "debian"]
     if len(paths) < len(arguments.symbols):
-        cache.get([DEBUG_PACKAGE])
-    return SymbolFiles([*paths, *symbol_folders(cache)])
+        from pvemu.mkimage.packages import PackageCache
+        from pvemu.mkimage.symbol_folders import DEBUG_PACKAGE
+
+        PackageCache(report=lambda text: print(f"pvemu: {text}", file=sys.stderr)).get([DEBUG_PACKAGE])
+    return SymbolFiles(paths, _in_the_cache)
+
+
+def _in_the_cache() -> list[Path]:
+    from pvemu.mkimage.symbol_folders import symbol_folders
+
+    return symbol_folders()
 
 
 def run(arguments: argparse.Namespace) -> int:

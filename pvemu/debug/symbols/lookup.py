@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -62,22 +63,35 @@ class _StageModules:
         self.number = number
         self.grub = grub
         self._fixed = fixed
-        self.modules: list[Module] = []
+        self._places: list[tuple[int, int, Module | int]] = []
         self._starts: list[int] = []
         self.arrange()
 
     def arrange(self) -> None:
         """Sort what there is by address."""
-        loaded = list(self.grub.modules.values()) if self.grub is not None else []
-        self.modules = sorted([*self._fixed, *loaded], key=lambda module: module.base)
-        self._starts = [module.base for module in self.modules]
+        places: list[tuple[int, int, Module | int]] = [(module.base, module.end, module) for module in self._fixed]
+        if self.grub is not None:
+            places += [(one.base, one.base + one.size, handle) for handle, one in self.grub.places.items()]
+        self._places = sorted(places, key=lambda place: place[0])
+        self._starts = [base for base, _end, _module in self._places]
+
+    @property
+    def modules(self) -> list[Module]:
+        """All of them, by address."""
+        return [self._module(module) for _base, _end, module in self._places]
 
     def at(self, address: int) -> Module | None:
         """The module that ``address`` is in."""
         found = bisect_right(self._starts, address) - 1
-        if found < 0 or address >= self.modules[found].end:
+        if found < 0 or address >= self._places[found][1]:
             return None
-        return self.modules[found]
+        return self._module(self._places[found][2])
+
+    def _module(self, module: Module | int) -> Module:
+        if isinstance(module, Module):
+            return module
+        assert self.grub is not None
+        return self.grub.module(module)
 
 
 class Symbols:
@@ -201,8 +215,6 @@ class Symbols:
             self._built.append(built)
             self._forget()
             self._head = None
-            for module in built.modules:
-                self._copies.remember(number, module)
         return self._built[-1]
 
     def follow(self) -> None:
@@ -226,10 +238,13 @@ class Symbols:
         self._searched_pages.clear()
         self._nameless_pages.clear()
 
-    def _take(self, stage: _StageModules, fresh: list[Module]) -> None:
+    def _take(self, stage: _StageModules, fresh: list[int]) -> None:
         stage.arrange()
-        for module in fresh:
-            self._copies.remember(stage.number, module)
+        grub = stage.grub
+        assert grub is not None
+        for handle in fresh:
+            place = grub.places[handle]
+            self._copies.remember(stage.number, place.base, place.size, partial(grub.at, place))
 
     def _find(self, vaddr: int) -> Location | None:
         stage = self._current()
