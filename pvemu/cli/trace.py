@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction
     from pathlib import Path
 
-__all__ = ["EVENT_OPTIONS", "add_parser", "add_symbol_option", "run", "symbol_files"]
+__all__ = ["EVENT_OPTIONS", "add_parser", "add_symbol_option", "add_trace_arguments", "run", "symbol_files",
+           "trace_request"]  # fmt: skip
 
 #: What can be asked for: option -> kind of event, help.
 EVENT_OPTIONS = {
@@ -53,6 +54,13 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )  # fmt: skip
     add_arguments(parser)
     add_run_arguments(parser)
+    parser.add_argument("--transcript", metavar="FILE", help="write the console's bytes here")
+    add_trace_arguments(parser)
+    add_symbol_option(parser)
+
+
+def add_trace_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to see, in which format, and where to write it."""
     for option, (_kind, help_text) in EVENT_OPTIONS.items():
         parser.add_argument(f"--{option}", action="store_true", help=help_text)
     parser.add_argument(
@@ -66,8 +74,6 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="text; json (lines) or perfetto for events; tenet for instructions; drcov; folded stacks of calls",
     )  # fmt: skip
     parser.add_argument("--output", "-o", metavar="FILE", help="write the trace here instead of to standard output")
-    parser.add_argument("--transcript", metavar="FILE", help="write the console's bytes here")
-    add_symbol_option(parser)
 
 
 def add_code_options(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +87,8 @@ def add_code_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", dest="end", metavar="PLACE", help="end when the guest comes to a place, as --from")
 
 
-def _request(arguments: argparse.Namespace) -> Request:
+def trace_request(arguments: argparse.Namespace) -> Request:
+    """What these options ask for. ConfigError."""
     try:
         last = int(arguments.last or 0)
     except ValueError:
@@ -130,7 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
     timeout = seconds(arguments.timeout, DEFAULT_TIMEOUT)
     files = symbol_files(arguments)
     config = domain_config(arguments)
-    request = _request(arguments)
+    request = trace_request(arguments)
     can_go_on = request.format in ("text", "json") and not request.calls  # the others are of one domain
     max_reboots = count(arguments.max_reboots, DEFAULT_MAX_REBOOTS) if can_go_on else 0
     machine = Machine.create(config)
