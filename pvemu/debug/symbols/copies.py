@@ -78,7 +78,11 @@ class CodeCopies:
             needle = code[skip : skip + _NEEDLE]
             if len(set(needle)) < _NEEDLE // 2:
                 continue  # zeros and the like are everywhere
-            found = [one for one in self._search(contents, needle, skip) if self._agrees(one, before, code)]
+            found = [
+                one
+                for one in self._search(contents, needle, skip)
+                if one.address != address and self._agrees(one, before, code)  # what was unloaded is no copy of itself
+            ]
             if found:
                 return found[0] if len(found) == 1 else None
         return None
