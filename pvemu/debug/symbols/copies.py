@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["CodeCopies", "Original"]
 
 #: As many bytes must agree, from the address itself or a little behind it (a loader patches operands).
-_NEEDLE, _REACH = 12, 48
+_NEEDLE, _REACH, _STEP = 12, 48, 4
 #: The share of the bytes on one side that must agree: operands are patched in each copy.
 _ENOUGH = 0.75
 
@@ -85,7 +85,7 @@ class CodeCopies:
         """The place that the code at ``address`` was copied from; None unless there is exactly one."""
         code, before = self._code_at(address, _REACH), self._code_at(address - _REACH, _REACH)
         contents = [(text, self._content(text)) for text in self._texts]
-        for skip in range(len(code) - _NEEDLE + 1):
+        for skip in range(0, len(code) - _NEEDLE + 1, _STEP):
             needle = code[skip : skip + _NEEDLE]
             if len(set(needle)) < _NEEDLE // 2:
                 continue  # zeros and the like are everywhere
