@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from pvemu.machine import Machine
@@ -35,6 +36,7 @@ class Terminal:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._other: Callable[[Machine], None] = lambda machine: None
         self._in = sys.stdin.fileno()
         self._saved = termios.tcgetattr(self._in)
         self._typed = b""
@@ -45,7 +47,7 @@ class Terminal:
         print("pvemu: Ctrl-] leaves", file=sys.stderr, flush=True)
         atexit.register(self._restore)
         tty.setraw(self._in)
-        self._session.on_domain = self._attach
+        self._other, self._session.on_domain = self._session.on_domain, self._attach
         signal.signal(signal.SIGALRM, self._on_alarm)
         signal.setitimer(signal.ITIMER_REAL, _MAX_WAIT, _MAX_WAIT)
         return self
@@ -66,6 +68,7 @@ class Terminal:
     def _attach(self, machine: Machine) -> None:
         """A domain is about to start, the first or the next after a reboot."""
         machine.clock.on_idle = self._wait
+        self._other(machine)
 
     def _restore(self) -> None:
         with suppress(termios.error):  # a terminal that is gone wants nothing back
