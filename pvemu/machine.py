@@ -27,29 +27,29 @@ from pvemu.devices.dom0 import CONSOLE_GRANT, STORE_GRANT, Dom0, Dom0Parts
 from pvemu.disk.image import Disk, open_disks
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
 from pvemu.hypervisor.address_space import AddressSpace
-from pvemu.hypervisor.breakpoints import Breakpoints
 from pvemu.hypervisor.compat.page_types import m2p_entries
 from pvemu.hypervisor.descriptor_tables import GDT_VADDR
 from pvemu.hypervisor.domain import Domain, DomainCrashError
 from pvemu.hypervisor.domain_page import DomainPages
-from pvemu.hypervisor.emul_gate_op import GateOps
-from pvemu.hypervisor.emul_priv_op import PrivilegedOps
-from pvemu.hypervisor.emulate import CodeReader
 from pvemu.hypervisor.event_channel import EventChannels
-from pvemu.hypervisor.exception_entry import ExceptionEntry
-from pvemu.hypervisor.exit_handler import TRAP_NS, HypercallRecord, PvExitHandler
 from pvemu.hypervisor.grant_table import GrantTable
 from pvemu.hypervisor.guest_access import GuestMemory
 from pvemu.hypervisor.guest_mode import toggle_guest_mode
 from pvemu.hypervisor.hypercall import HypercallContext, HypercallDispatcher
 from pvemu.hypervisor.memory import Reservation
-from pvemu.hypervisor.msr import Msrs
 from pvemu.hypervisor.offline_vcpu import OfflineVcpu
 from pvemu.hypervisor.physdev import Physdev
-from pvemu.hypervisor.ro_page_fault import RoPageFault
 from pvemu.hypervisor.sched import Sched
 from pvemu.hypervisor.shared_info import SharedInfo
 from pvemu.hypervisor.time import SYSTEM_TIME_AT_START, VirtualClock
+from pvemu.hypervisor.traps.breakpoints import Breakpoints
+from pvemu.hypervisor.traps.emul_gate_op import GateOps
+from pvemu.hypervisor.traps.emul_priv_op import PrivilegedOps
+from pvemu.hypervisor.traps.emulate import CodeReader
+from pvemu.hypervisor.traps.exception_entry import ExceptionEntry
+from pvemu.hypervisor.traps.exit_handler import TRAP_NS, HypercallRecord, PvExitHandler
+from pvemu.hypervisor.traps.msr import Msrs
+from pvemu.hypervisor.traps.ro_page_fault import RoPageFault
 from pvemu.hypervisor.vcpu_areas import VcpuAreas
 from pvemu.hypervisor.vcpu_timers import VcpuTimers
 from pvemu.hypervisor.width import PV32, PV64
@@ -389,6 +389,7 @@ class Machine:
             self.engine.step_to(min(loop), len(loop))
             self.clock.skip_to_next()
             return
+        self.engine.step_to(min(loop), len(loop))
         where = f"{min(loop):#x}" if len(loop) == 1 else f"{min(loop):#x}..{max(loop):#x}"
         self.outcome = Outcome(
             "hang", f"the guest hangs: it repeats {len(loop)} instruction{'s'[: len(loop) > 1]} at {where} for ever"

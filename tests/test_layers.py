@@ -142,7 +142,7 @@ def test_unicorn_is_imported_where_the_engine_is() -> None:
         ("pvemu/disk/raw.py", "from ..devices import ring", "R1"),
         ("pvemu/disk/raw.py", "def f():\n    from pvemu import machine", "R1"),
         ("pvemu/memory/ram.py", "from pvemu.cpu.paging import PageWalker", "R1"),
-        ("pvemu/cpu/paging.py", "from pvemu.hypervisor.traps import Traps", "R1"),
+        ("pvemu/cpu/paging.py", "from pvemu.hypervisor.traps.traps import Traps", "R1"),
         ("pvemu/frames.py", "from pvemu.memory.ram import Ram", "R1"),
         ("pvemu/machine.py", "from pvemu.cli import main", "R1"),
         ("pvemu/mkimage/build.py", "from pvemu.disk import raw", "R1"),

@@ -178,7 +178,7 @@ def install_stopwatch() -> Stopwatch:
     from pvemu.devices.console import ConsoleBackend
     from pvemu.devices.xenstore.ring import XenstoreRing
     from pvemu.hypervisor.address_space import AddressSpace
-    from pvemu.hypervisor.exit_handler import PvExitHandler
+    from pvemu.hypervisor.traps.exit_handler import PvExitHandler
     from pvemu.machine import Machine
 
     watch = Stopwatch()

@@ -18,8 +18,11 @@ __all__ = ["main"]
 
 _VERBS = {
     "boot": "boot a kernel and watch its console",
+    "debug": "stop a guest, look around, and go back",
+    "gdb": "serve gdb's remote protocol, in both directions",
     "grub-shell": "run a GRUB script on GRUB's Xen port and print its output, as GRUB's own grub-shell",
     "image": "make guest images from recipes",
+    "replay": "have a recorded run again, exactly",
     "test": "run scenarios: guests with what is typed and what must come of it",
     "xl": "xl's commands, for tools that call xl",
 }

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pvemu.config import DomainConfig
+    from pvemu.control.recorder import Recorder
     from pvemu.testing.verdict import Verdict
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_parser", "print_verdict", "run"]
 
 #: Guest seconds after which a run that nobody watches ends.
 DEFAULT_TIMEOUT = 600.0
@@ -65,6 +66,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--json", metavar="FILE", help="write a report of the run here")
     parser.add_argument("--screenshot", metavar="FILE.svg", help="draw the screen as it is at the end here")
     parser.add_argument("--record-cast", metavar="FILE", help="record the console here (asciicast v2, guest time)")
+    parser.add_argument("--record", metavar="FILE", help="write what `pvemu replay FILE` needs to have this run again")
     add_strict_arguments(parser)
 
 
@@ -85,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         how = {"until": until, "timeout": timeout, "send": send, "max_reboots": max_reboots}
         return run_seeds(arguments, config, how, _open_output(arguments.json, "--json"))
     machine = Machine.create(config)
+    recorder: Recorder | None = None
     try:
         _refuse_overwriting(arguments, config)
         transcript = _open_output(arguments.transcript, "--transcript")
@@ -92,22 +95,27 @@ def run(arguments: argparse.Namespace) -> int:
         picture = _open_output(arguments.screenshot, "--screenshot")
         cast = _open_output(arguments.record_cast, "--record-cast")
         recording = Recording(picture, cast, f"pvemu boot {Path(config.kernel).name}", _sink(transcript))
+        recorder = _recorder(arguments, config, send, timeout, max_reboots)
         session = Session(
             machine, until=until, timeout=timeout, send=send, sink=recording, max_reboots=max_reboots,
-            on_domain=_watch_origins if report is not None else lambda machine: None,
+            on_domain=_on_domain(recorder, watches_origins=report is not None),
         )  # fmt: skip
         recording.elapsed = lambda: session.machine.clock.now() - session.machine.clock.start
         with _closing(session), _stopping_on_signals(session) as received:
             if is_interactive:
                 from pvemu.cli.terminal import Terminal
 
-                with Terminal(session):
+                with Terminal(session) as terminal:
+                    if recorder is not None:
+                        terminal.on_keys = recorder.typed
                     verdict = session.run()
             else:
                 with _progress(session):
                     verdict = session.run()
     finally:
         machine.close()
+        if recorder is not None:
+            recorder.finish()
     if transcript is not None:
         transcript.close()
     if report is not None:
@@ -119,8 +127,31 @@ def run(arguments: argparse.Namespace) -> int:
     if received and verdict.verdict == "failure":
         print(f"pvemu: {verdict.reason}", file=sys.stderr)
         return 128 + received[0]
-    _print_verdict(verdict)
+    print_verdict(verdict)
     return verdict.exit_code
+
+
+def _on_domain(recorder: Recorder | None, *, watches_origins: bool) -> Callable[[Machine], None]:
+    def on_domain(machine: Machine) -> None:
+        if watches_origins:
+            _watch_origins(machine)
+        if recorder is not None:
+            recorder.attach(machine)
+
+    return on_domain
+
+
+def _recorder(
+    arguments: argparse.Namespace, config: DomainConfig, send: list[bytes], timeout: float | None,
+    max_reboots: int | None,
+) -> Recorder | None:  # fmt: skip
+    if arguments.record is None:
+        return None
+    from pvemu.control.recorder import Recorder
+
+    typed = [data.decode("latin-1") for data in send]
+    options = {"until": arguments.until, "timeout": timeout, "send": typed, "max_reboots": max_reboots}
+    return Recorder(arguments.record, config, options)
 
 
 def _progress(session: Session) -> AbstractContextManager[object]:
@@ -243,7 +274,7 @@ def _refuse_overwriting(arguments: argparse.Namespace, config: DomainConfig) -> 
     given = (config.kernel, config.ramdisk, arguments.kernel, arguments.config)
     inputs = [*filter(None, given), *(disk.path for disk in config.disks)]
     used = {os.path.realpath(path): path for path in inputs}
-    outputs = ("transcript", "json", "screenshot", "record_cast")
+    outputs = ("transcript", "json", "screenshot", "record_cast", "record")
     for option, path in ((f"--{name.replace('_', '-')}", getattr(arguments, name)) for name in outputs):
         if path is None or (Path(path).exists() and not Path(path).is_file()):
             continue  # /dev/null or a FIFO may serve for anything
@@ -264,7 +295,7 @@ def _open_output(path: str | None, option: str) -> IO[bytes] | None:
 
 
 # -- the end ---------------------------------------------------------------------------------------------------------
-def _print_verdict(verdict: Verdict) -> None:
+def print_verdict(verdict: Verdict) -> None:
     """The crash report if there is one, the stages, and one line of verdict, to stderr."""
     lines = list(verdict.crash_report)
     if lines:

@@ -36,18 +36,19 @@ class Terminal:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._other: Callable[[Machine], None] = lambda machine: None
         self._in = sys.stdin.fileno()
         self._saved = termios.tcgetattr(self._in)
         self._typed = b""
         self._waiting = False
         self._due = 0.0
+        self.on_keys: Callable[[bytes], None] = lambda keys: None  #: told what is typed, when the guest gets it
 
     def __enter__(self) -> Self:
         print("pvemu: Ctrl-] leaves", file=sys.stderr, flush=True)
         atexit.register(self._restore)
         tty.setraw(self._in)
-        self._other, self._session.on_domain = self._session.on_domain, self._attach
+        self._then = self._session.on_domain
+        self._session.on_domain = self._attach
         signal.signal(signal.SIGALRM, self._on_alarm)
         signal.setitimer(signal.ITIMER_REAL, _MAX_WAIT, _MAX_WAIT)
         return self
@@ -68,7 +69,7 @@ class Terminal:
     def _attach(self, machine: Machine) -> None:
         """A domain is about to start, the first or the next after a reboot."""
         machine.clock.on_idle = self._wait
-        self._other(machine)
+        self._then(machine)
 
     def _restore(self) -> None:
         with suppress(termios.error):  # a terminal that is gone wants nothing back
@@ -94,6 +95,7 @@ class Terminal:
                     keys, self._typed = self._typed, b""
                     self._due = 0.0  # guest time has not come to the target
                     self._session.machine.console.send(keys)
+                    self.on_keys(keys)
                     return True
                 if left is not None:
                     left -= wait

@@ -354,7 +354,7 @@ class Debuggee:
             else:
                 trail = (*self._trail, Mark("step", engine.stepper.insns))
         else:
-            trail = self._plain_trail(moved)
+            trail = self._plain_trail(kind, moved=moved)
             self._known = None
         self._trail = trail
         is_fault = machine.leaving.kind == ExitKind.EXCEPTION and kind in {"fault", "end"}
@@ -365,11 +365,13 @@ class Debuggee:
         )  # fmt: skip
         return self.stop
 
-    def _plain_trail(self, moved: bool) -> tuple[Mark, ...]:
+    def _plain_trail(self, kind: str, *, moved: bool) -> tuple[Mark, ...]:
         before: tuple[Mark, ...] = () if moved else self._trail
         rip = self.machine.engine.read("rip")
         if self.machine.leaving.kind == ExitKind.BREAKPOINT:
             return (*before, Mark("code", self._counts.get(rip, 1), rip))
+        if kind == "end" and self.machine.outcome is not None and self.machine.outcome.kind == "hang":
+            return (*before, Mark("code", 1, rip))  # of a loop that does nothing, each turn is like the first
         if self.pulse.was_forced:
             return (*before, Mark("lost"))
         return before or (Mark("settle"),)

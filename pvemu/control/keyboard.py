@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pvemu.devices.console import ConsoleBackend
     from pvemu.hypervisor.time import VirtualClock
 
-__all__ = ["Keyboard"]
+__all__ = ["KeyLog", "Keyboard"]
 
 
 class Keyboard:
@@ -29,6 +29,11 @@ class Keyboard:
         self._script = {idle: keys for idle, keys in script if idle > self._idles}
         self.typed = [(idle, keys) for idle, keys in script if idle <= self._idles]
 
+    @property
+    def script(self) -> list[tuple[int, bytes]]:
+        """What was typed and, in a replay, what will be."""
+        return [*self.typed, *sorted(self._script.items())]
+
     def type(self, keys: bytes) -> None:
         """Type ``keys`` when the guest idles next. What was to be typed later in a replay is given up: from here on the
         run is another one.
@@ -46,3 +51,33 @@ class Keyboard:
         self.typed.append((self._idles, keys))
         self._console.send(keys)
         return True
+
+
+class KeyLog:
+    """Notes what somebody else's ``clock.on_idle`` types, for a recording: (domain, which idling, bytes)."""
+
+    def __init__(self) -> None:
+        self.keys: list[tuple[int, int, bytes]] = []
+        self.domain = -1
+        self._idles = 0
+        self._typed = b""
+
+    def typed(self, keys: bytes) -> None:
+        """Somebody types, while the guest idles."""
+        self._typed += keys
+
+    def attach(self, clock: VirtualClock) -> None:
+        """Another domain is about to run, with its ``on_idle`` in place."""
+        self.domain += 1
+        self._idles = 0
+        inner = clock.on_idle
+
+        def on_idle(target: int | None) -> bool:
+            self._idles += 1
+            result = inner(target) if inner is not None else False
+            if self._typed:
+                self.keys.append((self.domain, self._idles, self._typed))
+                self._typed = b""
+            return result
+
+        clock.on_idle = on_idle

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from hypercalls.public import xen
 from hypercalls.public.io.xs_wire import XS_NAMES
 from pvemu.errors import ConfigError
-from pvemu.hypervisor.traps import VECTOR_NAMES
+from pvemu.hypervisor.traps.traps import VECTOR_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -53,7 +53,7 @@ class Timeline:
         self._on_console = on_console
         self.listen: Any = None
         self.interrupts: Callable[[], bool] = lambda: False
-        self._typed: list[tuple[int, bytes]] = []
+        self._typed = debuggee.keyboard.script
         theirs, ours = Channel.pair()
         if fork_process() == 0:
             theirs.close()

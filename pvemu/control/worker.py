@@ -95,7 +95,7 @@ class Worker:
                 self._debuggee.keyboard.play(*arguments)
                 return None
             case "typed":
-                return self._debuggee.keyboard.typed
+                return self._debuggee.keyboard.script
             case "stop":
                 return self._debuggee.stop
         method = getattr(self._debuggee, name, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
-from xml.sax.saxutils import escape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +56,7 @@ def render_svg(console: bytes, title: str = "The guest's console") -> str:
     width, height = COLUMNS * _WIDTH + 2 * _MARGIN, LINES * _HEIGHT + 2 * _MARGIN
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">',
-        f"<title>{escape(title)}</title>",
+        f"<title>{_escape(title)}</title>",
         f'<rect width="{width}" height="{height}" rx="4" fill="{_BACKGROUND}"/>',
         f'<g font-family="{_FONT}" font-size="13" fill="{_FOREGROUND}" {_KEEP_BLANKS}>',
     ]
@@ -107,10 +106,16 @@ def _drawn(run: _Run, row: int) -> Iterator[str]:
         look += ' font-weight="bold"' if run.is_bold else ""
         look += ' text-decoration="underline"' if run.is_underlined else ""
         place = f'x="{left}" y="{top + _BASELINE}" textLength="{len(text) * _WIDTH}" lengthAdjust="spacingAndGlyphs"'
-        yield f"<text {place}{look}>{escape(text)}</text>"
+        yield f"<text {place}{look}>{_escape(text)}</text>"
 
 
 def _colour(name: str, default: str) -> str:
     if name == "default":
         return default
     return _COLOURS.get(name, f"#{name}")
+
+
+def _escape(text: str) -> str:
+    from html import escape  # every start of pvemu imports this module, few draw
+
+    return escape(text, quote=False)

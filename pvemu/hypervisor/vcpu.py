@@ -13,8 +13,8 @@ from hypercalls.public import arch_x86
 from hypercalls.public import callback as cb
 from hypercalls.public import errno as e
 from hypercalls.public import vcpu as vc
-from pvemu.hypervisor.debugreg import DebugRegisters
 from pvemu.hypervisor.domain import DomainCrashError
+from pvemu.hypervisor.traps.debugreg import DebugRegisters
 from pvemu.hypervisor.vcpu_areas import VcpuAreas
 from pvemu.hypervisor.vcpu_timers import FIRST_PERIOD_NS, VcpuTimers
 

@@ -17,7 +17,7 @@ from pvemu.hypervisor.compat.vcpu import CompatVcpu
 from pvemu.hypervisor.descriptor_tables import DescriptorTables
 from pvemu.hypervisor.mm import Mm
 from pvemu.hypervisor.page_types import PageTypes
-from pvemu.hypervisor.traps import Traps
+from pvemu.hypervisor.traps.traps import Traps
 from pvemu.hypervisor.vcpu import Vcpu
 
 __all__ = ["PV32", "PV64", "Width"]

@@ -13,13 +13,13 @@ from pvemu.mkimage.tools import TOOL_PACKAGES
 
 
 def main(arguments: list[str]) -> int:
-    """Fetch the packages of the named recipes (`all`: of every recipe, GRUB's debug files, and gdb); 2 is a failure."""
+    """Fetch the packages of the named recipes (`all`: of every one and tool, and debug files); 2 is a failure."""
     names = list_recipes() if arguments == ["all"] else arguments
     try:
         cache = PackageCache(report=lambda text: print(f"setup: {text}", file=sys.stderr))
         fetch(names, cache)
         if arguments == ["all"]:
-            cache.get([DEBUG_PACKAGE, *TOOL_PACKAGES["gdb"]])
+            cache.get({DEBUG_PACKAGE, *(package for names in TOOL_PACKAGES.values() for package in names)})
     except InputError as error:
         print(f"setup: {error}", file=sys.stderr)
         return 2

@@ -114,6 +114,12 @@ def _evaluate(debuggee: Debuggee, text: str) -> int:
     return views.evaluate(debuggee, text)
 
 
+def _file_sectors(debuggee: Debuggee, vdev: str, path: str) -> list[tuple[int, int]]:
+    from pvemu.monitor.disk_files import file_sectors
+
+    return file_sectors(debuggee.machine, vdev, path)
+
+
 _REQUESTS: dict[str, Callable[..., object]] = {
     "bits": _bits,
     "registers": _registers,
@@ -133,4 +139,5 @@ _REQUESTS: dict[str, Callable[..., object]] = {
     "rsp": _rsp,
     "return_addresses": _return_addresses,
     "evaluate": _evaluate,
+    "file_sectors": _file_sectors,
 }

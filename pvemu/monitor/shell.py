@@ -47,8 +47,8 @@ def unescape(text: str) -> bytes:
 def describe(stop: Stop, name: str | None) -> str:
     """One line on why and where the guest stands."""
     where = f"{stop.rip:#x}" + (f" {name}" if name else "")
-    what = f"the run ended: {stop.text}" if stop.kind == "end" else stop.text
-    numbers = " ".join(f"[{number}]" for number in stop.points)
+    what = f"the run ended: {stop.text}" if stop.kind == "end" else stop.text if stop.points != (0,) else ""
+    numbers = " ".join(f"[{number}]" for number in stop.points if number)
     place = f"{stop.time / _NS_PER_S:.6f} s, {stop.place}"
     return " ".join(filter(None, (numbers, what and what + ":", where, f"({place})")))
 
@@ -61,7 +61,6 @@ class Shell:
         self.points: dict[int, StopPoint] = {}
         self.extra_points: Callable[[], Sequence[StopPoint]] = list
         self.is_done = False
-        self.locate_file: Callable[[str, str], Sequence[tuple[int, int]]] | None = None
         self._next_number = 1
         self._commands: dict[str, tuple[Callable[[list[str]], str], str, str]] = {
             "step": (self._step, "step [COUNT]", "run instructions"),
@@ -226,7 +225,7 @@ class Shell:
     def _break(self, words: list[str], *, is_temporary: bool = False) -> str:
         text = words[0]
         if text.split()[0] in EVENT_KINDS:
-            point = self.add(lambda n: parse_event(n, text, self.locate_file, is_temporary=is_temporary))
+            point = self.add(lambda n: parse_event(n, text, self._sectors_of, is_temporary=is_temporary))
             return f"[{point.number}] {text}"
         number = parse_number(text)
         addresses: list[int] = [number] if number is not None else self.timeline.ask("addresses", text)
@@ -236,6 +235,10 @@ class Shell:
             )
         point = self.add(lambda n: StopPoint(n, "code", text, tuple(addresses), is_temporary=is_temporary))
         return f"[{point.number}] {text} at {', '.join(f'{address:#x}' for address in addresses)}"
+
+    def _sectors_of(self, vdev: str, path: str) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = self.timeline.ask("file_sectors", vdev, path)
+        return found
 
     def _tbreak(self, words: list[str]) -> str:
         return self._break(words, is_temporary=True)

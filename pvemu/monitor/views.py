@@ -112,7 +112,7 @@ def _backtrace(debuggee: Debuggee, words: list[str]) -> str:
 
 
 def _symbol(debuggee: Debuggee, words: list[str]) -> str:
-    address = parse_number(words[0])
+    address = evaluate(debuggee, words[0]) if words[0].startswith("$") else parse_number(words[0])
     if address is None:
         found = debuggee.symbols.address(words[0])
         if not found:

@@ -324,6 +324,11 @@ class _Reader:
         ):
             if value:
                 self._fail("disk", f"disk {spec!r}: pvemu has no {what}", "give an image file as target")
+        if disk.format not in ("raw", "empty"):
+            self._fail(
+                "disk", f"disk {spec!r}: pvemu reads raw images, no {disk.format}",
+                f"convert it: qemu-img convert -O raw {disk.target or 'IMAGE'} disk.img",
+            )  # fmt: skip
         if disk.format == "empty":
             self.warnings.append(f"{self.source}:{line}: warning: disk {spec!r}: an empty drive is left out")
             return None

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pyte
 import pytest
 
+from pvemu.cli import main
 from tests.cli.conftest import ECHO, ROOT, command, default_signals
 
 if TYPE_CHECKING:
@@ -129,6 +130,24 @@ def test_a_countdown_runs_as_the_clock_on_the_wall(at_terminal: Callable[..., At
     code, err = one.leave()
     assert (code, "powered itself off" in err) == (0, True)
     assert time.monotonic() - started > 2.5, "two seconds of countdown and one of sleep"
+
+
+def test_what_a_person_typed_is_typed_again(
+    at_terminal: Callable[..., AtTerminal], guest: Guest, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    recording = tmp_path / "keys.rec"
+    one = at_terminal(guest("pvgrub", "grub-x86_64-xen.bin"), "--memory", "64", "--record", recording)
+    one.wait_for_text("grub> ")
+    one.type(b"set x=world\r")
+    one.type(b"echo hello $x\r")
+    one.wait_for_text("hello world")
+    one.type(LEAVE)
+    assert one.leave()[0] == 0
+    assert main(["replay", str(recording)]) == 0
+    again = capfdbinary.readouterr()
+    assert b"hello world" in again.out
+    assert again.out.rstrip() in one.output, "byte for byte"
+    assert b"left with Ctrl-]" in again.err
 
 
 def test_keys_go_to_the_guest(at_terminal: Callable[..., AtTerminal], micro: MakeGuest) -> None:

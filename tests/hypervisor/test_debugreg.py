@@ -6,7 +6,7 @@ import pytest
 
 from hypercalls.errors import XenError
 from hypercalls.public import errno as e
-from pvemu.hypervisor.debugreg import Breakpoint, DebugRegisters
+from pvemu.hypervisor.traps.debugreg import Breakpoint, DebugRegisters
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from hypercalls.errors import XenError
 from hypercalls.public import errno as e
-from pvemu.hypervisor.emulate import CodeReader, Instruction, decode
+from pvemu.hypervisor.traps.emulate import CodeReader, Instruction, decode
 
 CODE = 0x1FF8
 SEGMENTS = {

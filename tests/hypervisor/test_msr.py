@@ -9,8 +9,8 @@ import pytest
 
 from hypercalls.context import TrapEntry
 from hypercalls.errors import XenError
-from pvemu.hypervisor.msr import Msrs
 from pvemu.hypervisor.time import VirtualClock
+from pvemu.hypervisor.traps.msr import Msrs
 
 ONES = (1 << 64) - 1
 GP, OK = None, True

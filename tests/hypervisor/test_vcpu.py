@@ -24,7 +24,7 @@ from pvemu.hypervisor.event_channel import EventChannels
 from pvemu.hypervisor.hypercall import HypercallDispatcher
 from pvemu.hypervisor.shared_info import SharedInfo
 from pvemu.hypervisor.time import VirtualClock
-from pvemu.hypervisor.traps import Traps
+from pvemu.hypervisor.traps.traps import Traps
 from pvemu.hypervisor.vcpu import Vcpu
 from tests.hypervisor.world import DOMID, END, RWX, FakePages, P, World, pte, refused
 

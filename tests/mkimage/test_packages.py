@@ -242,7 +242,7 @@ def test_every_tool_runs(name: str, packages: PackageCache) -> None:
 
 
 def test_an_unknown_tool_and_a_failing_one(packages: PackageCache, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no tool named 'cc'; there are as, btrfs, debugfs"):
+    with pytest.raises(ConfigError, match="no tool named 'cc'; there are as, "):
         tool("cc", packages)
     with pytest.raises(ToolError, match=r"^mke2fs: "):
         tool("mke2fs", packages).run("-q", tmp_path / "no" / "such.img")

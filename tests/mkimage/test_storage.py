@@ -43,6 +43,8 @@ PLACES = {
     "raid-1.2": "md/pv12",
     "lvm-on-raid": "lvm/onraid-boot",
 }
+#: Those that are searched for by label as well.
+LABELS = ["ext2", "xfs", "btrfs", "FAT16", "gpt", "no-table", "lvm", "raid-1.2"]
 FSCK = {
     "ext2": ("e2fsck", "-f", "-n"),
     "ext3": ("e2fsck", "-f", "-n"),
@@ -160,6 +162,10 @@ def test_grub_finds_and_reads_every_one(arch: str, pv_guest: StartGuest, pv_imag
     read = re.findall(r"^this is (\S+)$", guest.text, re.MULTILINE)
     assert found == {name: place.format(disk=disk_of.get(name)) for name, place in PLACES.items()}
     assert read == list(PLACES)
+    labels = dict(re.findall(r"^label (\S+) is at (\S+)\.$", guest.text, re.MULTILINE))
+    assert labels == {label: found[label.lower()] for label in LABELS}
+    uuids = re.findall(r"^UUID (\S+) is at (\S+)\.$", guest.text, re.MULTILINE)
+    assert [place for _, place in uuids] == [found[name] for name in ("xfs", "btrfs", "fat16")]
     assert guest.errors() == []
 
 

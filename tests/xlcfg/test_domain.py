@@ -147,6 +147,7 @@ def test_what_xl_refuses(text: str, message: str, xl_line: str) -> None:
         ('pci=["00:1f.0"]', "g.cfg:4: pci hands hardware or a memory layout to the guest"),
         ('disk=["a.img,raw,xvda,w,script=x"]', "disk 'a.img,raw,xvda,w,script=x': pvemu has no script x"),
         ('disk=["a.img,raw,xvda,w,backend=d1"]', "pvemu has no driver domain d1"),
+        ('disk=["a.img,qcow2,xvda,w"]', "pvemu reads raw images, no qcow2; convert it: qemu-img convert -O raw a.img"),
         ('disk=["a.img,raw,foo,w"]', "g.cfg:4: disk name 'foo': not a device name"),
         ('disk=["nothing.img,raw,xvda,w"]', "g.cfg:4: disk nothing.img: no such file; give a path that exists"),
         ("memory=1", "memory = 1: a guest has 4 to"),

@@ -275,6 +275,15 @@ class Engine:
         self._hooks.on_alarm = lambda ends_block: self.pause()
         self._hooks.alarm = exits
 
+    def at_exit(self, exits: int, callback: Callable[[], None]) -> None:
+        """Call back at exit number ``exits``, before it is served, or at the first after it."""
+
+        def alarm(_ends_block: bool) -> None:
+            self._hooks.alarm = math.inf
+            callback()
+
+        self._hooks.on_alarm, self._hooks.alarm = alarm, exits
+
     def pause_now(self) -> None:
         """Pause wherever the guest is; from another thread, and only where no exit comes."""
         with self._run_lock:

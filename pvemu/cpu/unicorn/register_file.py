@@ -96,9 +96,10 @@ class RegisterFile:
 
     def x87(self) -> tuple[list[int], int, int, int]:
         """ST(0) to ST(7), 80 bits each, and the control, status and tag words."""
-        stack = [self._uc.reg_read(x86_const.UC_X86_REG_ST0 + i) for i in range(8)]
         words = (x86_const.UC_X86_REG_FPCW, x86_const.UC_X86_REG_FPSW, x86_const.UC_X86_REG_FPTAG)
         control, status, tags = (int(self._uc.reg_read(number)) for number in words)
+        top = status >> 11 & 7
+        stack = [self._uc.reg_read(x86_const.UC_X86_REG_FP0 + (top + i & 7)) for i in range(8)]
         return [exponent << 64 | mantissa for mantissa, exponent in stack], control, status, tags
 
     def mxcsr(self) -> int:

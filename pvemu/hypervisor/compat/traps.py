@@ -7,7 +7,7 @@ import struct
 from hypercalls.public import arch_x86, xen
 from hypercalls.public import callback as cb
 from pvemu.hypervisor.domain import DomainCrashError
-from pvemu.hypervisor.traps import CALLBACKF_MASK_EVENTS, Traps
+from pvemu.hypervisor.traps.traps import CALLBACKF_MASK_EVENTS, Traps
 
 __all__ = ["CompatTraps"]
 

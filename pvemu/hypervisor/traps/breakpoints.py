@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from hypercalls.errors import XenError
 from pvemu.cpu.exits import Access, Exit, ExitKind
 from pvemu.frames import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Mfn
-from pvemu.hypervisor.debugreg import DR_STEP
+from pvemu.hypervisor.traps.debugreg import DR_STEP
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pvemu.hypervisor.address_space import AddressSpace
-    from pvemu.hypervisor.debugreg import Breakpoint
-    from pvemu.hypervisor.emulate import CodeReader
     from pvemu.hypervisor.guest_access import GuestMemory
+    from pvemu.hypervisor.traps.debugreg import Breakpoint
+    from pvemu.hypervisor.traps.emulate import CodeReader
     from pvemu.hypervisor.vcpu import Vcpu
     from pvemu.memory.ram import Ram
 

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from hypercalls.abi import Abi
     from pvemu.cpu.guest_cpu import GuestCpu
     from pvemu.cpu.paging import PageWalker
-    from pvemu.hypervisor.emul_priv_op import PrivilegedOps
     from pvemu.hypervisor.hypercall import HypercallDispatcher
     from pvemu.hypervisor.time import VirtualClock
-    from pvemu.hypervisor.traps import Traps
+    from pvemu.hypervisor.traps.emul_priv_op import PrivilegedOps
+    from pvemu.hypervisor.traps.traps import Traps
     from pvemu.hypervisor.vcpu import Vcpu
 
 __all__ = ["TRAP_NS", "HypercallRecord", "PvExitHandler"]

@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING
 from hypercalls.errors import XenError
 from hypercalls.public import xen
 from pvemu.cpu.exits import PF_INSTR, PF_PRESENT, PF_WRITE, Exit
-from pvemu.hypervisor.debugreg import DR_STEP
 from pvemu.hypervisor.descriptor_tables import GDT_VADDR
-from pvemu.hypervisor.traps import GuestException
+from pvemu.hypervisor.traps.debugreg import DR_STEP
+from pvemu.hypervisor.traps.traps import GuestException
 from pvemu.observers import subscribe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pvemu.hypervisor.breakpoints import Breakpoints
     from pvemu.hypervisor.domain import Domain
-    from pvemu.hypervisor.emul_gate_op import GateOps
-    from pvemu.hypervisor.emul_priv_op import PrivilegedOps
-    from pvemu.hypervisor.emulate import CodeReader
     from pvemu.hypervisor.guest_access import GuestMemory
-    from pvemu.hypervisor.ro_page_fault import RoPageFault
-    from pvemu.hypervisor.traps import Traps
+    from pvemu.hypervisor.traps.breakpoints import Breakpoints
+    from pvemu.hypervisor.traps.emul_gate_op import GateOps
+    from pvemu.hypervisor.traps.emul_priv_op import PrivilegedOps
+    from pvemu.hypervisor.traps.emulate import CodeReader
+    from pvemu.hypervisor.traps.ro_page_fault import RoPageFault
+    from pvemu.hypervisor.traps.traps import Traps
     from pvemu.hypervisor.vcpu import Vcpu
 
 __all__ = ["ExceptionEntry"]

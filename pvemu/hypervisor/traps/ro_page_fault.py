@@ -15,8 +15,8 @@ from pvemu.cpu.exits import Exit, ExitKind
 from pvemu.cpu.paging import PTE_ADDR, PTE_P, PTE_RW
 from pvemu.cpu.registers import GENERAL_64
 from pvemu.frames import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Mfn
-from pvemu.hypervisor.debugreg import DR_STEP
-from pvemu.hypervisor.traps import GuestException
+from pvemu.hypervisor.traps.debugreg import DR_STEP
+from pvemu.hypervisor.traps.traps import GuestException
 from pvemu.memory.frame_table import FrameTable, PageType
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hypercalls.errors import XenError
 from pvemu.cpu.exits import PF_WRITE
-from pvemu.hypervisor.traps import GuestException
+from pvemu.hypervisor.traps.traps import GuestException
 
 if TYPE_CHECKING:
     from pvemu.hypervisor.descriptor_tables import DescriptorTables
-    from pvemu.hypervisor.emulate import CodeReader, Instruction, Segment
     from pvemu.hypervisor.guest_access import GuestMemory
+    from pvemu.hypervisor.traps.emulate import CodeReader, Instruction, Segment
     from pvemu.hypervisor.vcpu import Vcpu
 
 __all__ = ["GateOps"]

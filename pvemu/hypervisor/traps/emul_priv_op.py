@@ -14,8 +14,8 @@ from hypercalls.public import errno as e
 from hypercalls.public import xen
 from pvemu.cpu.exits import PF_WRITE
 from pvemu.cpu.paging import is_canonical
-from pvemu.hypervisor.emulate import MODRM_ORDER, CodeReader, Instruction
-from pvemu.hypervisor.traps import GuestException
+from pvemu.hypervisor.traps.emulate import MODRM_ORDER, CodeReader, Instruction
+from pvemu.hypervisor.traps.traps import GuestException
 from pvemu.observers import subscribe
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from pvemu.hypervisor.domain import Domain
     from pvemu.hypervisor.guest_access import GuestMemory
     from pvemu.hypervisor.mm import Mm
-    from pvemu.hypervisor.msr import Msrs
     from pvemu.hypervisor.physdev import Physdev
     from pvemu.hypervisor.time import VirtualClock
+    from pvemu.hypervisor.traps.msr import Msrs
     from pvemu.hypervisor.vcpu import Vcpu
 
 __all__ = ["PortAccess", "PrivilegedOps"]

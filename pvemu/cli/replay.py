@@ -1,0 +1,129 @@
+"""``pvemu replay``: have a recorded run again, exactly, and look at it as at any other."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+from pvemu.cli.boot import print_verdict
+from pvemu.cli.debug import add_script_arguments, console_writer, run_commands, script_lines
+from pvemu.cli.debugging import open_timeline
+from pvemu.cli.gdb import serve, write_console
+from pvemu.control.keyboard import Keyboard
+from pvemu.control.recorder import Replay
+from pvemu.control.recording import load
+from pvemu.errors import ConfigError
+from pvemu.machine import Machine
+from pvemu.testing.session import Session
+
+if TYPE_CHECKING:
+    import argparse
+    from argparse import _SubParsersAction
+    from collections.abc import Callable
+
+    from pvemu.control.recording import Recording
+
+__all__ = ["add_parser", "run"]
+
+#: Exit code of a run that was to be another's, and was not.
+_OTHER_RUN = 4
+
+
+def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb."""
+    text = "have a recorded run again, exactly"
+    parser = subparsers.add_parser(
+        "replay", help=text, description=text,
+        epilog="exit codes are those of the recorded run; 4 when it came to another end",
+    )  # fmt: skip
+    parser.add_argument("recording", metavar="FILE", help="what `pvemu boot --record FILE` wrote")
+    parser.add_argument(
+        "--search", metavar="DIR", action="append", default=[],
+        help="look for the run's files below DIR as well, by name and content; repeatable",
+    )  # fmt: skip
+    parser.add_argument("--quiet", action="store_true", help="without the guest's console")
+    parser.add_argument("--debug", action="store_true", help="stop at the first instruction, in the monitor")
+    parser.add_argument("--gdb", metavar="WHERE", help="stop at the first instruction, for gdb at :PORT or a path")
+    parser.add_argument(
+        "--symbols", metavar="PATH", action="append", default=[],
+        help="for --debug and --gdb: an ELF file, a System.map, or a folder of them; repeatable",
+    )  # fmt: skip
+    add_script_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Replay as the command line says; the exit code."""
+    recording = load(arguments.recording, arguments.search)
+    replay = Replay(recording)
+    for warning in replay.warnings:
+        print(f"pvemu: {warning}", file=sys.stderr)
+    if arguments.gdb is not None:
+        return _serve(arguments, recording, replay)
+    if arguments.debug or arguments.script or arguments.command:
+        return _debug(arguments, recording, replay)
+    machine = Machine.create(recording.config)
+    try:
+        sink = (lambda data: None) if arguments.quiet else write_console
+        session = Session(
+            machine, sink=sink, max_reboots=recording.options.get("max_reboots"), on_domain=replay.attach,
+            **_session(recording),
+        )  # fmt: skip
+        try:
+            verdict = session.run()
+        finally:
+            session.machine.close()
+    finally:
+        machine.close()
+    print_verdict(verdict)
+    parted = replay.parted()
+    if parted is not None:
+        print(f"pvemu: {parted}", file=sys.stderr)
+        return _OTHER_RUN
+    return verdict.exit_code
+
+
+def _session(recording: Recording) -> dict[str, Any]:
+    """What the recorded session did, and may do again."""
+    options = recording.options
+    try:
+        pattern = options["until"]
+        until = re.compile(pattern.encode("utf-8", "surrogateescape"), re.MULTILINE) if pattern is not None else None
+        send = [str(text).encode("latin-1") for text in options["send"]]
+        timeout = float(options["timeout"]) if options["timeout"] is not None else None
+    except (KeyError, TypeError, ValueError, AttributeError, re.error) as error:
+        raise ConfigError(f"the recording's options are damaged ({error}); record the run again") from None
+    return {"until": until, "send": send, "timeout": timeout}
+
+
+def _attach(replay: Replay) -> Callable[[Machine], Keyboard]:
+    """A keyboard that types what was typed. Only the first domain can be debugged: a reboot makes another."""
+
+    def attach(machine: Machine) -> Keyboard:
+        keyboard = Keyboard(machine.clock, machine.console)
+        keyboard.play(replay.script(0))
+        return keyboard
+
+    return attach
+
+
+def _debug(arguments: argparse.Namespace, recording: Recording, replay: Replay) -> int:
+    lines = script_lines(arguments)
+    with open_timeline(
+        recording.config, _session(recording), arguments.symbols, console_writer(), _attach(replay)
+    ) as shell:
+        return run_commands(shell, lines)
+
+
+def _serve(arguments: argparse.Namespace, recording: Recording, replay: Replay) -> int:
+    from pvemu.gdbstub.server import Listener
+
+    listener = Listener(arguments.gdb)
+    try:
+        with open_timeline(
+            recording.config, _session(recording), arguments.symbols, write_console, _attach(replay)
+        ) as shell:
+            serve(listener, shell, None, once=True)
+    finally:
+        listener.close()
+    return 0
