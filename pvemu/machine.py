@@ -351,6 +351,7 @@ class Machine:
         if vcpu.resume is not None:
             action, vcpu.resume = vcpu.resume, None
             action()
+            return False  # it may be a sleep, interrupted once more
         if vcpu.refused_frame is not None:
             (refusal, cs, ss), vcpu.refused_frame = vcpu.refused_frame, None
             self.exceptions.refused_frame(refusal, cs, ss)

@@ -72,7 +72,7 @@ def _run(arguments: argparse.Namespace, cases: list[LoadedCase], jobs: int) -> i
     from pvemu.scenario.start import Images
 
     _check_outputs(arguments)
-    progress = Progress(len(cases), sys.stderr, quiet=arguments.tap)
+    progress = Progress(len(cases), sys.stderr, jobs=jobs, quiet=arguments.tap)
     images = Images(PackageCache(report=progress.note))
     if arguments.update:
         cases = _updated(cases, images, progress)

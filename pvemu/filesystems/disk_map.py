@@ -65,8 +65,11 @@ class FileRead(NamedTuple):
 class MappedVolume:
     """A stretch of the disk that may hold a file system. Named as in :class:`Location`; ``volume`` reads it."""
 
-    def __init__(self, disk: SectorSource, start: int, size: int, partition: str, grub_partition: str) -> None:
+    def __init__(
+        self, disk: SectorSource, start: int, size: int, partition: str, grub_partition: str, table: str = ""
+    ) -> None:
         self.volume = Volume(disk, start, size)
+        self.table = table  #: what kind of table it is a partition of
         self.partition = partition
         self.grub_partition = grub_partition
 
@@ -208,14 +211,14 @@ class DiskMap:
         # what formatted a whole disk once may still be there beside a table; of a FAT, the first sector is its own
         may_have_table = mapped.file_system is None or (not depth and not isinstance(mapped.file_system, Fat))
         if depth < _MAX_NESTING and may_have_table:
-            table = read_table(self._disk, volume.start, volume.size)
+            table = read_table(self._disk, volume.start, volume.size, mapped.table)
         if not table:
             found.append(mapped)
         for part in table:
             partition = device_name(mapped.partition, str(part.number))
             grub_partition = ",".join(filter(None, (mapped.grub_partition, f"{part.table}{part.number}")))
             size = min(part.size, volume.start + volume.size - part.start)
-            inner = MappedVolume(self._disk, part.start, size, partition, grub_partition)
+            inner = MappedVolume(self._disk, part.start, size, partition, grub_partition, part.table)
             self._add(inner, found, depth + 1)
 
 

@@ -1,7 +1,8 @@
-"""Partition tables: MBR with logical partitions, GPT, and a table inside a partition.
+"""Partition tables: MBR with logical partitions, GPT, BSD disk labels, and a table inside a partition.
 
 Partitions are counted as GRUB and Linux do: primary MBR partitions 1 to 4 by their place in the table, logical ones
-from 5 on, GPT's by their place. Linux' block/partitions/{msdos,efi}.c are the rules.
+from 5 on, GPT's by their place. Linux' block/partitions/{msdos,efi}.c are the rules;
+GRUB's part_bsd counts a, b, c of a BSD label as 1, 2, 3.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ _GPT_PROTECTIVE: Final = 0xEE
 _EXTENDED: Final = (0x05, 0x0F, 0x85)
 _MAX_LOGICAL: Final = 100
 _MAX_GPT_ENTRIES: Final = 1024
+_BSD_MAGIC: Final = 0x82564557
+_BSD_WHOLE: Final = 2
+_MAX_BSD: Final = 16
 
 
 class Partition(NamedTuple):
-    """``start`` and ``size`` in bytes on the disk; ``table`` is msdos or gpt; ``number`` from 1."""
+    """``start`` and ``size`` in bytes on the disk; ``table`` is msdos, gpt or bsd; ``number`` from 1."""
 
     start: int
     size: int
@@ -31,11 +35,16 @@ class Partition(NamedTuple):
     number: int
 
 
-def read_table(disk: SectorSource, start: int, size: int) -> list[Partition]:
-    """The partitions of the table at the beginning of a stretch of the disk; none where there is no valid table."""
+def read_table(disk: SectorSource, start: int, size: int, around: str = "") -> list[Partition]:
+    """The partitions of the table at the beginning of a stretch of the disk; none where there is no valid table.
+    ``around`` is the table that this stretch is a partition of: an MBR in an MBR's partition (Minix had them) counts
+    from the disk's beginning.
+    """
     volume = Volume(disk, start, size)
+    delta = start if around == "msdos" else 0
     try:
-        return _gpt(volume, disk.sector_size) or _msdos(volume, disk.sector_size)
+        found = _gpt(volume, disk.sector_size) or _bsd(volume, disk.sector_size)
+        return found or _msdos(volume, disk.sector_size, delta)
     except BrokenImageError:
         return []
 
@@ -56,13 +65,28 @@ def _gpt(volume: Volume, sector: int) -> list[Partition]:
     return found
 
 
-def _msdos(volume: Volume, sector: int) -> list[Partition]:
+def _bsd(volume: Volume, sector: int) -> list[Partition]:
+    """The label in the second sector; places count from that of the entry c, which is the whole."""
+    raw = volume.read(sector, 512)
+    (magic,), (again, _, count) = unpack_from("<I", raw), unpack_from("<IHH", raw, 132)
+    if magic != _BSD_MAGIC or again != _BSD_MAGIC or count > _MAX_BSD:
+        return []
+    entries = [unpack_from("<IIIB", raw, 148 + 16 * index) for index in range(count)]
+    whole = entries[_BSD_WHOLE][1] if count > _BSD_WHOLE else 0
+    return [
+        Partition(volume.start + (first - whole) * sector, length * sector, "bsd", index + 1)
+        for index, (length, first, _, _) in enumerate(entries)
+        if length and index != _BSD_WHOLE and 0 <= (first - whole) * sector < volume.size
+    ]
+
+
+def _msdos(volume: Volume, sector: int, delta: int) -> list[Partition]:
     found = []
     for index, (kind, first, count) in enumerate(_entries(volume, 0)):
         if kind == _GPT_PROTECTIVE:
             return []
-        begin = first * sector
-        if kind and count and first and begin < volume.size:
+        begin = first * sector - delta
+        if kind and count and 0 < begin < volume.size:
             if kind in _EXTENDED:
                 found += _logical(volume, begin, sector)
             else:

@@ -82,5 +82,9 @@ class Sched:
                     self._on_stuck()
                     break
         finally:
-            self.is_idle = False
+            # A run that is only interrupted goes on with the sleep: who looks on must not wake the guest.
+            is_over = woken() or not self._is_stopping() or (until is not None and clock.now() >= until)
+            self.is_idle = not is_over
         self._vcpu.slept(clock.now() - since)
+        if not is_over:
+            self._vcpu.resume = lambda: self._sleep(woken, until)

@@ -18,7 +18,7 @@ import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
 from pvemu.errors import InputError
-from pvemu.scenario.judge import Judge, stage_sentence
+from pvemu.scenario.judge import IDLE_SECONDS, Judge, stage_sentence
 from pvemu.scenario.result import Difference, Result
 from pvemu.testing.exhibits import exhibits
 from pvemu.testing.guest import Guest
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["run_cases"]
 
-#: A guest that sleeps waits for input when nothing came from it for so long, in guest seconds.
-_IDLE_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -109,12 +107,11 @@ class _Drive:
         now = self._guest.seconds
         moments = [judge.deadline for _, judge in self._watched]
         moments += [judge.wants_time for _, judge in self._watched if judge.wants_time is not None]
-        if self._guest.machine.sched.is_idle and any(judge.waits_for_input for _, judge in self._watched):
-            moments.append(self._last_output + _IDLE_SECONDS)
-        elif any(judge.waits_for_input for _, judge in self._watched):
-            moments.append(now + _IDLE_SECONDS)  # to see whether it sleeps then
+        if any(judge.waits_for_input for _, judge in self._watched):  # it may sleep, and be quiet for long enough
+            quiet = self._last_output + IDLE_SECONDS
+            moments.append(quiet if quiet > now else now + IDLE_SECONDS)
         later = [moment for moment in moments if moment > now]
-        return min(later, default=now + _IDLE_SECONDS)
+        return min(later, default=now + IDLE_SECONDS)
 
     # -- what the guest does -------------------------------------------------------------------------------------------
     def _on_text(self, fresh: int) -> None:

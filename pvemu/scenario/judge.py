@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     from pvemu.scenario.model import Key, Scenario, StageExpect
     from pvemu.testing.guest import Guest
 
-__all__ = ["DEFAULT_WITHIN", "Judge", "stage_field", "stage_sentence"]
+__all__ = ["DEFAULT_WITHIN", "IDLE_SECONDS", "Judge", "stage_field", "stage_sentence"]
 
 #: Guest seconds that a run may take when the scenario does not say.
 DEFAULT_WITHIN = 60.0
+#: A guest that sleeps waits for input when nothing came from it for so long, in guest seconds.
+IDLE_SECONDS = 1.0
+_ROUNDING = 1e-6
 _ERROR = re.compile(r"error: [^\n]*(?=\n)")
 #: How far back a match may begin in output that was searched before, in characters.
 _WINDOW = 1 << 14
@@ -53,6 +56,7 @@ class Judge:
         self._never_at = 0
         self._errors_at = 0
         self._nr_stages = 0
+        self._last_output = 0.0
         self._menu_seen = self._expect.menu is None
         self._keys_done = 0
         self._key_at = 0  #: where in the text the next key's pattern may begin
@@ -62,6 +66,7 @@ class Judge:
     def on_text(self, fresh: int) -> None:
         """The console showed ``fresh`` more characters."""
         text = self._guest.text
+        self._last_output = self._guest.seconds
         start = len(text) - fresh - _WINDOW
         self._follow_console(text, start)
         for index, pattern in enumerate(self._never):
@@ -184,7 +189,13 @@ class Judge:
         when = _when(key)
         if when == "menu":
             return guest.machine.console.is_waiting and guest.menu is not None
-        return when is None or guest.machine.console.is_waiting or guest.machine.sched.is_idle
+        return when is None or guest.machine.console.is_waiting or self._sleeps_for_input()
+
+    def _sleeps_for_input(self) -> bool:
+        """A guest that does not poll: it sleeps, and nothing has come from it for a while."""
+        machine = self._guest.machine
+        has_read = machine.sched.is_idle and machine.console.is_input_taken
+        return has_read and self._guest.seconds - self._last_output >= IDLE_SECONDS - _ROUNDING
 
     def _look_for_key(self, text: str, start: int) -> None:
         key = self._next_key

@@ -17,10 +17,11 @@ _MARKS = {
 
 
 class Progress:
-    """``total`` cases are to run; ``out`` is where to say so (not the report's own stream)."""
+    """``total`` cases are to run, ``jobs`` at a time; ``out`` is where to say so (not the report's own stream)."""
 
-    def __init__(self, total: int, out: IO[str], *, quiet: bool = False) -> None:
+    def __init__(self, total: int, out: IO[str], *, jobs: int = 1, quiet: bool = False) -> None:
         self._total = total
+        self._jobs = jobs
         self._out = out
         self._quiet = quiet
         self._is_terminal = out.isatty()
@@ -76,6 +77,6 @@ class Progress:
             if self._done:
                 seconds = (time.monotonic() - self._began) / self._done * (self._total - self._done)
                 left = f", about {seconds:.0f} s left"
-            running = self._total - self._done
-            line = f"{self._done} of {self._total} done, {self._bad} failed, {running} to go{left}"
+            running = min(self._jobs, self._total - self._done)
+            line = f"{self._done} of {self._total} done, {self._bad} failed, {running} running{left}"
             print(f"\r\x1b[K{line}", end="", file=self._out, flush=True)

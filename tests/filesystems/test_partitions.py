@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 
 from pvemu.filesystems.disk_map import DiskMap, device_name
@@ -65,11 +67,24 @@ def test_tables_in_partitions_and_their_names() -> None:
     pieces = {
         0: gpt(512, (34, 63), (2048, 10000)),
         2048 << 9: mbr((0, 0, 0), (0x83, 8, 100)),
-        2056 << 9: mbr((0x83, 8, 10)),
+        2056 << 9: mbr((0x83, 2064, 10)),
     }
     volumes = DiskMap(MemoryDisk(16 * MIB, pieces)).volumes
     names = [(volume.partition, volume.grub_partition, volume.volume.start >> 9) for volume in volumes]
     assert names == [("1", "gpt1", 34), ("2p2p1", "gpt2,msdos2,msdos1", 2064)]
+
+
+@pytest.mark.parametrize("whole", [0, 2048])
+def test_a_bsd_label_in_a_slice_or_on_the_disk(whole: int) -> None:
+    """GRUB: bsd1 and bsd4; the third is the whole, and its place is where the others count from."""
+    places = [(100, whole + 16), (0, 0), (4096, whole), (200, whole + 300)]
+    packed = b"".join(struct.pack("<IIIBBH", size, start, 0, 0, 0, 0) for size, start in places)
+    label = struct.pack("<I128xIHHII", 0x82564557, 0x82564557, 0, len(places), 0, 0) + packed
+    pieces = {0: mbr((0xA5, 2048, 4096)), (2049 << 9): label}
+    volumes = DiskMap(MemoryDisk(16 * MIB, pieces)).volumes
+    names = [(volume.partition, volume.grub_partition, volume.volume.start >> 9) for volume in volumes]
+    assert names == [("1p1", "msdos1,bsd1", 2064), ("1p4", "msdos1,bsd4", 2348)]
+    assert [part.start >> 9 for part in table({512: label})] == [16, 300]
 
 
 def test_device_names() -> None:

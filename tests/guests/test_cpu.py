@@ -283,3 +283,39 @@ ext_op: .skip   32
     assert got[0] == (NP, 0x0C)
     assert got[2] == (GP, 600 * 8 + 4)
     assert page
+
+
+def test_what_is_not_for_a_guest(micro: MakeGuest) -> None:
+    """#GP for what only ring 0 may do, #UD for what this CPU does not have."""
+    refused = {
+        "hlt": GP, "invd": GP, "invlpg main": GP, "lgdt main": GP, "lidt main": GP, "lmsw %ax": GP, "ltr %ax": GP,
+        "lldt %ax": GP, "swapgs": GP, "sysretq": GP, "rdpmc": GP, "mov %rax, %cr8": GP, "wrmsr": GP,
+        "sysexitl": UD, "sysenter": UD, "xgetbv": UD, "xsetbv": UD, "xsave main": UD,
+        "rdrand %eax": UD, "rdseed %eax": UD, "monitor": UD, "mwait": UD, "vmcall": UD, "vmmcall": UD, "clac": UD,
+        "rsm": UD, "wrfsbase %rax": UD,
+    }  # fmt: skip
+    code = "".join(f"xor %eax, %eax\nmov $0x17, %ecx\nxor %edx, %edx\ntry {name}\n" for name in refused)
+    guest = micro(f"main:   call install_traps\n{code}ret\n").run_to("poweroff")
+    got = {trap.rip: trap.vector for trap in guest.traps}
+    assert list(got.values()) == list(refused.values())
+
+
+def test_an_error_of_the_x87_is_an_exception(micro: MakeGuest) -> None:
+    """CR0.NE, with which Xen runs: #MF at the next instruction that waits."""
+    guest = micro(
+        """
+main:   call    install_traps
+        fninit
+        fldcw   control
+        fld1
+        fldz
+        fdivrp
+at:     try     fwait
+        fnclex
+        ret
+        .data
+control: .word  0x37b                           # division by zero is not masked
+        .text
+"""
+    ).run_to("poweroff")
+    assert [(trap.vector, trap.rip - guest.symbols["at"]) for trap in guest.traps] == [(16, 12)]

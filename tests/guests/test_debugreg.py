@@ -70,3 +70,52 @@ def test_the_instructions_did_their_work(run: Run) -> None:
     assert values["dr7_io"] == 0x0200_0420
     assert run.guest.read("buffer", 2) == b"\xff\0"
 
+
+
+def test_a_handler_goes_on_with_rf_and_steps_come_after_ss(micro: MakeGuest) -> None:
+    """An instruction breakpoint comes again unless the frame has RF; a single step never comes between a load of SS and
+    the next instruction, and a hypercall can be stepped over.
+    """
+    guest = micro(
+        """
+        .macro  dr number:req, value:req
+        mov     \\value, %rax
+        mov     %rax, %db\\number
+        .endm
+main:   call    install_traps
+        movq    $1, trap_return
+        movq    $set_rf, trap_hook
+        dr      0, $target
+        dr      7, $0x00000002
+        xor     %ebx, %ebx
+target: inc     %ebx                            # 0
+        inc     %ebx
+        show    ran, %rbx
+        dr      7, $0
+        movq    $until_enough, trap_hook
+        mov     %ss, %ecx
+        pushfq
+        orl     $0x100, (%rsp)
+        popfq
+        nop
+step1:  mov     %ecx, %ss                       # no step behind this one
+        nop
+step2:  mov     $__HYPERVISOR_xen_version, %eax
+step3:  xor     %edi, %edi
+step4:  syscall
+step5:  nop
+        show    version, %rax
+        ret
+set_rf: orl     $0x10000, 8 + 3*8 + 6*8(%rsp)   # rflags of the frame, past three saved registers and this return
+        ret
+until_enough:
+        cmpq    $6, trap_count
+        jb      1f
+        andl    $~0x100, 8 + 3*8 + 6*8(%rsp)
+1:      ret
+"""
+    ).run_to("poweroff")
+    names = {address: name for name, address in guest.symbols.items() if name.startswith(("step", "target"))}
+    assert [names.get(trap.rip) for trap in guest.traps] == ["target", "step1", "step2", "step3", "step4", "step5"]
+    assert guest.values["ran"] == 2
+    assert guest.values["version"] == 4 << 16 | 17

@@ -49,3 +49,19 @@ def test_time_is_one_and_repeats(micro: MakeGuest) -> None:
     assert first.upcalls == second.upcalls
     assert first.machine.clock.time == second.machine.clock.time
     assert first.values["tsc_timestamp"] == first.values["system_time"]  # a TSC of 1 GHz
+
+
+def test_who_stops_a_guest_to_look_changes_nothing(micro: MakeGuest, guest: MicroGuest) -> None:
+    """Asleep or not: a sleep that is interrupted goes on."""
+    looked_at = micro("events.S")
+    machine = looked_at.machine
+    looks = asleep = 0
+    while machine.clock.time <= guest.machine.clock.time:
+        machine.clock.observe_at(machine.clock.now() + 130_001, lambda: machine.stop("look"))
+        assert machine.run().kind == "look"
+        looks += 1
+        asleep += machine.sched.is_idle
+    assert looks > 100
+    assert asleep > 50
+    assert looked_at.console == guest.console
+    assert looked_at.upcalls == guest.upcalls

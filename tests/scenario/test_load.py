@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,8 +15,6 @@ from pvemu.scenario.model import json_schema
 from pvemu.scenario.schedule import matches, shard
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pvemu.scenario.load import LoadedCase
 
 LEAST = '[[scenario]]\nname = "one"\nkernel = "k"\n'
@@ -180,3 +180,10 @@ def test_the_schema_knows_every_key_and_lets_a_dimension_stand_for_a_number() ->
     memory = tables["Scenario"]["properties"]["memory"]
     assert [option["type"] for option in memory["anyOf"]] == ["integer", "string"]
     assert json.loads(json.dumps(schema)) == schema
+
+
+def test_the_docs_name_every_key() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "scenarios.md").read_text(encoding="utf-8")
+    tables = json_schema()["$defs"]
+    keys = {key for table in tables.values() for key in table["properties"]} - {"scenario"}
+    assert sorted(key for key in keys if not re.search(rf"\b{key}\b", page)) == []

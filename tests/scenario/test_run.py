@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -105,6 +106,10 @@ def test_outcomes_and_the_exit_code_of_the_worst(folder: Path, pvemu_test: Pvemu
     assert pvemu_test(".", "-k", "not kernel").returncode == 6
     assert pvemu_test(".", "-k", "fails").returncode == 5
     assert pvemu_test(".", "-k", "passes or left or known").returncode == 0
+
+
+def test_the_schema_is_printed(pvemu_test: PvemuTest) -> None:
+    assert "Scenario" in json.loads(pvemu_test("--schema").stdout)["$defs"]
 
 
 def test_selections_and_lists(folder: Path, pvemu_test: PvemuTest) -> None:
@@ -337,5 +342,5 @@ def test_on_a_terminal_a_line_says_how_far_it_is(folder: Path) -> None:
     shown = os.read(parent, 1 << 16).decode()
     os.close(parent)
     assert done.returncode == 0
-    assert "0 of 2 done, 0 failed, 2 to go" in shown
+    assert "0 of 2 done, 0 failed, 1 running" in shown
     assert shown.rstrip().splitlines()[-1].startswith("pvemu: 2 passed in ") or "pvemu: 2 passed in " in shown

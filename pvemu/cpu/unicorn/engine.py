@@ -36,7 +36,7 @@ _HF_CS64 = 1 << 15
 #: What SGDT, SIDT, STR, SLDT and SMSW show under Xen: its tables end where they do (LAST_RESERVED_GDT_BYTE); CR0 with
 #: AM WP NE ET MP, of which NE also makes an error of the x87 an exception.
 _GDT_LIMIT, _IDT_LIMIT, _IDT_VADDR = 0xEFFF, 0xFFF, 0xFFFF_82D0_4000_2000
-_TSS_SELECTOR, _LDT_SELECTOR, _CR0 = 0xE040, 0xE050, 0x5_0032
+_TSS_SELECTOR, _LDT_SELECTOR, _CR0, _CR4_OSXSAVE = 0xE040, 0xE050, 0x5_0032, 1 << 18
 #: Ring 0 as the engine starts, and FLAT_KERNEL_CS64.
 _ENTRY_SELECTORS = frozenset((0, 0xE033))
 #: mov %eax, %ds; %es; %fs; %gs; iretq
@@ -76,6 +76,7 @@ class Engine:
         self.reader, self.writer = self.registers.reader, self.registers.writer
         self.flush_tlb, self.flush_page = native.flush_tlb, native.flush_page
         self.write("cr0", self.read("cr0") | _CR0)
+        self.write("cr4", self.read("cr4") & ~_CR4_OSXSAVE)
 
     def attach(self, handler: ExitHandler, mmu: Mmu) -> None:
         """Who serves exits, and who walks page tables: once, before anything runs."""
@@ -228,16 +229,6 @@ class Engine:
             self.forget_pause()
             return None
         return known
-
-    def step(self) -> Exit | None:
-        """Run the one instruction that is next: why it left guest code, as ``run`` would say it, None when it did
-        not. An exit that was found by looking for a loop and is not reported yet comes first.
-        """
-        if self._unreported is not None:
-            return self.run()
-        self._stopped = False
-        self._run_one(self.read("rip"))
-        return self._why_left()
 
     # -- counted runs ------------------------------------------------------------------------------------------------
     @property

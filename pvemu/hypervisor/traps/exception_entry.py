@@ -41,6 +41,9 @@ _FORCED_EMULATION = b"\x0f\x0bxen"
 _CPUID = b"\x0f\xa2"
 _ICEBP = 0xF1
 _INT = 0xCD
+_SYSEXIT, _GROUP_7, _XSETBV = 0x0F35, 0x0F01, b"\xd1"
+#: SYSRET and RDPMC are #GP outside ring 0; the engine takes them for unknown.
+_NOT_FOR_USERS = frozenset((0x0F07, 0x0F33))
 _GDT_LDT_END = GDT_VADDR + 0x20000
 
 
@@ -147,10 +150,21 @@ class ExceptionEntry:
             self._instruction_done()
             return
         match = self._privileged.emulate() if leaving.error_code == 0 else None
-        if match is None:
+        if match is None and leaving.error_code == 0 and self._is_unknown():
+            self._pass_on(_UD, -1)
+        elif match is None:
             self._pass_on(_GP, leaving.error_code)
         else:
             self._instruction_done(match)
+
+    def _is_unknown(self) -> bool:
+        """Whether what stands at rip is SYSEXIT, which AMD's CPUs do not have in long mode, or XSETBV, which this one
+        does not have.
+        """
+        instruction = self._code.instruction()
+        if instruction is None:
+            return False
+        return instruction.opcode == _SYSEXIT or (instruction.opcode == _GROUP_7 and instruction.rest[:1] == _XSETBV)
 
     def _instruction_done(self, match: int = 0) -> None:
         """pv_emul_instruction_done: a single step over an emulated instruction traps as well. ``match`` are DR6 bits of
@@ -224,6 +238,8 @@ class ExceptionEntry:
             self._software_interrupt(_UD)
         elif self._privileged.access_segment_base():
             self._instruction_done()
+        elif self._code.opcode(rip) in _NOT_FOR_USERS:
+            self._pass_on(_GP, 0)
         else:
             self._pass_on(_UD, -1)
 
