@@ -43,13 +43,15 @@ MAY_IMPORT = {
 EVERYTHING_BELOW = {*MAY_IMPORT} - {"pvemu.mkimage", "pvemu.xlcfg"}
 MAY_IMPORT["pvemu.machine"] = EVERYTHING_BELOW
 MAY_IMPORT["pvemu.testing"] = EVERYTHING_BELOW | {"pvemu.machine", "pvemu.mkimage"}
+MAY_IMPORT["pvemu.trace"] = EVERYTHING_BELOW | {"pvemu.machine"}
 MAY_IMPORT["pvemu.xl"] = EVERYTHING_BELOW | {"pvemu.machine", "pvemu.testing", "pvemu.xlcfg"}
 MAY_IMPORT["pvemu.scenario"] = EVERYTHING_BELOW | {"pvemu.machine", "pvemu.mkimage", "pvemu.testing"}
 MAY_IMPORT["pvemu.control"] = EVERYTHING_BELOW | {"pvemu.machine", "pvemu.testing"}
 MAY_IMPORT["pvemu.monitor"] = MAY_IMPORT["pvemu.control"] | {"pvemu.control"}
 MAY_IMPORT["pvemu.gdbstub"] = {"pvemu", "pvemu.errors", "pvemu.control", "pvemu.monitor"}
 MAY_IMPORT["pvemu.cli"] = EVERYTHING_BELOW | {
-    "pvemu.machine", "pvemu.mkimage", "pvemu.scenario", "pvemu.testing", "pvemu.xl", "pvemu.xlcfg", "pvemu.control",
+    "pvemu.machine", "pvemu.mkimage", "pvemu.scenario", "pvemu.testing", "pvemu.trace", "pvemu.xl", "pvemu.xlcfg",
+    "pvemu.control",
     "pvemu.monitor", "pvemu.gdbstub",
 }  # fmt: skip
 

@@ -305,6 +305,7 @@ def main() -> int:
     parser.add_argument("--json", metavar="FILE", help="write everything measured here")
     parser.add_argument("--reference", metavar="FILE", type=Path, default=REFERENCE, help="real Xen's times")
     parser.add_argument("--check", action="store_true", help="exit code 1 if a limit does not hold")
+    parser.add_argument("--traces", action="store_true", help="what traces cost, instead of the jobs")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--profile", help=argparse.SUPPRESS)
     parser.add_argument("--to-stage", help=argparse.SUPPRESS)
@@ -314,6 +315,11 @@ def main() -> int:
         return run_inside(options)
     reference = read_reference(options.reference)
     machine = describe_machine()
+    if options.traces:
+        print(", ".join(f"{key} {value}" for key, value in machine.items()) + "\n", flush=True)
+        script = Path(__file__).with_name("bench_traces.py")
+        done = subprocess.run([sys.executable, script, str(options.runs)], check=False)
+        return done.returncode if options.check else 0
     jobs = make_jobs()
     unknown = set(options.job or ()) - set(jobs)
     if unknown or options.runs < 1:

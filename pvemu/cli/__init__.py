@@ -18,12 +18,14 @@ __all__ = ["main"]
 
 _VERBS = {
     "boot": "boot a kernel and watch its console",
+    "diff": "show where two runs part",
     "debug": "stop a guest, look around, and go back",
     "gdb": "serve gdb's remote protocol, in both directions",
     "grub-shell": "run a GRUB script on GRUB's Xen port and print its output, as GRUB's own grub-shell",
     "image": "make guest images from recipes",
     "replay": "have a recorded run again, exactly",
     "test": "run scenarios: guests with what is typed and what must come of it",
+    "trace": "boot a kernel and write down what it does",
     "xl": "xl's commands, for tools that call xl",
 }
 _BAD_INPUT, _OUR_ERROR, _INTERRUPTED = 2, 4, 130

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pvemu.cli.debugging import add_debug_arguments, open_timeline, session_options
 from pvemu.cli.domain import domain_config
+from pvemu.cli.trace import symbol_files
 from pvemu.errors import ConfigError, InputError
 from pvemu.monitor.console_text import ConsoleText
 
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Read and do commands until there are no more."""
     lines = script_lines(arguments)
     options = session_options(arguments)
-    with open_timeline(domain_config(arguments), options, arguments.symbols, console_writer()) as shell:
+    with open_timeline(domain_config(arguments), options, symbol_files(arguments), console_writer()) as shell:
         return run_commands(shell, lines)
 
 

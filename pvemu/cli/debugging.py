@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pvemu.cli.domain import add_arguments
+from pvemu.cli.trace import add_symbol_option
 from pvemu.control.debuggee import Debuggee
 from pvemu.control.keyboard import Keyboard
 from pvemu.control.timeline import Timeline
-from pvemu.debug.symbols import SymbolFiles
 from pvemu.errors import ConfigError
 from pvemu.machine import Machine
 from pvemu.monitor.inspect import inspect
@@ -18,9 +18,10 @@ from pvemu.testing.session import Session
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from pvemu.config import DomainConfig
+    from pvemu.debug.symbols import SymbolFiles
 
 __all__ = ["add_debug_arguments", "open_timeline", "session_options"]
 
@@ -32,10 +33,7 @@ def add_debug_arguments(parser: argparse.ArgumentParser) -> None:
         "--send", metavar="TEXT", action="append", default=[],
         help="type TEXT (C escapes) once the guest waits for input; repeatable",
     )  # fmt: skip
-    parser.add_argument(
-        "--symbols", metavar="PATH", action="append", default=[],
-        help="an ELF file, a System.map, or a folder of them and of GRUB modules; repeatable",
-    )  # fmt: skip
+    add_symbol_option(parser)
 
 
 def session_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -47,11 +45,10 @@ def session_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 @contextmanager
 def open_timeline(
-    config: DomainConfig, session: dict[str, Any], symbols: Sequence[str], on_console: Callable[[bytes], None],
+    config: DomainConfig, session: dict[str, Any], files: SymbolFiles, on_console: Callable[[bytes], None],
     attach: Callable[[Machine], Keyboard] = lambda machine: Keyboard(machine.clock, machine.console),
 ) -> Iterator[Shell]:  # fmt: skip
     """A guest at its first instruction; ``attach`` gives it a keyboard. Its processes end with the block."""
-    files = SymbolFiles(symbols)
     machine = Machine.create(config)
     try:
         debuggee = Debuggee(machine, Session(machine, **session), attach(machine), files=files)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pvemu.cli.debugging import add_debug_arguments, open_timeline, session_options
 from pvemu.cli.domain import domain_config
+from pvemu.cli.trace import symbol_files
 from pvemu.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     listener = Listener(arguments.listen)
     try:
         options = session_options(arguments)
-        with open_timeline(domain_config(arguments), options, arguments.symbols, write_console) as shell:
+        with open_timeline(domain_config(arguments), options, symbol_files(arguments), write_console) as shell:
             serve(listener, shell, arguments.script, once=arguments.once)
     finally:
         listener.close()

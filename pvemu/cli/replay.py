@@ -10,12 +10,16 @@ from pvemu.cli.boot import print_verdict
 from pvemu.cli.debug import add_script_arguments, console_writer, run_commands, script_lines
 from pvemu.cli.debugging import open_timeline
 from pvemu.cli.gdb import serve, write_console
+from pvemu.cli.output import OutputFile
+from pvemu.cli.trace import EVENT_OPTIONS, add_symbol_option, add_trace_arguments, symbol_files, trace_request
 from pvemu.control.keyboard import Keyboard
 from pvemu.control.recorder import Replay
 from pvemu.control.recording import load
+from pvemu.debug.symbols import Symbols
 from pvemu.errors import ConfigError
 from pvemu.machine import Machine
 from pvemu.testing.session import Session
+from pvemu.trace.attach import AttachedTrace
 
 if TYPE_CHECKING:
     import argparse
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pvemu.control.recording import Recording
+    from pvemu.testing.verdict import Verdict
 
 __all__ = ["add_parser", "run"]
 
@@ -32,7 +37,7 @@ _OTHER_RUN = 4
 
 def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb."""
-    text = "have a recorded run again, exactly"
+    text = "have a recorded run again, exactly, also with a trace that was not asked for then"
     parser = subparsers.add_parser(
         "replay", help=text, description=text,
         epilog="exit codes are those of the recorded run; 4 when it came to another end",
@@ -45,11 +50,9 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--quiet", action="store_true", help="without the guest's console")
     parser.add_argument("--debug", action="store_true", help="stop at the first instruction, in the monitor")
     parser.add_argument("--gdb", metavar="WHERE", help="stop at the first instruction, for gdb at :PORT or a path")
-    parser.add_argument(
-        "--symbols", metavar="PATH", action="append", default=[],
-        help="for --debug and --gdb: an ELF file, a System.map, or a folder of them; repeatable",
-    )  # fmt: skip
     add_script_arguments(parser)
+    add_trace_arguments(parser)
+    add_symbol_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -64,15 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _debug(arguments, recording, replay)
     machine = Machine.create(recording.config)
     try:
-        sink = (lambda data: None) if arguments.quiet else write_console
-        session = Session(
-            machine, sink=sink, max_reboots=recording.options.get("max_reboots"), on_domain=replay.attach,
-            **_session(recording),
-        )  # fmt: skip
-        try:
-            verdict = session.run()
-        finally:
-            session.machine.close()
+        verdict = _run(arguments, recording, replay, machine)
     finally:
         machine.close()
     print_verdict(verdict)
@@ -81,6 +76,39 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"pvemu: {parted}", file=sys.stderr)
         return _OTHER_RUN
     return verdict.exit_code
+
+
+def _run(arguments: argparse.Namespace, recording: Recording, replay: Replay, machine: Machine) -> Verdict:
+    """The run by itself, or with a trace of it."""
+    request = trace_request(arguments)
+    out = OutputFile.open(arguments.output, "--output") or OutputFile.stdout() if _wants_trace(arguments) else None
+    files = symbol_files(arguments) if out is not None else None
+    traces: list[AttachedTrace] = []
+
+    def attach(machine: Machine) -> None:
+        replay.attach(machine)
+        while traces:
+            traces.pop().close()
+        if out is not None:
+            traces.append(AttachedTrace(machine, Symbols.of(machine, files), request, out))
+
+    session = Session(
+        machine, sink=(lambda data: None) if arguments.quiet or out is not None else write_console,
+        max_reboots=recording.options.get("max_reboots"), on_domain=attach, **_session(recording),
+    )  # fmt: skip
+    try:
+        return session.run()
+    finally:
+        while traces:
+            traces.pop().close()
+        session.machine.close()
+        if out is not None:
+            out.close()
+
+
+def _wants_trace(arguments: argparse.Namespace) -> bool:
+    kinds = any(getattr(arguments, option) for option in EVENT_OPTIONS)
+    return kinds or arguments.insns or arguments.calls or arguments.output is not None or arguments.format != "text"
 
 
 def _session(recording: Recording) -> dict[str, Any]:
@@ -110,7 +138,7 @@ def _attach(replay: Replay) -> Callable[[Machine], Keyboard]:
 def _debug(arguments: argparse.Namespace, recording: Recording, replay: Replay) -> int:
     lines = script_lines(arguments)
     with open_timeline(
-        recording.config, _session(recording), arguments.symbols, console_writer(), _attach(replay)
+        recording.config, _session(recording), symbol_files(arguments), console_writer(), _attach(replay)
     ) as shell:
         return run_commands(shell, lines)
 
@@ -121,7 +149,7 @@ def _serve(arguments: argparse.Namespace, recording: Recording, replay: Replay) 
     listener = Listener(arguments.gdb)
     try:
         with open_timeline(
-            recording.config, _session(recording), arguments.symbols, write_console, _attach(replay)
+            recording.config, _session(recording), symbol_files(arguments), write_console, _attach(replay)
         ) as shell:
             serve(listener, shell, None, once=True)
     finally:

@@ -21,6 +21,7 @@ from pvemu.frames import PAGE_MASK, PAGE_SIZE
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from hypercalls.table import Row
     from pvemu.control.channel import Channel
     from pvemu.control.keyboard import Keyboard
     from pvemu.debug.symbols import SymbolFiles
@@ -46,6 +47,7 @@ class Debuggee:
         self.session = session
         self.keyboard = keyboard
         self.symbols = Symbols.of(machine, files)
+        machine.hypercalls.monitor(self._before_hypercall, lambda row, args, result: None)
         self.attach(channel)
         engine = machine.engine
         engine.watch.on_code = self._on_code
@@ -70,6 +72,13 @@ class Debuggee:
     def attach(self, channel: Channel | None) -> None:
         """Listen to another end."""
         self.pulse = Pulse(self.machine, channel)
+
+    def _before_hypercall(self, row: Row, args: Sequence[int]) -> None:
+        """A loader that hands over moves things over its own modules: note them while they can be read, whenever it
+        talks to a back end.
+        """
+        if row.name == "event_channel_op":
+            self.symbols.modules()
 
     # -- what stops it -----------------------------------------------------------------------------------------------
     def _arm(self, points: Sequence[StopPoint], extra: Sequence[int] = ()) -> None:

@@ -125,12 +125,17 @@ def _compat_guest_stack(esp: int, guest: GuestMemory) -> list[str]:
 
 
 def recent_hypercalls(
-    records: Sequence[tuple[int, int, int, tuple[int, ...], int]], start: int, nargs: Callable[[int], int]
-) -> list[str]:
-    """The last hypercalls, oldest first: guest time in seconds, return address, name, arguments, result."""
+    records: Sequence[tuple[int, int, int, tuple[int, ...], int]], start: int, nargs: Callable[[int], int],
+    place: Callable[[int], str | None] = lambda rip: None,
+) -> list[str]:  # fmt: skip
+    """The last hypercalls, oldest first: guest time in seconds, return address, name, arguments, result, and the place
+    where ``place`` has a name for it.
+    """
     lines = []
     for time, rip, op, args, result in records:
         name = xen.NAMES.get(op, f"hypercall {op}")
         shown = ", ".join(f"{arg:#x}" for arg in args[: nargs(op)])
-        lines.append(f"{(time - start) / 1e9:12.6f}  {rip:#x}  {name}({shown}) = {result}")
+        where = place(rip)
+        by_name = "" if where is None else f"  at {where}"
+        lines.append(f"{(time - start) / 1e9:12.6f}  {rip:#x}  {name}({shown}) = {result}{by_name}")
     return lines

@@ -72,6 +72,7 @@ class BlkifRing:
         charge: Callable[[int], None],
         log: Callable[[str], None],
     ) -> None:
+        self.port = port  #: of the event channel
         self._requests = requests
         self._grants = grants
         self._refs: list[int] = []

@@ -78,6 +78,7 @@ class HypercallDispatcher:
         context.dispatch = self.call
         self.counts: dict[str, int] = {}
         self.unknown: dict[str, int] = {}  #: those that are not there, by name or number
+        self.refusal = ""  #: why the call that was refused last was, in words
         self._invoke = self._plain_invoke
         self._watches: list[_Watch] = []
 
@@ -96,6 +97,7 @@ class HypercallDispatcher:
         try:
             result = row.handler(self._context, *args[: row.nargs])
         except XenError as refusal:
+            self.refusal = refusal.reason
             return -refusal.errno
         if result == -e.ENOSYS:
             name = f"{row.name}({args[0]:#x})" if args else row.name

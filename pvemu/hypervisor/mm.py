@@ -6,7 +6,7 @@ later finds nothing to do.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hypercalls.errors import XenError
 from hypercalls.public import errno as e
@@ -14,6 +14,7 @@ from hypercalls.public import xen
 from pvemu.cpu.paging import PTE_ADDR, PTE_P, PageWalker, table_slot
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
 from pvemu.memory.frame_table import TABLE_LEVEL, FrameTable, PageType
+from pvemu.observers import subscribe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,16 @@ if TYPE_CHECKING:
     from pvemu.memory.m2p import MachineToPhys
     from pvemu.memory.ram import Ram
 
-__all__ = ["Mm"]
+__all__ = ["EntryUpdate", "Mm"]
+
+
+class EntryUpdate(NamedTuple):
+    """A page-table entry was changed: at machine address ``maddr``, in a table of ``level``."""
+
+    maddr: int
+    level: int
+    old: int
+    new: int
 
 
 class Mm:
@@ -56,6 +66,7 @@ class Mm:
         self._types = types
         self._m2p = m2p
         self._walker = walker
+        self._observers: list[Callable[[EntryUpdate], None]] = []
         self.guest_root = Mfn(0)
         self.guest_root_user = Mfn(0)
         self.on_new_baseptr: Callable[[bool], None] = lambda is_fresh: None
@@ -67,9 +78,20 @@ class Mm:
         """MMUEXT_SET_LDT: the descriptor tables' affair."""
         self.on_set_ldt(vaddr, ents)
 
+    def observe(self, observer: Callable[[EntryUpdate], None]) -> Callable[[], None]:
+        """Tell ``observer`` of every page-table entry that was changed; returns how to stop that."""
+        return subscribe(self._observers, observer)
+
+    def _tell(self, maddr: int, level: int, old: int) -> None:
+        update = EntryUpdate(maddr, level, old, self._ram.read_u64(maddr))
+        for observer in tuple(self._observers):
+            observer(update)
+
     def _changed(self, maddr: int, old: int) -> None:
         if old & PTE_P:
             self._walker.entry_changed(maddr)
+        if self._observers:
+            self._tell(maddr, 1, old)
 
     # -- mmu_update --------------------------------------------------------------------------------------------------
     def mmu_update(self, ptr: int, val: int) -> None:
@@ -114,6 +136,8 @@ class Mm:
                 old = self._types.mod_table_entry(ptr, val, PageType(kind), preserve_ad)
                 if old & PTE_P:
                     self._walker.upper_entry_changed(ptr)
+                if self._observers:
+                    self._tell(ptr, TABLE_LEVEL[kind], old)
             elif kind in (PageType.NONE, PageType.WRITABLE):
                 self._ram.write_u64(ptr, val)
             else:

@@ -4,6 +4,7 @@ for itself, by name.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvemu.errors import ConfigError
@@ -76,7 +77,10 @@ def _names(debuggee: Debuggee, start: str) -> list[str]:
 
 
 def _symbol_files(debuggee: Debuggee) -> list[tuple[str, str | None, int, tuple[tuple[int, int], ...]]]:
-    return [(module.name, module.path, module.base, module.text) for module in debuggee.symbols.modules()]
+    return [
+        (module.name, module.path if module.path and Path(module.path).is_file() else None, module.base, module.text)
+        for module in debuggee.symbols.modules()
+    ]
 
 
 def _end(debuggee: Debuggee) -> list[str]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "batches", "executor", "matches", "run_all", "shard"]
 
 #: Cases that share a start and run one after the other in one process; a report comes when they are through.
-_MOST_TOGETHER = 20
+_MOST_TOGETHER = 50
 _WORD = re.compile(r"\s*(?:(\()|(\))|(and|or|not)(?=[\s()]|$)|([^\s()]+))")
 
 

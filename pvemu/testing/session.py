@@ -11,6 +11,7 @@ import re
 import time
 from typing import TYPE_CHECKING
 
+from hypercalls.errors import XenError
 from hypercalls.public import sched
 from pvemu.debug.crash_report import execution_state, page_walk, recent_hypercalls
 from pvemu.debug.loader_refusal import LoaderWatch
@@ -23,11 +24,14 @@ from pvemu.testing.watchdog import HANG_SECONDS, Watchdog
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pvemu.debug.symbols import Symbols
     from pvemu.machine import Machine
 
 __all__ = ["HANG_SECONDS", "Session", "crash_report"]
 
 _NS_PER_S = 1_000_000_000
+#: Words of the stack that a crash report looks at for places in code.
+_STACK_WORDS = 64
 #: A guest that sleeps this long (guest time) with an empty input ring waits for input; one that polls is seen at once.
 _IDLE_NS = _NS_PER_S
 _IDLE_CHECK_NS = _NS_PER_S // 4
@@ -215,6 +219,35 @@ def _shown(text: bytes) -> str:
     return repr(text.decode("utf-8", "replace"))
 
 
+def _symbols(machine: Machine) -> Symbols:
+    """Names, from what the guest's memory still has and from the package cache; nothing is fetched."""
+    from pvemu.debug.symbols import SymbolFiles, Symbols
+    from pvemu.mkimage.symbol_folders import symbol_folders
+
+    return Symbols.of(machine, SymbolFiles(symbol_folders()))
+
+
+def _by_name(machine: Machine, symbols: Symbols) -> list[str]:
+    """Where it stands, and what on its stack are places in code."""
+    word = machine.abi.long_size
+    rip, rsp = machine.engine.read("rip"), machine.engine.read("rsp")
+    places = [("rip", rip)]
+    for at in range(_STACK_WORDS):
+        try:
+            value = int.from_bytes(machine.guest.copy_from_guest(rsp + at * word, word), "little")
+        except XenError:
+            break
+        found = symbols.locate(value) if value else None
+        if found is not None and found.function is not None and found.offset:  # what a call left points behind it
+            places.append((f"rsp+{at * word:#x}", value))
+    lines = []
+    for what, address in places:
+        name, line = symbols.name(address), symbols.line(address)
+        if name is not None:
+            lines.append(f"{what:>10}  {address:#x}  {name}{f' ({line})' if line is not None else ''}")
+    return ["", "by name:", *lines] if lines else []
+
+
 def crash_report(machine: Machine, console: bytes) -> list[str]:
     """Xen's crash text, then the last hypercalls and the screen."""
     lines = list(machine.crash_lines)
@@ -222,7 +255,9 @@ def crash_report(machine: Machine, console: bytes) -> list[str]:
         lines += page_walk(machine.walker, machine.m2p, machine.fault_address)
     lines += execution_state(machine.config.domid, machine.vcpu, machine.engine, machine.walker, machine.guest)
     report = [f"(XEN) {line}" for line in lines]
+    symbols = _symbols(machine)
+    report += _by_name(machine, symbols)
     report += ["", "last hypercalls (guest seconds, return address, call, result):"]
-    report += recent_hypercalls(machine.recent, machine.clock.start, machine.hypercall_nargs)
+    report += recent_hypercalls(machine.recent, machine.clock.start, machine.hypercall_nargs, symbols.name)
     report += ["", "screen:", *(f"| {line}" for line in render(console))]
     return report

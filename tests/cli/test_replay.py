@@ -64,6 +64,17 @@ def test_a_replay_can_be_debugged(crashed: tuple[Path, str], capfd: pytest.Captu
     assert "[1] store: " in text
 
 
+def test_a_replay_can_be_traced(crashed: tuple[Path, str], capfd: pytest.CaptureFixture[str]) -> None:
+    folder, crash = crashed
+    assert main(["replay", str(folder / "crash.rec"), "--hypercalls"]) == 6
+    said = capfd.readouterr()
+    assert said.out.count(": sched_op(") == 20
+    assert _crash(said.err) == crash
+    assert main(["replay", str(folder / "crash.rec"), "--insns", "--last", "2", "--output", str(folder / "insns")]) == 6
+    assert _crash(capfd.readouterr().err) == crash
+    assert ":crash: mov qword ptr [rcx], 1" in (folder / "insns").read_text()
+
+
 def test_files_are_known_by_content(
     crashed: tuple[Path, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -144,19 +144,24 @@ def kallsyms_image(*, is_new: bool, has_absolute: bool, count: int = 5000) -> by
 @pytest.mark.parametrize("is_new", [False, True])
 @pytest.mark.parametrize("has_absolute", [False, True])
 def test_kallsyms_are_found_by_their_shape(is_new: bool, has_absolute: bool) -> None:
-    found = find_kallsyms(kallsyms_image(is_new=is_new, has_absolute=has_absolute), BASE)
+    table = find_kallsyms(kallsyms_image(is_new=is_new, has_absolute=has_absolute), BASE)
+    assert table is not None
+    found = list(table)
     skipped = int(has_absolute)
     assert len(found) == 5000 - skipped
     assert found[99 - skipped].address == BASE + 16 * 99
     assert re.match(r"function_t?.*99$", found[99 - skipped].name)
     assert found[99 - skipped].is_function
+    assert table.named(found[99 - skipped].name) == [BASE + 16 * 99]
+    assert table.at(BASE + 16 * 99 + 5) == found[99 - skipped]
+    assert table.at(BASE - 1) is None
 
 
 def test_debians_kernel_names_its_functions_without_any_file(guest: Callable[[str, str], Path]) -> None:
     image = parse_image(guest("debian-kernel", "vmlinuz").read_bytes(), "vmlinuz")
-    found = find_kallsyms(bytes(image.segments[0].data), image.segments[0].vaddr)
-    table = SymbolTable(found)
-    assert len(found) > 50_000
+    table = find_kallsyms(bytes(image.segments[0].data), image.segments[0].vaddr)
+    assert table is not None
+    assert len(table) > 50_000
     assert table.named("startup_xen") == [image.virt_entry]
     entry = table.at(image.virt_entry + 3)
     assert entry is not None
@@ -165,8 +170,8 @@ def test_debians_kernel_names_its_functions_without_any_file(guest: Callable[[st
 
 def test_no_kallsyms_in_something_else() -> None:
     image = kallsyms_image(is_new=False, has_absolute=True)
-    assert find_kallsyms(b"\0" * 5000, BASE) == []
-    assert find_kallsyms(bytes(range(256)) * 64, BASE) == []
+    assert find_kallsyms(b"\0" * 5000, BASE) is None
+    assert find_kallsyms(bytes(range(256)) * 64, BASE) is None
     damaged = bytearray(image)
     damaged[len(image) - 4096 - 700] ^= 0x55  # in the token table or its index
-    assert find_kallsyms(bytes(damaged), BASE) == []
+    assert find_kallsyms(bytes(damaged), BASE) is None

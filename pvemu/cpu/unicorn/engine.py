@@ -23,6 +23,8 @@ from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pvemu.cpu.recording import Chunk
+    from pvemu.cpu.unicorn.recorder import BlockRecorder, InstructionRecorder
     from pvemu.memory.ram import Ram
 
 __all__ = ["Engine", "EngineError"]
@@ -460,6 +462,10 @@ class Engine:
             self._run_one(here)
 
     # -- code and memory ---------------------------------------------------------------------------------------------
+    def retranslate(self) -> None:
+        """Translate code anew from now on: hooks that came since are seen by it. The guest does not notice."""
+        self._uc.ctl_flush_tb()
+
     def drop_all_code(self) -> None:
         """Forget all translated code (a new kernel took over, or a tracer was attached)."""
         self._ram.code_frames.clear()
@@ -473,6 +479,29 @@ class Engine:
         ``write(offset, size, value)``: how polling of a shared page is seen. 0.5 us an access.
         """
         self._hooks.trap_frame(window_maddr, read, write)
+
+    def record_instructions(
+        self, sink: Callable[[Chunk], None], *, with_memory: bool = False, is_open: bool = True, is_native: bool = True,
+        on_code: Callable[[int, int], None] | None = None,
+    ) -> InstructionRecorder:  # fmt: skip
+        """Have every instruction recorded from now on; see :class:`InstructionRecorder`. Not while guest code runs."""
+        from pvemu.cpu.unicorn.recorder import InstructionRecorder
+
+        return InstructionRecorder(
+            self._native, self.registers, self.retranslate, self._hooks.keep_error, sink, with_memory=with_memory,
+            is_open=is_open, is_native=is_native, on_code=on_code,
+        )  # fmt: skip
+
+    def record_blocks(
+        self, sink: Callable[[memoryview], None] | None, *, is_native: bool = True,
+        on_code: Callable[[int, int], None] | None = None,
+    ) -> BlockRecorder:  # fmt: skip
+        """Have every block recorded from now on; see :class:`BlockRecorder`."""
+        from pvemu.cpu.unicorn.recorder import BlockRecorder
+
+        return BlockRecorder(
+            self._native, self.retranslate, self._hooks.keep_error, sink, is_native=is_native, on_code=on_code
+        )
 
     def monitor_fills(self, watch: Callable[[int, int, tuple[int, int] | None], None]) -> Callable[[], None]:
         """``watch(page, access, what the MMU answered)`` after each TLB miss; the returned callable takes it off."""

@@ -161,6 +161,20 @@ class Native:
         """uc_hook_del."""
         uclib.uc_hook_del(self._uch, ctypes.c_size_t(hook))
 
+    def add_hook(self, kind: int, callback: int, data: int, begin: int, end: int) -> int:
+        """uc_hook_add of the native function at ``callback`` for [begin, end]; the handle for :meth:`remove_hook`."""
+        hook = ctypes.c_size_t()
+        status = uclib.uc_hook_add(
+            self._uch, ctypes.byref(hook), kind, _VOID(callback), _VOID(data), U64(begin), U64(end)
+        )
+        if status != 0:
+            raise EngineError(f"hook {kind} refused: {status}")
+        return hook.value
+
+    def remove_hook(self, hook: int) -> None:
+        """uc_hook_del."""
+        uclib.uc_hook_del(self._uch, ctypes.c_size_t(hook))
+
     def map_io(self, maddr: int, read: Callable[..., int], write: Callable[..., None]) -> None:
         """uc_mmio_map of one page at ``maddr``: ``read(uc, offset, size, data)``, ``write(uc, offset, size, value,
         data)``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 from typing import TYPE_CHECKING
 
 from unicorn import Uc, x86_const
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RegisterFile"]
 
+#: A value that no register has by chance, and how much of QEMU's X86CPU is searched for it (it is larger).
+_MARK, _CPU_STATE = 0x5A17_9E3B_0000_0000, 40 << 10
 _DATA_SELECTORS = frozenset(("ds", "es", "fs", "gs"))
 
 
@@ -81,6 +84,25 @@ class RegisterFile:
             write(handle, number, address)
 
         return set_register
+
+    def in_memory(self, names: tuple[str, ...]) -> ctypes.Array[ctypes.c_uint64] | None:
+        """The words in which the CPU keeps general registers, found by values written to them; None where they are not
+        in a row in the order of ``names``. Native code reads them there; they are right inside of hooks.
+        """
+        cpu = self._native.cpu
+        if cpu is None:
+            return None
+        kept = [self.read(name) for name in names]
+        for i, name in enumerate(names):
+            self.write(name, _MARK + i)
+        marks = struct.pack(f"<{len(names)}Q", *(_MARK + i for i in range(len(names))))
+        state = bytes((ctypes.c_ubyte * _CPU_STATE).from_address(cpu))
+        for name, value in zip(names, kept, strict=True):
+            self.write(name, value)
+        at = state.find(marks)
+        if at < 0 or state.find(marks, at + 1) >= 0:
+            return None
+        return (ctypes.c_uint64 * len(names)).from_address(cpu + at)
 
     def vector_registers(self) -> list[int]:
         """XMM0 to XMM15."""

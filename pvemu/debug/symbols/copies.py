@@ -12,6 +12,8 @@ from hypercalls.errors import XenError
 from pvemu.frames import PAGE_MASK, PAGE_SIZE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pvemu.cpu.paging import PageWalker
     from pvemu.debug.symbols.table import Module
     from pvemu.hypervisor.guest_access import GuestMemory
@@ -27,7 +29,7 @@ _ENOUGH = 0.75
 
 class _Text(NamedTuple):
     stage: int
-    module: Module
+    module: Callable[[], Module]
     address: int
     pieces: tuple[tuple[int, int], ...]  # (machine address, size)
 
@@ -36,9 +38,13 @@ class Original(NamedTuple):
     """Where a copy comes from: ``address`` is in ``module`` of ``stage``."""
 
     stage: int
-    module: Module
     address: int
     text: _Text
+
+    @property
+    def module(self) -> Module:
+        """The module, with its symbols."""
+        return self.text.module()
 
 
 class CodeCopies:
@@ -50,29 +56,33 @@ class CodeCopies:
         self._guest = guest
         self._texts: list[_Text] = []
 
-    def remember(self, stage: int, module: Module) -> None:
-        """Note where the code of ``module`` is now."""
-        for address, size in module.text:
-            pieces = []
-            at, end = address, address + size
-            while at < end:
-                step = min(end - at, PAGE_SIZE - (at & PAGE_MASK))
-                maddr = self._walker.lookup(at)
-                if maddr is None:
-                    break
-                pieces.append((maddr, step))
-                at += step
-            if pieces:
-                self._texts.append(_Text(stage, module, address, tuple(pieces)))
+    def remember(self, stage: int, address: int, size: int, module: Callable[[], Module]) -> None:
+        """Note which frames hold what is at [address, address + size) now; ``module`` tells what that is."""
+        pieces = []
+        at, end = address, address + size
+        while at < end:
+            step = min(end - at, PAGE_SIZE - (at & PAGE_MASK))
+            maddr = self._walker.lookup(at)
+            if maddr is None:
+                break
+            pieces.append((maddr, step))
+            at += step
+        if pieces:
+            self._texts.append(_Text(stage, module, address, tuple(pieces)))
 
     def find(self, address: int) -> Original | None:
         """The place that the code at ``address`` was copied from; None unless there is exactly one."""
         code, before = self._code_at(address, _REACH), self._code_at(address - _REACH, _REACH)
+        contents = [(text, self._content(text)) for text in self._texts]
         for skip in range(len(code) - _NEEDLE + 1):
             needle = code[skip : skip + _NEEDLE]
             if len(set(needle)) < _NEEDLE // 2:
                 continue  # zeros and the like are everywhere
-            found = [one for one in self._search(needle, skip) if self._agrees(one, before, code)]
+            found = [
+                one
+                for one in self._search(contents, needle, skip)
+                if one.address != address and self._agrees(one, before, code)  # what was unloaded is no copy of itself
+            ]
             if found:
                 return found[0] if len(found) == 1 else None
         return None
@@ -101,11 +111,11 @@ class CodeCopies:
     def _content(self, text: _Text) -> bytes:
         return b"".join(self._ram.read(maddr, size) for maddr, size in text.pieces)
 
-    def _search(self, needle: bytes, skip: int) -> list[Original]:
+    @staticmethod
+    def _search(contents: list[tuple[_Text, bytes]], needle: bytes, skip: int) -> list[Original]:
         found = []
-        for text in self._texts:
-            content = self._content(text)
+        for text, content in contents:
             at = content.find(needle)
             if at >= skip and content.find(needle, at + 1) < 0:
-                found.append(Original(text.stage, text.module, text.address + at - skip, text))
+                found.append(Original(text.stage, text.address + at - skip, text))
         return found

@@ -12,7 +12,7 @@ from pvemu.debug.symbols.elf_file import ElfFile
 from pvemu.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 __all__ = ["SymbolFiles"]
 
@@ -23,9 +23,14 @@ _MAX_FILES = 20_000
 
 
 class SymbolFiles:
-    """Files and folders (searched with everything below them). Raises ConfigError for a path that is not there."""
+    """Files and folders (searched with everything below them). Raises ConfigError for a path that is not there.
+    ``later`` names more folders with GRUB modules, when a module is looked for first.
+    """
 
-    def __init__(self, paths: Iterable[str | Path] = ()) -> None:
+    def __init__(
+        self, paths: Iterable[str | Path] = (), later: Callable[[], Iterable[Path]] = lambda: ()
+    ) -> None:
+        self._later: Callable[[], Iterable[Path]] | None = later
         self._modules: dict[str, list[Path]] = {}
         self._kernels: list[Path] = []
         self.system_maps: list[Path] = []
@@ -61,6 +66,10 @@ class SymbolFiles:
 
     def modules(self, name: str, bits: int) -> list[ElfFile]:
         """Files that may be GRUB's module ``name``, the most telling first."""
+        if self._later is not None:
+            later, self._later = self._later, None
+            for folder in later():
+                self._add_folder(folder)
         paths = sorted(self._modules.get(name, []), key=lambda path: _MODULE_SUFFIXES.index(path.suffix))
         return [elf for elf in map(self._elf, paths) if elf is not None and elf.bits == bits]
 

@@ -16,7 +16,7 @@ from pvemu.debug.symbols.table import Symbol
 from pvemu.frames import PAGE_MASK, PAGE_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from pvemu.hypervisor.guest_access import GuestMemory
 
@@ -34,6 +34,9 @@ _WORDS_OF_GRUB_DL = 18
 #: GRUB_SYMTAB_SIZE of grub-core/kern/dl.c, and how many entries must agree on where the table is.
 _HASH_SIZE, _ENOUGH_VOTES = 509, 8
 _MAX_CHAIN = 256
+#: call with a 32-bit distance, movabs of an address to a register; looked ahead for, since data may look like one.
+_CALL = re.compile(rb"\xe8(?=(.{4}))", re.DOTALL)
+_LOAD_ADDRESS = re.compile(rb"[\x48\x49][\xb8-\xbf](?=(.{8}))", re.DOTALL)
 #: GRUB_MODULE_MAGIC and OBJ_TYPE_ELF of include/grub/kernel.h.
 _MODULE_MAGIC, _TYPE_ELF = b"mimg", 0
 
@@ -60,21 +63,37 @@ class GrubKernel:
         self._memory = memory
         self._head = head
         self._hash_table: int | None = None
+        self._exports: dict[int, list[Symbol]] = {}
+        self._slots = [0] * _HASH_SIZE  # the entry that was read last
         self.base = base
         self.symbols = symbols
         self.end = max(symbol.address for symbol in symbols) + 1
         self.image_modules = list(self._image_modules())
 
+    def static_functions(self) -> list[Symbol]:
+        """Functions that are not exported, as ``sub_8a5f``, told from the calls to them (64-bit GRUBs are built for the
+        large code model: an address is loaded whole). Without these the exported one before would lend its name.
+        """
+        known = {symbol.address for symbol in self.symbols}
+        end = max(symbol.address for symbol in self.symbols if symbol.is_function)
+        code = self._memory.read_mapped(self.base, end - self.base + PAGE_SIZE)
+        near = (
+            self.base + call.end() + 4 + int.from_bytes(call[1], "little", signed=True) for call in _CALL.finditer(code)
+        )
+        far = (int.from_bytes(load[1], "little") for load in _LOAD_ADDRESS.finditer(code))
+        found = {address for address in (*near, *far) if self.base <= address <= end} - known
+        return [Symbol(address, 0, f"sub_{address:x}", is_function=True) for address in sorted(found)]
+
     def head(self) -> int | None:
         """The newest module's handle, None where the list cannot be read: what changes when a module is loaded."""
         return self._memory.word(self._head)
 
-    def modules(self) -> list[GrubModule]:
-        """The list of modules, newest first, as far as it can be followed."""
+    def modules(self, known: Container[int] = ()) -> list[GrubModule]:
+        """The list of modules, newest first, as far as it can be followed, or to the first that is ``known``."""
         found: list[GrubModule] = []
         seen = set()
         handle = self.head()
-        while handle and handle not in seen and len(found) < _MAX_MODULES:
+        while handle and handle not in seen and handle not in known and len(found) < _MAX_MODULES:
             seen.add(handle)
             module = self.module_at(handle)
             if module is None:
@@ -124,17 +143,21 @@ class GrubKernel:
 
     # -- the symbol hash -----------------------------------------------------------------------------------------------
     def module_symbols(self) -> dict[int, list[Symbol]]:
-        """What loaded modules export, by their handles: those under initialisation too."""
-        found: dict[int, list[Symbol]] = {}
+        """What loaded modules export, by their handles: those under initialisation too. What was read before is not
+        read again, since new entries come first in their slots.
+        """
         table = self._find_hash_table()
         if table is None:
-            return found
+            return self._exports
         memory = self._memory
-        width = memory.width
-        for slot in range(_HASH_SIZE):
-            node = memory.word(table + slot * width)
+        heads = memory.words(table, _HASH_SIZE) or []
+        for slot, head in enumerate(heads):
+            node, known = head, self._slots[slot]
+            if head == known:
+                continue
+            self._slots[slot] = head
             for _ in range(_MAX_CHAIN):
-                words = memory.words(node, 5) if node else None
+                words = memory.words(node, 5) if node and node != known else None
                 if not words:
                     break
                 node, name, address, is_function, module = words
@@ -143,8 +166,13 @@ class GrubKernel:
                     break
                 if module:
                     symbol = Symbol(address, 0, text.decode(), bool(is_function & 0xFFFF_FFFF))
-                    found.setdefault(module, []).append(symbol)
-        return found
+                    self._exports.setdefault(module, []).append(symbol)
+        return self._exports
+
+    def forget(self) -> None:
+        """Read everything anew from now on."""
+        self._exports = {}
+        self._slots = [0] * _HASH_SIZE
 
     def _find_hash_table(self) -> int | None:
         """``grub_symtab`` is static: found by its entries, each of which says by its name which slot it is in."""

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from pvemu.debug.symbols.files import SymbolFiles
     from pvemu.debug.symbols.grub import GrubKernel, GrubModule
-    from pvemu.debug.symbols.table import Symbol
     from pvemu.hypervisor.guest_access import GuestMemory
 
 __all__ = ["GrubModules"]
@@ -24,62 +23,85 @@ _STACK_REACH = 8192
 
 
 class GrubModules:
-    """The modules of one GRUB by their handles (addresses of ``struct grub_dl``)."""
+    """The modules of one GRUB by their handles (addresses of ``struct grub_dl``): where they are, and their symbols
+    when somebody asks for them.
+    """
 
     def __init__(self, kernel: GrubKernel, files: SymbolFiles, guest: GuestMemory, bits: int) -> None:
-        self.modules: dict[int, Module] = {}
+        self.places: dict[int, GrubModule] = {}
+        self._modules: dict[int, Module] = {}
         self._kernel = kernel
         self._files = files
         self._guest = guest
         self._bits = bits
-        self._raw: dict[int, GrubModule] = {}
         self._starting: set[int] = set()
-        self._exports: dict[int, list[Symbol]] | None = None  # by handle, as of the last look at the list
         self._image_files: dict[str, list[ElfFile]] | None = None
 
     def head(self) -> int | None:
         """What changes whenever a module has been loaded."""
         return self._kernel.head()
 
-    def refresh(self) -> list[Module]:
-        """Read the list again; the modules that were not there before."""
-        self._exports = None
-        listed = {module.handle: module for module in self._kernel.modules()}
-        for handle in self._starting - set(listed):
+    def module(self, handle: int) -> Module:
+        """A module with its symbols."""
+        return self.at(self.places[handle])
+
+    def at(self, place: GrubModule) -> Module:
+        """The same for a place, even of a module that was unloaded since."""
+        if self.places.get(place.handle) != place:
+            return self._describe(place)
+        if place.handle not in self._modules:
+            self._modules[place.handle] = self._describe(place)
+        return self._modules[place.handle]
+
+    def is_listed(self, handle: int) -> bool:
+        """Whether a module was on the list when it was read last."""
+        return handle in self.places and handle not in self._starting
+
+    def refresh(self) -> list[int]:
+        """Read the whole list again; the modules (handles) that were not there before."""
+        self._kernel.forget()
+        return self._update({module.handle: module for module in self._kernel.modules()})
+
+    def extend(self) -> list[int]:
+        """Read what came to the head of the list."""
+        listed = set(self.places) - self._starting
+        fresh = {module.handle: module for module in self._kernel.modules(listed)}
+        return self._update({handle: self.places[handle] for handle in listed} | fresh)
+
+    def _update(self, listed: dict[int, GrubModule]) -> list[int]:
+        waiting, self._starting = self._starting - set(listed), set()
+        for handle in waiting:
             module = self._kernel.module_at(handle)
-            if module is not None and _same_place(module, self._raw.get(handle)):
+            if module is not None and _same_place(module, self.places.get(handle)):
                 listed[handle] = module
-        self._starting &= set(listed)
-        fresh = []
-        for handle in [handle for handle in self.modules if not _same_place(listed.get(handle), self._raw[handle])]:
-            del self.modules[handle], self._raw[handle]
-        for handle, module in listed.items():
-            if handle not in self.modules:
-                self._raw[handle] = module
-                self.modules[handle] = self._describe(module)
-                fresh.append(self.modules[handle])
+                self._starting.add(handle)
+        for handle in [handle for handle, known in self.places.items() if not _same_place(listed.get(handle), known)]:
+            del self.places[handle]
+            self._modules.pop(handle, None)
+        fresh = [handle for handle in listed if handle not in self.places]
+        for handle in fresh:
+            self.places[handle] = listed[handle]
         return fresh
 
-    def find_starting(self, vaddr: int, stack: int) -> list[Module]:
+    def find_starting(self, vaddr: int, stack: int) -> list[int]:
         """The module around ``vaddr`` that GRUB initialises just now, before it joins the list: its handle is on the
         stack, or among what loaded modules export.
         """
         for handle in self._handles_on(stack):
-            module = self._kernel.module_at(handle) if handle not in self.modules else None
+            module = self._kernel.module_at(handle) if handle not in self.places else None
             if module is not None and module.base <= vaddr < module.base + module.size:
                 return self._start(module)
-        self._exports = None
-        for handle in self._exported():
-            module = self._kernel.module_at(handle) if handle not in self.modules else None
+        for handle in list(self._kernel.module_symbols()):
+            module = self._kernel.module_at(handle) if handle not in self.places else None
             if module is not None and module.base <= vaddr < module.base + module.size:
                 return self._start(module)
         return []
 
-    def _start(self, module: GrubModule) -> list[Module]:
+    def _start(self, module: GrubModule) -> list[int]:
         self._starting.add(module.handle)
-        self._raw[module.handle] = module
-        self.modules[module.handle] = self._describe(module)
-        return [self.modules[module.handle]]
+        self.places[module.handle] = module
+        self._modules.pop(module.handle, None)
+        return [module.handle]
 
     def _handles_on(self, stack: int) -> list[int]:
         words: list[int] = []
@@ -98,13 +120,8 @@ class GrubModules:
             places = fits(elf, module.segments, self._guest)
             if places is not None:
                 return _from_file(module, elf, places)
-        exported = self._exported().get(module.handle, [])
+        exported = self._kernel.module_symbols().get(module.handle, [])
         return Module(module.name, module.base, module.base + module.size, SymbolTable(exported))
-
-    def _exported(self) -> dict[int, list[Symbol]]:
-        if self._exports is None:
-            self._exports = self._kernel.module_symbols()
-        return self._exports
 
     def _in_image(self, name: str) -> list[ElfFile]:
         if self._image_files is None:

@@ -38,8 +38,11 @@ def find_linux(guest: GuestMemory, bits: int, entry: int, files: SymbolFiles) ->
     start, image = _loaded_around(guest, entry)
     if _BANNER not in image:
         return None
-    symbols = find_kallsyms(image, start)
-    return _module(symbols, None) if symbols else None
+    table = find_kallsyms(image, start)
+    if table is None:
+        return None
+    first, last = table.reach()
+    return Module(_NAME, first, last + PAGE_SIZE, table)
 
 
 def read_system_map(path: Path) -> list[Symbol]:

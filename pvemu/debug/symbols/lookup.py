@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -62,22 +63,35 @@ class _StageModules:
         self.number = number
         self.grub = grub
         self._fixed = fixed
-        self.modules: list[Module] = []
+        self._places: list[tuple[int, int, Module | int]] = []
         self._starts: list[int] = []
         self.arrange()
 
     def arrange(self) -> None:
         """Sort what there is by address."""
-        loaded = list(self.grub.modules.values()) if self.grub is not None else []
-        self.modules = sorted([*self._fixed, *loaded], key=lambda module: module.base)
-        self._starts = [module.base for module in self.modules]
+        places: list[tuple[int, int, Module | int]] = [(module.base, module.end, module) for module in self._fixed]
+        if self.grub is not None:
+            places += [(one.base, one.base + one.size, handle) for handle, one in self.grub.places.items()]
+        self._places = sorted(places, key=lambda place: place[0])
+        self._starts = [base for base, _end, _module in self._places]
+
+    @property
+    def modules(self) -> list[Module]:
+        """All of them, by address."""
+        return [self._module(module) for _base, _end, module in self._places]
 
     def at(self, address: int) -> Module | None:
         """The module that ``address`` is in."""
         found = bisect_right(self._starts, address) - 1
-        if found < 0 or address >= self.modules[found].end:
+        if found < 0 or address >= self._places[found][1]:
             return None
-        return self.modules[found]
+        return self._module(self._places[found][2])
+
+    def _module(self, module: Module | int) -> Module:
+        if isinstance(module, Module):
+            return module
+        assert self.grub is not None
+        return self.grub.module(module)
 
 
 class Symbols:
@@ -102,6 +116,7 @@ class Symbols:
         self._known: dict[int, Location | None] = {}
         self._head: int | None = None
         self._searched_pages: set[int] = set()
+        self._nameless_pages: set[int] = set()  # where nothing is the copy of something
         self._grubs: dict[int, GrubKernel | None] = {}
         stages.observe(self._note_start)
 
@@ -121,7 +136,7 @@ class Symbols:
 
     def locate(self, vaddr: int) -> Location | None:
         """The same, in parts."""
-        self._follow()
+        self.follow()
         if vaddr in self._known:
             return self._known[vaddr]
         found = self._known[vaddr] = self._find(vaddr)
@@ -129,18 +144,26 @@ class Symbols:
 
     def line(self, vaddr: int) -> str | None:
         """``file:line`` of the source, where debug information for it is at hand."""
-        self._follow()
+        self.follow()
         module = self._current().at(vaddr)
         if module is not None:
             return module.line(vaddr)
         original = self._copies.find(vaddr)
         return original.module.line(original.address) if original is not None else None
 
+    def module_of(self, vaddr: int) -> Module | None:
+        """The module that an address, or the code it is a copy of, belongs to."""
+        module = self._current().at(vaddr)
+        if module is None:
+            original = self._copies.find(vaddr)
+            return original.module if original is not None else None
+        return module
+
     def address(self, name: str) -> list[int]:
         """Addresses that a name stands for: ``grub_malloc``, ``normal:grub_normal_execute``, ``stage1:kernel:...``,
         ``normal+0x40``, each with ``+offset`` if wanted. Static functions may share a name; empty where there is none.
         """
-        self._follow()
+        self.follow()
         match = _NAME.match(name)
         stage = self._current()
         if match is None or (match["stage"] is not None and int(match["stage"]) != stage.number):
@@ -157,7 +180,7 @@ class Symbols:
 
     def modules(self) -> list[Module]:
         """What the running stage consists of, by address."""
-        self._follow()
+        self.follow()
         return list(self._current().modules)
 
     @property
@@ -167,8 +190,7 @@ class Symbols:
 
     def refresh(self) -> None:
         """Look at everything again: also at what left a list, or took the place of something else."""
-        self._known.clear()
-        self._searched_pages.clear()
+        self._forget()
         stage = self._current()
         if stage.grub is not None:
             self._head = stage.grub.head()
@@ -191,25 +213,38 @@ class Symbols:
             is_running = number == len(stages) - 1
             built = self._build(number, stages[number]) if is_running else _StageModules(number, [], None)
             self._built.append(built)
-            self._known.clear()
-            self._searched_pages.clear()
+            self._forget()
             self._head = None
-            for module in built.modules:
-                self._copies.remember(number, module)
         return self._built[-1]
 
-    def _follow(self) -> None:
-        """Notice a new stage, or a GRUB's new module: a look at one word of memory."""
+    def follow(self) -> None:
+        """Notice a new stage, or a GRUB's new module: a look at one word of memory. Every question does so first;
+        whoever asks late only should call it now and then, since a kernel's tables do not outlive it.
+        """
         grub = self._current().grub
         if grub is not None:
             head = grub.head()
             if head is not None and head != self._head:
-                self.refresh()
+                if grub.is_listed(head):  # the newest was unloaded, and others perhaps
+                    self.refresh()
+                    return
+                self._head = head
+                self._forget()
+                self._take(self._current(), grub.extend())
 
-    def _take(self, stage: _StageModules, fresh: list[Module]) -> None:
+    def _forget(self) -> None:
+        """Answers given so far may be wrong now."""
+        self._known.clear()
+        self._searched_pages.clear()
+        self._nameless_pages.clear()
+
+    def _take(self, stage: _StageModules, fresh: list[int]) -> None:
         stage.arrange()
-        for module in fresh:
-            self._copies.remember(stage.number, module)
+        grub = stage.grub
+        assert grub is not None
+        for handle in fresh:
+            place = grub.places[handle]
+            self._copies.remember(stage.number, place.base, place.size, partial(grub.at, place))
 
     def _find(self, vaddr: int) -> Location | None:
         stage = self._current()
@@ -222,8 +257,11 @@ class Symbols:
                 module = stage.at(vaddr)
         if module is not None:
             return _location(stage.number, module, vaddr, is_copy=False)
+        if vaddr >> PAGE_SHIFT in self._nameless_pages:
+            return None
         original = self._copies.find(vaddr)
         if original is None:
+            self._nameless_pages.add(vaddr >> PAGE_SHIFT)
             return None
         return _location(original.stage, original.module, original.address, is_copy=True)
 
@@ -272,6 +310,8 @@ def _grub_kernel(kernel: GrubKernel, matching: list[ElfFile], entry: int) -> Mod
         if more:
             symbols, path, line = [*symbols, *more], elf.path, elf.line
             break
+    else:
+        symbols += kernel.static_functions()
     return Module("kernel", kernel.base, kernel.end, SymbolTable(symbols), path, line)
 
 

@@ -14,6 +14,8 @@ __all__ = ["fits", "is_loaded"]
 
 #: A loaded kernel or module patches some of its own code, so not every sample has to agree.
 _SAMPLES, _SAMPLE_SIZE, _ENOUGH = 16, 32, 0.75
+#: What is no larger is read at once.
+_READ_WHOLE = 1 << 18
 
 
 def is_loaded(elf: ElfFile, guest: GuestMemory) -> bool:
@@ -60,9 +62,15 @@ def _agreement(guest: GuestMemory, vaddr: int, data: memoryview, places: list[tu
     if not places:
         return 1.0
     equal = 0
+    whole = _read(guest, vaddr, len(data)) if len(data) <= _READ_WHOLE else None
     for at, size in places:
-        try:
-            equal += guest.copy_from_guest(vaddr + at, size) == data[at : at + size]
-        except XenError:
-            continue
+        there = whole[at : at + size] if whole is not None else _read(guest, vaddr + at, size)
+        equal += there is not None and there == bytes(data[at : at + size])
     return equal / len(places)
+
+
+def _read(guest: GuestMemory, vaddr: int, size: int) -> bytes | None:
+    try:
+        return guest.copy_from_guest(vaddr, size)
+    except XenError:
+        return None
