@@ -10,11 +10,8 @@ with Guest.boot("grub-x86_64-xen.bin", "disk.img") as guest:
 
 from __future__ import annotations
 
-import codecs
 import functools
 import re
-import shlex
-from dataclasses import dataclass
 from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar, cast
@@ -29,8 +26,8 @@ from pvemu.disk.spec import parse_disk_specs
 from pvemu.filesystems.disk_map import DiskMap, device_name
 from pvemu.hypervisor.domain import SHUTDOWN_NAMES
 from pvemu.machine import Machine
-from pvemu.observers import subscribe
 from pvemu.testing.asciicast import asciicast
+from pvemu.testing.console_text import WINDOW, ConsoleText, Found, compiled, in_words
 from pvemu.testing.failures import (
     ExpectTimeoutError,
     GuestCrashError,
@@ -40,6 +37,7 @@ from pvemu.testing.failures import (
     UnexpectedOutputError,
 )
 from pvemu.testing.menu import Menu, read_menu
+from pvemu.testing.repro import repro_command
 from pvemu.testing.session import crash_report
 from pvemu.testing.snapshot import Elsewhere, RemoteGuest, Snapshot, take_snapshot
 from pvemu.testing.watchdog import HANG_SECONDS, Watchdog
@@ -60,24 +58,9 @@ R = TypeVar("R")
 DEFAULT_TIMEOUT = 60.0
 #: What GRUB prints of a file that ``search -f`` found on no disk: host images probe for several, one after the other.
 BENIGN_ERRORS = (r"error: no such device: /\S+\.",)
-_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[78=>]|\r")
-_OPEN_ESCAPE = re.compile(r"\x1b(\[[0-9;?]*|[()])?\Z")
 _ERROR = re.compile(r"error: [^\n]*")
 _NS_PER_S = 1_000_000_000
-#: How far back a match may begin in output that was searched before.
-_WINDOW = 1 << 14
 _LINES = 24
-#: Guest seconds that a repeated run goes on after the moment of the failure.
-_REPRO_SECONDS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What ``expect`` found: which pattern (its index in the list), the text, and the match with its groups."""
-
-    index: int
-    text: str
-    match: re.Match[str]
 
 
 def _wherever_it_runs(method: Callable[Concatenate[Guest, P], R]) -> Callable[Concatenate[Guest, P], R]:
@@ -107,13 +90,9 @@ class Guest:
         self.console = bytearray()  #: every byte that the guest has written
         self.timeline: list[tuple[float, bytes]] = []  #: the same by pieces, with the guest second of each
         self.sent: list[str] = []  #: what was typed so far
-        self._disk_specs: tuple[str, ...] = ()
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._unread = ""
-        self._text = ""
+        self._text = ConsoleText()
         self._position = 0
         self._ended: Outcome | None = None
-        self._text_observers: list[Callable[[int], None]] = []
         self._is_closed = False
         self._remote: RemoteGuest | None = None
         self._snapshots: list[Snapshot] = []
@@ -132,15 +111,12 @@ class Guest:
         """A guest that is about to run. ``disks`` are written as for ``--disk``; ``memory`` is in MiB; under a
         ``strict_seed`` nothing is kept that Xen does not promise.
         """
-        specs = tuple(fspath(disk) for disk in disks)
         config = DomainConfig(
             kernel=fspath(kernel), ramdisk=fspath(ramdisk) if ramdisk is not None else None, cmdline=cmdline,
-            memory_mib=memory, disks=parse_disk_specs(specs), write=write,
+            memory_mib=memory, disks=parse_disk_specs(fspath(disk) for disk in disks), write=write,
             strict=StrictConfig(strict_seed) if strict_seed is not None else None,
         )  # fmt: skip
-        guest = cls(config)
-        guest._disk_specs = specs
-        return guest
+        return cls(config)
 
     def __enter__(self) -> Self:
         return self
@@ -194,30 +170,30 @@ class Guest:
         Raises UnexpectedOutputError when ``not_matching`` matches earlier, ExpectTimeoutError after ``timeout`` guest
         seconds, GuestCrashError, GuestStoppedError.
         """
-        patterns, unwanted = _patterns(pattern), _patterns(not_matching)
+        patterns, unwanted = compiled(pattern), compiled(not_matching)
         if not patterns:
             raise ValueError("expect: no pattern; give at least one regular expression")
-        found = self._search(patterns, unwanted, self._position)
+        found = self._text.search([*patterns, *unwanted], self._position)
         if found is None:
 
             def look(fresh: int) -> None:
                 nonlocal found
                 if found is None:
-                    start = max(self._position, len(self._text) - fresh - _WINDOW)
-                    found = self._search(patterns, unwanted, start)
+                    start = max(self._position, len(self._text.text) - fresh - WINDOW)
+                    found = self._text.search([*patterns, *unwanted], start)
                     if found is not None:
                         self.machine.stop("found")
 
             stop_looking = self.observe_text(look)
             try:
-                self._run(timeout, lambda: found is not None, f"no match for {_shown(patterns)}")
+                self._run(timeout, lambda: found is not None, f"no match for {in_words(patterns)}")
             finally:
                 stop_looking()
         assert found is not None
         self._position = max(found.match.end(), self._position)
         if found.index >= len(patterns):
             raise UnexpectedOutputError(
-                f"{found.text!r} came, which must not come before {_shown(patterns)}", self._sighting()
+                f"{found.text!r} came, which must not come before {in_words(patterns)}", self._sighting()
             )
         return found
 
@@ -274,7 +250,7 @@ class Guest:
     @_wherever_it_runs
     def text(self) -> str:
         """All that the console showed, without colours and cursor movements."""
-        return self._text
+        return self._text.text
 
     @property
     @_wherever_it_runs
@@ -334,27 +310,13 @@ class Guest:
     @_wherever_it_runs
     def errors(self, benign: Sequence[str] = BENIGN_ERRORS) -> list[str]:
         """The ``error:`` lines that the console showed, without those that one of ``benign`` matches in full."""
-        lines = [line.rstrip() for line in _ERROR.findall(self._text)]
+        lines = [line.rstrip() for line in _ERROR.findall(self._text.text)]
         return [line for line in lines if not any(re.fullmatch(pattern, line) for pattern in benign)]
 
     @_wherever_it_runs
     def repro(self) -> str:
         """A shell command that starts the same guest and types the same."""
-        config = self.config
-        words = ["pvemu", "boot", config.kernel, "--memory", str(config.memory_mib)]
-        if config.cmdline:
-            words += ["--cmdline", config.cmdline]
-        if config.ramdisk is not None:
-            words += ["--ramdisk", config.ramdisk]
-        for spec in self._disk_specs:
-            words += ["--disk", spec]
-        if config.write:
-            words.append("--write")
-        for text in self.sent:
-            words += ["--send", text.encode("unicode_escape").decode()]
-        if config.strict is not None:
-            words += ["--strict-seed", str(config.strict.seed)]
-        return shlex.join([*words, "--timeout", f"{self.seconds + _REPRO_SECONDS:.0f}"])
+        return repro_command(self.config, self.sent, self.seconds)
 
     @_wherever_it_runs
     def read_file(self, place: str) -> bytes | None:
@@ -371,7 +333,7 @@ class Guest:
     # -- for those who decide themselves when to stop ------------------------------------------------------------------
     def observe_text(self, observer: Callable[[int], None]) -> Callable[[], None]:
         """Have ``observer`` told how many characters were added to ``text``; the result takes it off again."""
-        return subscribe(self._text_observers, observer)
+        return self._text.observe(observer)
 
     @_wherever_it_runs
     def advance(self, until: float) -> Outcome | None:
@@ -396,28 +358,11 @@ class Guest:
     def _take_output(self, data: bytes) -> None:
         self.console += data
         self.timeline.append((self.seconds, data))
-        raw = self._unread + self._decoder.decode(data)
-        rest = _OPEN_ESCAPE.search(raw)  # an escape sequence may come in two pieces, as a character may
-        whole, self._unread = (raw[: rest.start()], raw[rest.start() :]) if rest is not None else (raw, "")
-        fresh = _ESCAPE.sub("", whole)
-        if fresh:
-            self._text += fresh
-            for observer in tuple(self._text_observers):
-                observer(len(fresh))
+        self._text.take(data)
 
     def _new_stage(self, stage: Stage) -> None:
         if len(self.stages) == self._wanted_stages:
             self.machine.stop("found")
-
-    def _search(
-        self, patterns: Sequence[re.Pattern[str]], unwanted: Sequence[re.Pattern[str]], start: int
-    ) -> Found | None:
-        best: Found | None = None
-        for index, pattern in enumerate([*patterns, *unwanted]):
-            match = pattern.search(self._text, start)
-            if match is not None and (best is None or match.start() < best.match.start()):
-                best = Found(index, match.group(), match)
-        return best
 
     def _run_until_polled(self, condition: Callable[[], bool], timeout: float, unmet: str) -> None:
         """Run until ``condition`` holds at a moment when the guest looks for a key."""
@@ -470,12 +415,3 @@ class Guest:
     def _sighting(self) -> Sighting:
         stages = self.stages
         return Sighting(len(stages), stages[-1], self.screen, self.hypercalls, self.seconds)
-
-
-def _patterns(given: str | re.Pattern[str] | Sequence[str | re.Pattern[str]]) -> list[re.Pattern[str]]:
-    several = [given] if isinstance(given, str | re.Pattern) else given
-    return [re.compile(pattern) if isinstance(pattern, str) else pattern for pattern in several]
-
-
-def _shown(patterns: Sequence[re.Pattern[str]]) -> str:
-    return " or ".join(repr(pattern.pattern) for pattern in patterns)

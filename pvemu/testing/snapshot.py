@@ -15,6 +15,8 @@ import socket
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from pvemu.testing.console_text import Found
+
 if TYPE_CHECKING:
     import re
     from collections.abc import Callable
@@ -190,16 +192,12 @@ def _serve(guest: Guest, channel: _Channel) -> NoReturn:
 
 
 def _to_wire(value: object) -> object:
-    from pvemu.testing.guest import Found
-
     if isinstance(value, Found):
         return value.index, _Match(value.match.re, value.match.string, value.match.start())
     return value
 
 
 def _from_wire(value: Any) -> Any:
-    from pvemu.testing.guest import Found
-
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], _Match):
         pattern, text, start = value[1]
         match = pattern.match(text, start)

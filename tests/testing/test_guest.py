@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import shlex
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pvemu.config import DomainConfig
+from pvemu.disk.spec import parse_disk_specs
 from pvemu.testing.failures import ExpectTimeoutError, GuestCrashError, GuestStoppedError, UnexpectedOutputError
 from pvemu.testing.guest import Guest
+from pvemu.testing.repro import repro_command
 from tests.builder.make_elf import make_kernel
 
 if TYPE_CHECKING:
@@ -169,3 +174,14 @@ class TestLooking:
                 started.wait_for_shutdown()
                 consoles.append(bytes(started.console))
         assert consoles[0] == consoles[1]
+
+
+def test_the_command_that_repeats_a_run_has_its_disks_as_they_were(tmp_path: Path) -> None:
+    disks = parse_disk_specs([f"{tmp_path}/a,b=c.img", f"sda={tmp_path}/x.iso,cdrom", "big.img,rw,sector-size=4096"])
+    config = DomainConfig(kernel="k", disks=disks, cmdline="a 'b'", write=True)
+    words = shlex.split(repro_command(config, ["\r"], 2.0))
+    given = [word for before, word in itertools.pairwise(words) if before == "--disk"]
+    assert parse_disk_specs(given) == disks
+    assert words[words.index("--cmdline") + 1] == "a 'b'"
+    assert "--write" in words
+    assert words[-2:] == ["--timeout", "7"]
