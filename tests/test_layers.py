@@ -147,7 +147,7 @@ def test_unicorn_is_imported_where_the_engine_is() -> None:
         ("pvemu/cpu/paging.py", "from pvemu.hypervisor.traps.traps import Traps", "R1"),
         ("pvemu/frames.py", "from pvemu.memory.ram import Ram", "R1"),
         ("pvemu/machine.py", "from pvemu.cli import main", "R1"),
-        ("pvemu/mkimage/build.py", "from pvemu.disk import raw", "R1"),
+        ("pvemu/mkimage/image_builder.py", "from pvemu.disk import raw", "R1"),
         ("pvemu/machine.py", "import pvemu.mkimage", "R1"),
         ("pvemu/gizmo/thing.py", "from pvemu import errors", "R1"),
         ("hypercalls/mmu_update.py", "from pvemu.frames import Mfn", "R2"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from pvemu.errors import InputError
-from pvemu.mkimage.build import fetch
+from pvemu.mkimage.image_builder import fetch
 from pvemu.mkimage.packages import PackageCache
 from pvemu.mkimage.recipe import list_recipes
 from pvemu.mkimage.symbol_folders import DEBUG_PACKAGE

@@ -188,6 +188,9 @@ class AttachedTrace:
         self._closers.insert(0, tracer.close)
 
     def _gated(self, sink: Callable[[Event], None]) -> Callable[[Event], None]:
+        if self._request.start is None and self._request.end is None and self._instructions is None:
+            return sink  # open all the time, with nothing to keep in step
+
         def gated(event: Event) -> None:
             if self._is_open:
                 if self._instructions is not None and not self._request.last:

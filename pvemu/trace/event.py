@@ -42,11 +42,11 @@ class Event(NamedTuple):
 
     def as_text(self) -> str:
         """One line: time in seconds, place, name with arguments, result."""
-        fields = self.fields
-        arguments = ", ".join([f"{name}={text_of(value)}" for name, value in fields.items()])
-        place = f"{self.rip:#x}" if self.where is None else f"{self.rip:#x} {self.where}"
-        end = "" if self.result is None else f" = {text_of(self.result)}"
-        return f"{self.time / 1e9:.9f} {'  ' * self.depth}{place}: {self.name}({arguments}){end}"
+        _kind, time, rip, where, name, fields, result, depth, _duration = self
+        shown = [f"{field}={value if type(value) is str else text_of(value)}" for field, value in fields.items()]
+        place = f"{rip:#x}" if where is None else f"{rip:#x} {where}"
+        end = "" if result is None else f" = {text_of(result)}"
+        return f"{time / 1e9:.9f} {'  ' * depth}{place}: {name}({', '.join(shown)}){end}"
 
 
 def text_of(value: object) -> str:
@@ -54,7 +54,8 @@ def text_of(value: object) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, dict):
-        return "{" + ", ".join([f"{name}={text_of(item)}" for name, item in value.items()]) + "}"
+        shown = [f"{name}={item if type(item) is str else text_of(item)}" for name, item in value.items()]
+        return "{" + ", ".join(shown) + "}"
     if isinstance(value, list):
         return "[" + ", ".join([text_of(item) for item in value]) + "]"
     return str(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from hypercalls.abi import ArrayCodec, BytesCodec, Codec, ScalarCodec, StructCodec
@@ -11,7 +12,7 @@ from hypercalls.public import errno, xen
 from hypercalls.signatures import FIELD_NAMES, SIGNATURES, Signature
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from hypercalls.abi import Abi
     from hypercalls.table import Row
@@ -33,18 +34,41 @@ _NO_ARGUMENT = frozenset((
     xen.MMUEXT_FLUSH_CACHE_GLOBAL,
 ))  # fmt: skip
 _NO_SIGNATURE = Signature({}, {})
+_MMUEXT_NAMES = FIELD_NAMES["mmuext_op.cmd"]
+_TWO_WORDS = struct.Struct("<QQ")
 #: Structures that Xen only reads: kernels pass these by the ten thousand.
 _READ_ONLY = frozenset((xen.mmu_update, xen.mmuext_op))
 
 
 class Decoded(NamedTuple):
-    """``command`` is the name of a multiplexer's operation; ``places`` are the structures read: field of ``fields``,
-    class, address, their number as shown, bytes.
+    """``command`` is the name of a multiplexer's operation, also the field ``cmd``; ``place`` are the structures read:
+    field of ``fields``, plan, address, their number as shown, bytes.
     """
 
     command: str | None
     fields: dict[str, object]
-    place: tuple[str, type, int, int, bytes] | None
+    place: tuple[str, _Plan, int, int, bytes] | None
+
+
+class _Argument(NamedTuple):
+    """How an argument is shown: ``names`` of its values, other values as ``is_plain`` numbers or large in hex."""
+
+    number: int
+    name: str
+    names: Mapping[int, str]
+    is_plain: bool
+
+
+class _Plan(NamedTuple):
+    """How one hypercall, or one command of it, is decoded: made once for each. ``size`` is that of a structure."""
+
+    command: str | None
+    arguments: tuple[_Argument, ...]
+    pointer: int | None
+    length: int | None
+    cls: type | None
+    size: int
+    show: Callable[[bytes, int], object]
 
 
 class HypercallDecoder:
@@ -53,134 +77,171 @@ class HypercallDecoder:
     def __init__(self, abi: Abi, guest: GuestMemory) -> None:
         self._abi = abi
         self._guest = guest
-        self._names: dict[str, tuple[str, ...]] = {}
+        self._plans: dict[tuple[str, int | None], _Plan] = {}
+        self._structures: dict[type, Callable[[bytes, int], object]] = {}
 
     def before(self, row: Row, args: Sequence[int]) -> Decoded:
         """The arguments as the guest passed them."""
-        signature = SIGNATURES.get(row.name, _NO_SIGNATURE)
-        names = self._arguments(row)
+        plan = self._plan(row, args)
         fields: dict[str, object] = {}
-        command, skipped = None, -1
-        cls = signature.structures.get(None)
-        if signature.commands and args:
-            command = signature.commands.get(args[0] & 0xFFFF_FFFF)
-            cls = signature.structures.get(args[0] & 0xFFFF_FFFF)
-            if command is not None:
-                skipped = 0
+        if plan.command is not None:
+            fields["cmd"] = plan.command
         place = None
-        for number, (name, value) in enumerate(zip(names, args, strict=False)):
-            if number == skipped:
-                continue
-            if number == signature.pointer and cls is not None and value:
-                count = args[signature.length] if signature.length is not None else 1
-                count &= 0x7FFF_FFFF
-                place = self._read(name, cls, value, count)
-                if place is not None:
-                    fields[name] = self._show(cls, place[4], place[3], count, signature.length is not None)
+        pointer = plan.pointer
+        for number, name, names, is_plain in plan.arguments:
+            if number >= len(args):
+                break
+            value = args[number]
+            if number == pointer and value:
+                count = 1 if plan.length is None else args[plan.length] & 0x7FFF_FFFF
+                shown = count if count < _MAX_SHOWN else _MAX_SHOWN
+                try:
+                    data = self._guest.copy_from_guest(value, shown * plan.size)
+                except XenError:
+                    pass
+                else:
+                    place = name, plan, value, shown, data
+                    fields[name] = _show(plan, data, shown, count)
                     continue
-            fields[name] = self._argument(name, value, signature)
+            if value in names:
+                fields[name] = names[value]
+            else:
+                fields[name] = value if is_plain or value < 1024 else f"{value:#x}"
         if row.name == "console_io" and len(args) > 2:
             text = self._guest.read_string(args[2], min(args[1], _MAX_STRING))
             fields["buffer"] = repr(text.decode("latin-1"))
-        return Decoded(command, fields, place)
+        return Decoded(plan.command, fields, place)
 
     def after(self, decoded: Decoded) -> None:
         """Put what Xen changed in the structures into the fields: ``port=0=>5``."""
-        if decoded.place is None or decoded.place[1] in _READ_ONLY:
+        if decoded.place is None:
             return
-        name, cls, address, count, before = decoded.place
+        name, plan, address, count, before = decoded.place
+        if plan.cls in _READ_ONLY:
+            return
         try:
             data = self._guest.copy_from_guest(address, len(before))
         except XenError:
             return
         if data == before:
             return
-        old, new = decoded.fields[name], self._show(cls, data, count, count, isinstance(decoded.fields[name], list))
-        decoded.fields[name] = _changes(old, new)
+        decoded.fields[name] = _changes(decoded.fields[name], _show(plan, data, count, count))
 
-    def _arguments(self, row: Row) -> tuple[str, ...]:
-        known = self._names.get(row.name)
-        if known is None:
-            parameters = list(inspect.signature(row.handler).parameters)[1:]
-            known = tuple(name.strip("_") for name in parameters[: row.nargs_of(self._abi.bits)])
-            self._names[row.name] = known
-        return known
+    # -- plans ---------------------------------------------------------------------------------------------------------
+    def _plan(self, row: Row, args: Sequence[int]) -> _Plan:
+        signature = SIGNATURES.get(row.name, _NO_SIGNATURE)
+        key = None
+        if signature.commands and args:
+            key = args[0] & 0xFFFF_FFFF
+            if key not in signature.commands and key not in signature.structures:
+                key = -1  # what nobody knows is all the same
+        plan = self._plans.get((row.name, key))
+        if plan is None:
+            plan = self._plans[row.name, key] = self._make_plan(row, signature, key)
+        return plan
 
-    def _argument(self, name: str, value: int, signature: Signature) -> object:
-        known = signature.constants.get(name) or signature.constants.get(name + "_")
-        if known is not None and value in known:
-            return known[value]
-        if name in _DOMAINS:
-            return FIELD_NAMES["dom"].get(value, value)
-        return value if value < 1024 else f"{value:#x}"
-
-    def _read(self, name: str, cls: type, address: int, count: int) -> tuple[str, type, int, int, bytes] | None:
-        shown = min(count, _MAX_SHOWN)
-        try:
-            data = self._guest.copy_from_guest(address, shown * self._abi.sizeof(cls))
-        except XenError:
-            return None
-        return name, cls, address, shown, data
+    def _make_plan(self, row: Row, signature: Signature, key: int | None) -> _Plan:
+        parameters = list(inspect.signature(row.handler).parameters)[1:]
+        names = [name.strip("_") for name in parameters[: row.nargs_of(self._abi.bits)]]
+        command = signature.commands.get(key) if key is not None else None
+        arguments = []
+        for number, name in enumerate(names):
+            if command is None or number:
+                known = signature.constants.get(name) or signature.constants.get(name + "_") or {}
+                is_domain = name in _DOMAINS
+                arguments.append(_Argument(number, name, {**FIELD_NAMES["dom"], **known} if is_domain else known,
+                                           is_domain))  # fmt: skip
+        cls = signature.structures.get(key)
+        if cls is None or signature.pointer is None:
+            return _Plan(command, tuple(arguments), None, None, None, 0, lambda data, offset: None)
+        size = self._abi.sizeof(cls)
+        return _Plan(command, tuple(arguments), signature.pointer, signature.length, cls, size, self._structure(cls))
 
     # -- structures --------------------------------------------------------------------------------------------------
-    def _show(self, cls: type, data: bytes, shown: int, count: int, is_array: bool) -> object:
-        codec = self._abi.struct_codec(cls)
-        size = codec.size
-        elements: list[object]
-        if cls is xen.mmu_update:
-            words = memoryview(data).cast("Q").tolist()
-            elements = [{"ptr": hex(words[i]), "val": hex(words[i + 1])} for i in range(0, 2 * shown, 2)]
-        else:
-            elements = [self._structure(cls, codec, data, i * size) for i in range(shown)]
-        if not is_array:
-            return elements[0] if elements else {}
-        if count > shown:
-            elements.append(f"... {count - shown} more")
-        return elements
+    def _structure(self, cls: type) -> Callable[[bytes, int], object]:
+        """What shows a structure in bytes at an offset: built once for each."""
+        known = self._structures.get(cls)
+        if known is None:
+            known = self._structures[cls] = self._make_structure(cls)
+        return known
 
-    def _structure(self, cls: type, codec: StructCodec, data: bytes, offset: int) -> dict[str, object]:
+    def _make_structure(self, cls: type) -> Callable[[bytes, int], object]:
+        if cls is xen.mmu_update:
+            return _mmu_update
         if cls is xen.mmuext_op:
-            return self._mmuext_op(data, offset)
-        found: dict[str, object] = {}
+            return self._mmuext_op
+        codec = self._abi.struct_codec(cls)
+        members = []
         for name, member in codec.codecs.items():
             if name.startswith(("pad", "_pad")):
                 continue
-            found[name] = self._value(f"{cls.__name__}.{name}", name, member, data, offset + codec.offsets[name])
+            members.append((name, codec.offsets[name], self._member(f"{cls.__name__}.{name}", name, member)))
             if codec.union:
                 break
-        return found
 
-    def _value(self, path: str, name: str, codec: Codec, data: bytes, offset: int) -> object:
+        def show(data: bytes, offset: int) -> object:
+            return {name: value(data, offset + start) for name, start, value in members}
+
+        return show
+
+    def _member(self, path: str, name: str, codec: Codec) -> Callable[[bytes, int], object]:
         if isinstance(codec, ScalarCodec):
-            value = codec.load(data, offset)
-            assert isinstance(value, int)
-            known = FIELD_NAMES.get(path) or FIELD_NAMES.get("dom" if name in _DOMAINS else name)
-            if known is not None and value in known:
-                return known[value]
-            return f"{value:#x}" if codec.name in _HEXADECIMAL else value
+            return _scalar(codec, FIELD_NAMES.get(path) or FIELD_NAMES.get("dom" if name in _DOMAINS else name) or {})
         if isinstance(codec, StructCodec):
-            return self._structure(codec.cls, codec, data, offset)
+            return self._structure(codec.cls)
         if isinstance(codec, BytesCodec):
-            return repr(data[offset : offset + codec.size].rstrip(b"\0").decode("latin-1"))
+            length = codec.size
+            return lambda data, offset: repr(data[offset : offset + length].rstrip(b"\0").decode("latin-1"))
         assert isinstance(codec, ArrayCodec)
-        shown = min(codec.count, _MAX_SHOWN)
-        return [self._value(path, name, codec.element, data, offset + i * codec.element.size) for i in range(shown)]
+        starts = [i * codec.element.size for i in range(min(codec.count, _MAX_SHOWN))]
+        element = self._member(path, name, codec.element)
+        return lambda data, offset: [element(data, offset + start) for start in starts]
 
-    def _mmuext_op(self, data: bytes, offset: int) -> dict[str, object]:
+    def _mmuext_op(self, data: bytes, offset: int) -> object:
         width = self._abi.long_size
         command = int.from_bytes(data[offset : offset + 4], "little")
         first = int.from_bytes(data[offset + width : offset + 2 * width], "little")
-        second = int.from_bytes(data[offset + 2 * width : offset + 3 * width], "little")
-        found: dict[str, object] = {"cmd": FIELD_NAMES["mmuext_op.cmd"].get(command, command)}
+        found: dict[str, object] = {"cmd": _MMUEXT_NAMES.get(command, command)}
         if command in _LINEAR_ADDRESS:
             found["linear_addr"] = f"{first:#x}"
         elif command not in _NO_ARGUMENT:
             found["mfn"] = f"{first:#x}"
+        second = int.from_bytes(data[offset + 2 * width : offset + 3 * width], "little")
         if command == xen.MMUEXT_SET_LDT:
             found["nr_ents"] = second & 0xFFFF_FFFF
         elif command == xen.MMUEXT_COPY_PAGE:
             found["src_mfn"] = f"{second:#x}"
         return found
+
+
+def _mmu_update(data: bytes, offset: int) -> object:
+    pointer, value = _TWO_WORDS.unpack_from(data, offset)
+    return {"ptr": f"{pointer:#x}", "val": f"{value:#x}"}
+
+
+def _scalar(codec: ScalarCodec, names: Mapping[int, str]) -> Callable[[bytes, int], object]:
+    load = codec.load
+    is_hexadecimal = codec.name in _HEXADECIMAL
+
+    def show(data: bytes, offset: int) -> object:
+        value = load(data, offset)
+        assert isinstance(value, int)
+        if value in names:
+            return names[value]
+        return f"{value:#x}" if is_hexadecimal else value
+
+    return show
+
+
+def _show(plan: _Plan, data: bytes, shown: int, count: int) -> object:
+    """A structure, or ``shown`` of ``count`` in an array."""
+    if plan.length is None:
+        return plan.show(data, 0)
+    size, show = plan.size, plan.show
+    elements = [show(data, at) for at in range(0, shown * size, size)]
+    if count > shown:
+        elements.append(f"... {count - shown} more")
+    return elements
 
 
 def _changes(old: object, new: object) -> object:

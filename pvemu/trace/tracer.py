@@ -31,6 +31,7 @@ __all__ = ["KINDS", "Tracer"]
 #: What can be traced.
 KINDS = ("hypercall", "xenstore", "block", "event", "fault", "page", "console", "stage")
 _SOFTWARE_INTERRUPT_SIZE = 2  # int $0x82
+_SMALL = 1024  # results from here on are addresses
 _VECTORS = {
     0: "#DE", 1: "#DB", 2: "NMI", 3: "#BP", 4: "#OF", 5: "#BR", 6: "#UD", 7: "#NM", 8: "#DF", 10: "#TS", 11: "#NP",
     12: "#SS", 13: "#GP", 14: "#PF", 16: "#MF", 17: "#AC", 18: "#MC", 19: "#XM",
@@ -52,6 +53,8 @@ class Tracer:
         self._wanted = [pattern for pattern in only if not pattern.startswith("!")]
         self._unwanted = [pattern[1:] for pattern in only if pattern.startswith("!")]
         self._has_patterns = bool(only)
+        self._clock, self._start = machine.clock, machine.clock.start
+        self._hypercalls = machine.hypercalls
         self._rip = machine.engine.reader("rip")
         self._decoder = HypercallDecoder(machine.abi, machine.guest)
         self._calls: list[tuple[Row, Decoded, int, int]] = []
@@ -75,20 +78,16 @@ class Tracer:
             self._tell_call(row, decoded, time, rip, "?")
 
     def _now(self) -> int:
-        clock = self._machine.clock
-        return clock.now() - clock.start
+        return self._clock.time - self._start
 
     def _emit(
         self, kind: str, name: str, fields: dict[str, object], result: object = None, *, subject: str = "",
-        rip: int | None = None, time: int | None = None,
+        rip: int | None = None,
     ) -> None:  # fmt: skip
         if self._has_patterns and not self._is_wanted(name, subject):
             return
         rip = self._rip()[0] if rip is None else rip
-        now = self._now()
-        duration = 0 if time is None else now - time
-        time = now if time is None else time
-        self._sink(Event(kind, time, rip, self._symbols.name(rip), name, fields, result, len(self._calls), duration))
+        self._sink(Event(kind, self._now(), rip, self._symbols.name(rip), name, fields, result, len(self._calls)))
 
     def _is_wanted(self, name: str, subject: str) -> bool:
         if any(fnmatchcase(text, pattern) for pattern in self._unwanted for text in (name, subject)):
@@ -105,19 +104,23 @@ class Tracer:
 
     def _after_call(self, row: Row, args: Sequence[int], result: int) -> None:
         row, decoded, time, rip = self._calls.pop()
-        self._decoder.after(decoded)
-        answer = result_text(result)
-        refusal = self._machine.hypercalls.refusal
-        if refusal and -result in errno.NAMES:
-            answer = f"{answer} ({refusal})"
-        self._machine.hypercalls.refusal = ""
+        if decoded.place is not None:
+            self._decoder.after(decoded)
+        answer: object = result
+        if result < 0 or result >= _SMALL:
+            answer = result_text(result)
+            refusal = self._hypercalls.refusal
+            if refusal and -result in errno.NAMES:
+                answer = f"{answer} ({refusal})"
+        self._hypercalls.refusal = ""
         self._tell_call(row, decoded, time, rip, answer)
 
     def _tell_call(self, row: Row, decoded: Decoded, time: int, rip: int, answer: object) -> None:
-        fields = decoded.fields
-        if decoded.command is not None:
-            fields = {"cmd": decoded.command, **fields}
-        self._emit("hypercall", row.name, fields, answer, subject=decoded.command or "", rip=rip, time=time)
+        command, fields, _place = decoded
+        if self._has_patterns and not self._is_wanted(row.name, command or ""):
+            return
+        self._sink(Event("hypercall", time, rip, self._symbols.name(rip), row.name, fields, answer, len(self._calls),
+                         self._now() - time))  # fmt: skip
 
     # -- dom0 ----------------------------------------------------------------------------------------------------------
     def _attach_xenstore(self) -> None:

@@ -5,6 +5,8 @@ Which of them belongs to what was loaded is decided by content: sizes and bytes,
 
 from __future__ import annotations
 
+import os
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +33,7 @@ class SymbolFiles:
         self, paths: Iterable[str | Path] = (), later: Callable[[], Iterable[Path]] = lambda: ()
     ) -> None:
         self._later: Callable[[], Iterable[Path]] | None = later
-        self._modules: dict[str, list[Path]] = {}
+        self._modules: dict[str, list[str]] = {}
         self._kernels: list[Path] = []
         self.system_maps: list[Path] = []
         self._known: dict[Path, ElfFile | None] = {}
@@ -40,29 +42,41 @@ class SymbolFiles:
             if path.is_dir():
                 self._add_folder(path)
             elif path.is_file():
-                self._add(path, is_given=True)
+                self._add(str(path), is_given=True)
             else:
                 raise ConfigError(f"--symbols {path}: no such file; give an ELF file, a System.map or a folder")
 
     def _add_folder(self, folder: Path) -> None:
-        for count, path in enumerate(sorted(folder.rglob("*"))):
-            if count >= _MAX_FILES:
+        found: list[str] = []
+        for directory, _folders, names in os.walk(folder):
+            found += [f"{directory}/{name}" for name in names]
+            if len(found) > _MAX_FILES:
                 raise ConfigError(f"--symbols {folder}: more than {_MAX_FILES} files; give the folder with the symbols")
-            if path.is_file():
-                self._add(path, is_given=False)
+        for path in sorted(found, key=lambda path: path.split("/")):
+            self._add(path, is_given=False)
 
-    def _add(self, path: Path, *, is_given: bool) -> None:
-        if path.suffix in _MODULE_SUFFIXES:
-            self._modules.setdefault(path.stem, []).append(path)
-        elif path.name.startswith("System.map"):
-            self.system_maps.append(path)
-        elif is_given or any(path.match(pattern) for pattern in _KERNEL_PATTERNS):
-            if is_given and self._elf(path) is None:
-                if not _is_system_map(path):
-                    raise ConfigError(f"--symbols {path}: neither an ELF file nor a System.map; give one of these")
+    def _add(self, name: str, *, is_given: bool) -> None:
+        """Note a file by its name alone (folders have thousands), unless it is ``is_given`` by itself."""
+        stem, suffix = os.path.splitext(name.rpartition("/")[2])
+        base = stem + suffix
+        if suffix in _MODULE_SUFFIXES:
+            self._modules.setdefault(stem, []).append(name)
+        elif base.startswith("System.map"):
+            self._add_system_map(Path(name))
+        elif is_given:
+            path = Path(name)
+            if self._elf(path) is not None:
+                self._kernels.append(path)
+            elif _is_system_map(path):
                 self.system_maps.append(path)
             else:
-                self._kernels.append(path)
+                raise ConfigError(f"--symbols {path}: neither an ELF file nor a System.map; give one of these")
+        elif any(fnmatchcase(base, pattern) for pattern in _KERNEL_PATTERNS):
+            self._kernels.append(Path(name))
+
+    def _add_system_map(self, path: Path) -> None:
+        if path.is_file():  # in a folder there may be a link that leads nowhere
+            self.system_maps.append(path)
 
     def modules(self, name: str, bits: int) -> list[ElfFile]:
         """Files that may be GRUB's module ``name``, the most telling first."""
@@ -70,7 +84,8 @@ class SymbolFiles:
             later, self._later = self._later, None
             for folder in later():
                 self._add_folder(folder)
-        paths = sorted(self._modules.get(name, []), key=lambda path: _MODULE_SUFFIXES.index(path.suffix))
+        named = map(Path, self._modules.get(name, []))
+        paths = sorted(named, key=lambda path: _MODULE_SUFFIXES.index(path.suffix))
         return [elf for elf in map(self._elf, paths) if elf is not None and elf.bits == bits]
 
     def kernels(self, bits: int) -> list[ElfFile]:

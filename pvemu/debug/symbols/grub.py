@@ -180,10 +180,20 @@ class GrubKernel:
             return self._hash_table
         votes: dict[int, int] = {}
         memory = self._memory
+        read: dict[int, bytes | None] = {}  # nobody writes meanwhile, and nodes lie close to each other
+        size = 5 * memory.width
         for address, word in memory.nonzero_words(self.base, self.end):
+            offset = word & PAGE_MASK
             if word % memory.width or word < PAGE_SIZE:
                 continue
-            node = memory.words(word, 5)
+            if offset + size <= PAGE_SIZE:
+                page = word - offset
+                if page not in read:
+                    read[page] = memory.read(page, PAGE_SIZE)
+                content = read[page]
+                node = memory.numbers(content[offset : offset + size]) if content is not None else None
+            else:
+                node = memory.words(word, 5)
             if not node or node[3] & 0xFFFF_FFFF > 1 or not node[2]:
                 continue
             name = memory.string(node[1])
@@ -298,7 +308,11 @@ class _Memory:
 
     def words(self, vaddr: int, count: int) -> list[int] | None:
         raw = self.read(vaddr, count * self.width)
-        return memoryview(raw).cast("Q" if self.width == 8 else "I").tolist() if raw is not None else None
+        return self.numbers(raw) if raw is not None else None
+
+    def numbers(self, raw: bytes) -> list[int]:
+        """Bytes as words."""
+        return memoryview(raw).cast("Q" if self.width == 8 else "I").tolist()
 
     def string(self, vaddr: int) -> bytes:
         return self._guest.read_string(vaddr, _MAX_NAME)
@@ -319,6 +333,4 @@ class _Memory:
             part = self.read(page, PAGE_SIZE)
             if part is None or part == zero:
                 continue
-            for i, word in enumerate(memoryview(part).cast("Q" if self.width == 8 else "I").tolist()):
-                if word:
-                    yield page + i * self.width, word
+            yield from ((page + i * self.width, word) for i, word in enumerate(self.numbers(part)) if word)

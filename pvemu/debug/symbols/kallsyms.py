@@ -25,6 +25,8 @@ _MAX_SYMBOLS = 1 << 20
 #: The names of 256 symbols are not longer than this, and all tables before the tokens together not than that.
 _MAX_GROUP, _MAX_TABLES = 256 * 64, 16 << 20
 _FEWEST_MARKERS = 16
+#: Bytes that are searched for markers at a time.
+_MARKER_STEP = 1 << 16
 
 
 class KallsymsTable(SymbolTable):
@@ -149,15 +151,18 @@ def _markers(image: bytes, table: int) -> tuple[int, int]:
     Newer kernels have the names' order by spelling between the two.
     """
     end = table & ~3
-    start = max(0, end - _MAX_TABLES)
-    values = memoryview(image)[start:end].cast("I").tolist()
+    lowest = max(0, end - _MAX_TABLES)
     run, later = 0, 0
-    for i in range(len(values) - 1, -1, -1):
-        value = values[i]
-        run = run + 1 if 0 < later - value <= _MAX_GROUP else 1
-        if not value and run >= _FEWEST_MARKERS:
-            return start + 4 * i, run
-        later = value
+    while end > lowest:
+        start = max(lowest, end - _MARKER_STEP)  # they are near: far from all bytes have to become numbers
+        values = memoryview(image)[start:end].cast("I").tolist()
+        for i in range(len(values) - 1, -1, -1):
+            value = values[i]
+            run = run + 1 if 0 < later - value <= _MAX_GROUP else 1
+            if not value and run >= _FEWEST_MARKERS:
+                return start + 4 * i, run
+            later = value
+        end = start
     return 0, 0
 
 

@@ -21,6 +21,8 @@ _BANNER = b"Linux version "
 _NAME = "vmlinux"
 #: How far a kernel reaches from its entry, each way.
 _REACH = 64 << 20
+#: Read at once, before it is tried page by page.
+_STEP = 1 << 20
 
 
 def find_linux(guest: GuestMemory, bits: int, entry: int, files: SymbolFiles) -> Module | None:
@@ -67,21 +69,21 @@ def _module(symbols: list[Symbol], path: str | None) -> Module:
 
 def _loaded_around(guest: GuestMemory, entry: int) -> tuple[int, bytes]:
     """(address, bytes) of the pages mapped in a row around the entry."""
-    pages: list[bytes] = []
     start = entry & ~PAGE_MASK
-    at = start
-    while at - start < _REACH:
+    above: list[bytes] = []
+    at, step = start, _STEP
+    while step and at - start < _REACH:
         try:
-            pages.append(guest.copy_from_guest(at, PAGE_SIZE))
+            above.append(guest.copy_from_guest(at, step))
+            at += step
         except XenError:
-            break
-        at += PAGE_SIZE
-    before: list[bytes] = []
-    at = start - PAGE_SIZE
-    while at >= 0 and start - at < _REACH:
+            step = PAGE_SIZE if step > PAGE_SIZE else 0
+    below: list[bytes] = []
+    at, step = start, _STEP
+    while step and at >= step and start - at < _REACH:
         try:
-            before.append(guest.copy_from_guest(at, PAGE_SIZE))
+            below.append(guest.copy_from_guest(at - step, step))
+            at -= step
         except XenError:
-            break
-        at -= PAGE_SIZE
-    return at + PAGE_SIZE, b"".join([*reversed(before), *pages])
+            step = PAGE_SIZE if step > PAGE_SIZE else 0
+    return at, b"".join([*reversed(below), *above])

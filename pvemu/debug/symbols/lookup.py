@@ -133,10 +133,11 @@ class Symbols:
     def name(self, vaddr: int) -> str | None:
         """``stage1:normal:grub_normal_execute+0x1a``, as much of it as is known; None for an address of nothing."""
         self.follow()
-        if vaddr not in self._texts:
+        texts = self._texts
+        if vaddr not in texts:
             found = self.locate(vaddr)
-            self._texts[vaddr] = str(found) if found is not None else None
-        return self._texts[vaddr]
+            texts[vaddr] = str(found) if found is not None else None
+        return texts[vaddr]
 
     def locate(self, vaddr: int) -> Location | None:
         """The same, in parts."""
