@@ -326,25 +326,28 @@ class PageWalker:
         """Machine address that ``vaddr`` means under the current tables (or those at ``root_maddr``) for an access of
         the guest, without touching the TLB or accessed bits; None where the guest would fault.
         """
-        ram = self._ram
-        table = self.root_maddr if root_maddr is None else root_maddr
-        rights, nx = PTE_RW | PTE_US, 0
         if not self.is_address(vaddr):
             return None
-        levels: tuple[int, ...] = (*self.upper_levels, 1)
+        ram = self._ram
         found = self._l1_tables.get(vaddr >> (PAGE_SHIFT + 9)) if root_maddr is None else None
         if found is not None:  # as a TLB miss would find it
-            levels = (1,)
-            table, rights, nx = (found[0] << 3) + ram.base, found[1], found[2]
-        for level in levels:
-            if not ram.contains(table >> PAGE_SHIFT):
+            table = ram.quads[found[0] + table_slot(vaddr, 1)]
+            if not table & PTE_P:
                 return None
-            entry = ram.quads[((table - ram.base) >> 3) + table_slot(vaddr, level)]
-            if not entry & PTE_P:
-                return None
-            rights &= entry
-            nx |= entry & PTE_NX
-            table = entry & PTE_ADDR
+            rights, nx = found[1] & table, found[2] | table & PTE_NX
+            table &= PTE_ADDR
+        else:
+            table = self.root_maddr if root_maddr is None else root_maddr
+            rights, nx = PTE_RW | PTE_US, 0
+            for level in (*self.upper_levels, 1):
+                if not ram.contains(table >> PAGE_SHIFT):
+                    return None
+                entry = ram.quads[((table - ram.base) >> 3) + table_slot(vaddr, level)]
+                if not entry & PTE_P:
+                    return None
+                rights &= entry
+                nx |= entry & PTE_NX
+                table = entry & PTE_ADDR
         if self._xen_required & ~rights or (access == Access.FETCH and nx):
             return None
         if access == Access.WRITE and not rights & PTE_RW:

@@ -94,7 +94,7 @@ class HypercallDecoder:
             value = args[number]
             if number == pointer and value:
                 count = 1 if plan.length is None else args[plan.length] & 0x7FFF_FFFF
-                shown = count if count < _MAX_SHOWN else _MAX_SHOWN
+                shown = min(count, _MAX_SHOWN)
                 try:
                     data = self._guest.copy_from_guest(value, shown * plan.size)
                 except XenError:

@@ -9,7 +9,6 @@ from hypercalls.public import errno
 from hypercalls.public.io.xs_wire import XS_ERROR, XS_NAMES
 from pvemu.cpu.exits import PF_INSTR, PF_WRITE, Exit
 from pvemu.frames import PAGE_SHIFT
-from pvemu.trace.blocks import BlockNames
 from pvemu.trace.event import Event
 from pvemu.trace.hypercall_decoder import Decoded, HypercallDecoder, result_text
 
@@ -142,6 +141,8 @@ class Tracer:
         self._undo.append(self._machine.xenstore.monitor(after=after))
 
     def _attach_blocks(self) -> None:
+        from pvemu.trace.blocks import BlockNames  # with readers of file systems
+
         for vdev, backend in self._machine.backends.items():
             names = BlockNames(vdev, backend.disk)
 

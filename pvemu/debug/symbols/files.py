@@ -57,9 +57,9 @@ class SymbolFiles:
 
     def _add(self, name: str, *, is_given: bool) -> None:
         """Note a file by its name alone (folders have thousands), unless it is ``is_given`` by itself."""
-        stem, suffix = os.path.splitext(name.rpartition("/")[2])
-        base = stem + suffix
-        if suffix in _MODULE_SUFFIXES:
+        base = name.rpartition("/")[2]
+        stem, _dot, suffix = base.rpartition(".")
+        if f".{suffix}" in _MODULE_SUFFIXES and stem:
             self._modules.setdefault(stem, []).append(name)
         elif base.startswith("System.map"):
             self._add_system_map(Path(name))

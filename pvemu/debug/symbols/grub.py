@@ -9,6 +9,7 @@ Everything here reads memory that may hold anything: what makes no sense is left
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from hypercalls.errors import XenError
@@ -146,6 +147,10 @@ class GrubKernel:
         """What loaded modules export, by their handles: those under initialisation too. What was read before is not
         read again, since new entries come first in their slots.
         """
+        with self._memory.held_still():
+            return self._read_module_symbols()
+
+    def _read_module_symbols(self) -> dict[int, list[Symbol]]:
         table = self._find_hash_table()
         if table is None:
             return self._exports
@@ -180,20 +185,10 @@ class GrubKernel:
             return self._hash_table
         votes: dict[int, int] = {}
         memory = self._memory
-        read: dict[int, bytes | None] = {}  # nobody writes meanwhile, and nodes lie close to each other
-        size = 5 * memory.width
         for address, word in memory.nonzero_words(self.base, self.end):
-            offset = word & PAGE_MASK
             if word % memory.width or word < PAGE_SIZE:
                 continue
-            if offset + size <= PAGE_SIZE:
-                page = word - offset
-                if page not in read:
-                    read[page] = memory.read(page, PAGE_SIZE)
-                content = read[page]
-                node = memory.numbers(content[offset : offset + size]) if content is not None else None
-            else:
-                node = memory.words(word, 5)
+            node = memory.words(word, 5)
             if not node or node[3] & 0xFFFF_FFFF > 1 or not node[2]:
                 continue
             name = memory.string(node[1])
@@ -295,8 +290,27 @@ class _Memory:
     def __init__(self, guest: GuestMemory, width: int) -> None:
         self._guest = guest
         self.width = width
+        self._pages: dict[int, bytes | None] | None = None
+
+    @contextmanager
+    def held_still(self) -> Iterator[None]:
+        """While nothing runs, each page is read once: much is read of few."""
+        self._pages = {}
+        try:
+            yield
+        finally:
+            self._pages = None
 
     def read(self, vaddr: int, size: int) -> bytes | None:
+        if self._pages is not None and (vaddr & PAGE_MASK) + size <= PAGE_SIZE:
+            at, page = vaddr & PAGE_MASK, vaddr & ~PAGE_MASK
+            if page not in self._pages:
+                self._pages[page] = self._read(page, PAGE_SIZE)
+            content = self._pages[page]
+            return content[at : at + size] if content is not None else None
+        return self._read(vaddr, size)
+
+    def _read(self, vaddr: int, size: int) -> bytes | None:
         try:
             return self._guest.copy_from_guest(vaddr, size)
         except XenError:
@@ -315,6 +329,8 @@ class _Memory:
         return memoryview(raw).cast("Q" if self.width == 8 else "I").tolist()
 
     def string(self, vaddr: int) -> bytes:
+        if self._pages is not None and (vaddr & PAGE_MASK) + _MAX_NAME <= PAGE_SIZE:
+            return (self.read(vaddr, _MAX_NAME) or b"").split(b"\0", 1)[0]
         return self._guest.read_string(vaddr, _MAX_NAME)
 
     def read_mapped(self, vaddr: int, size: int) -> bytes:
