@@ -44,7 +44,7 @@ _ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[78=>]")
 class KernelFile(NamedTuple):
     """A kernel as a loader read it: ``kind`` is bzImage or ELF, ``payload`` the compression of a bzImage's (None: one
     that Xen does not know), ``bits`` its width (None: it does not say), ``sector`` (512 bytes) where the file begins on
-    disk ``vdev``.
+    disk ``vdev``, ``file`` its name there (None where that cannot be told: it is on LVM, say).
     """
 
     vdev: str
@@ -52,11 +52,13 @@ class KernelFile(NamedTuple):
     kind: str
     payload: str | None
     bits: int | None
+    file: str | None = None
 
     def __str__(self) -> str:
         width = f"{self.bits}-bit " if self.bits is not None else ""
         packed = f" with a payload of format {self.payload or 'unknown'}" if self.kind == "bzImage" else ""
-        return f"a {width}{self.kind}{packed}, read from sector {self.sector} of {self.vdev}"
+        where = self.file or f"sector {self.sector} of {self.vdev}"
+        return f"a {width}{self.kind}{packed}, read from {where}"
 
 
 class Refusal(NamedTuple):
@@ -138,8 +140,15 @@ class LoaderWatch:
         for (error, mark), start in zip(reversed(self._errors), reversed(starts[:-1]), strict=True):
             kernel = self._kernel_in(self._reads[:mark], self._reads[start:mark])
             if kernel is not None:
+                kernel = kernel._replace(file=self._file_name(kernel))
                 return Refusal(error, kernel, self._advice(kernel))
         return None
+
+    def _file_name(self, kernel: KernelFile) -> str | None:
+        from pvemu.filesystems.disk_map import DiskMap
+
+        location = DiskMap(self._backends[kernel.vdev].disk).locate(kernel.sector)
+        return location.on(kernel.vdev) if location is not None and location.offset == 0 else None
 
     # -- what kind of file it is ---------------------------------------------------------------------------------------
     def _kernel_in(self, known: list[_Read], reads: list[_Read]) -> KernelFile | None:

@@ -33,6 +33,8 @@ _NO_ARGUMENT = frozenset((
     xen.MMUEXT_FLUSH_CACHE_GLOBAL,
 ))  # fmt: skip
 _NO_SIGNATURE = Signature({}, {})
+#: Structures that Xen only reads: kernels pass these by the ten thousand.
+_READ_ONLY = frozenset((xen.mmu_update, xen.mmuext_op))
 
 
 class Decoded(NamedTuple):
@@ -84,7 +86,7 @@ class HypercallDecoder:
 
     def after(self, decoded: Decoded) -> None:
         """Put what Xen changed in the structures into the fields: ``port=0=>5``."""
-        if decoded.place is None:
+        if decoded.place is None or decoded.place[1] in _READ_ONLY:
             return
         name, cls, address, count, before = decoded.place
         try:
@@ -124,7 +126,12 @@ class HypercallDecoder:
     def _show(self, cls: type, data: bytes, shown: int, count: int, is_array: bool) -> object:
         codec = self._abi.struct_codec(cls)
         size = codec.size
-        elements: list[object] = [self._structure(cls, codec, data, i * size) for i in range(shown)]
+        elements: list[object]
+        if cls is xen.mmu_update:
+            words = memoryview(data).cast("Q").tolist()
+            elements = [{"ptr": hex(words[i]), "val": hex(words[i + 1])} for i in range(0, 2 * shown, 2)]
+        else:
+            elements = [self._structure(cls, codec, data, i * size) for i in range(shown)]
         if not is_array:
             return elements[0] if elements else {}
         if count > shown:
@@ -160,17 +167,19 @@ class HypercallDecoder:
         return [self._value(path, name, codec.element, data, offset + i * codec.element.size) for i in range(shown)]
 
     def _mmuext_op(self, data: bytes, offset: int) -> dict[str, object]:
-        operation = self._abi.unpack(xen.mmuext_op, data, offset)
-        command = operation.cmd
+        width = self._abi.long_size
+        command = int.from_bytes(data[offset : offset + 4], "little")
+        first = int.from_bytes(data[offset + width : offset + 2 * width], "little")
+        second = int.from_bytes(data[offset + 2 * width : offset + 3 * width], "little")
         found: dict[str, object] = {"cmd": FIELD_NAMES["mmuext_op.cmd"].get(command, command)}
         if command in _LINEAR_ADDRESS:
-            found["linear_addr"] = f"{operation.arg1.linear_addr:#x}"
+            found["linear_addr"] = f"{first:#x}"
         elif command not in _NO_ARGUMENT:
-            found["mfn"] = f"{operation.arg1.mfn:#x}"
+            found["mfn"] = f"{first:#x}"
         if command == xen.MMUEXT_SET_LDT:
-            found["nr_ents"] = operation.arg2.nr_ents
+            found["nr_ents"] = second & 0xFFFF_FFFF
         elif command == xen.MMUEXT_COPY_PAGE:
-            found["src_mfn"] = f"{operation.arg2.src_mfn:#x}"
+            found["src_mfn"] = f"{second:#x}"
         return found
 
 

@@ -51,6 +51,7 @@ class Tracer:
         self._sink = sink
         self._wanted = [pattern for pattern in only if not pattern.startswith("!")]
         self._unwanted = [pattern[1:] for pattern in only if pattern.startswith("!")]
+        self._has_patterns = bool(only)
         self._rip = machine.engine.reader("rip")
         self._decoder = HypercallDecoder(machine.abi, machine.guest)
         self._calls: list[tuple[Row, Decoded, int, int]] = []
@@ -81,7 +82,7 @@ class Tracer:
         self, kind: str, name: str, fields: dict[str, object], result: object = None, *, subject: str = "",
         rip: int | None = None, time: int | None = None,
     ) -> None:  # fmt: skip
-        if not self._is_wanted(name, subject):
+        if self._has_patterns and not self._is_wanted(name, subject):
             return
         rip = self._rip()[0] if rip is None else rip
         now = self._now()

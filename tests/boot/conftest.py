@@ -35,8 +35,8 @@ class Boot(Protocol):
     """
 
     def __call__(
-        self, kernel: Path, *disks: str, memory: int = 256, cmdline: str = "", send: str | Sequence[str] = (),
-        until: str | None = None,
+        self, kernel: Path, *disks: str, memory: int = 256, cmdline: str = "", ramdisk: Path | None = None,
+        send: str | Sequence[str] = (), until: str | None = None,
         timeout: float = 300, epoch: int = DEFAULT_EPOCH, stop_at: str | None = None,
         prepare: Callable[[Machine], object] = ...,
     ) -> Booted: ...  # fmt: skip
@@ -47,15 +47,16 @@ def boot() -> Boot:
     """Boots a kernel with disks (as `--disk` takes them) to the end of its run."""
 
     def run(
-        kernel: Path, *disks: str, memory: int = 256, cmdline: str = "", send: str | Sequence[str] = (),
-        until: str | None = None,
+        kernel: Path, *disks: str, memory: int = 256, cmdline: str = "", ramdisk: Path | None = None,
+        send: str | Sequence[str] = (), until: str | None = None,
         timeout: float = 300, epoch: int = DEFAULT_EPOCH, stop_at: str | None = None,
         prepare: Callable[[Machine], object] = lambda machine: None,
     ) -> Booted:  # fmt: skip
         to_send = [send] if isinstance(send, str) else send
         config = DomainConfig(
-            kernel=str(kernel), cmdline=cmdline, memory_mib=memory, disks=parse_disk_specs(disks), epoch=epoch
-        )
+            kernel=str(kernel), cmdline=cmdline, memory_mib=memory, disks=parse_disk_specs(disks), epoch=epoch,
+            ramdisk=str(ramdisk) if ramdisk is not None else None,
+        )  # fmt: skip
         machine = Machine.create(config)
         try:
             trace: list[str] = []

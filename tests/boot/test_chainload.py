@@ -80,7 +80,7 @@ def test_the_xenstore_requests_are_those_that_real_xen_got(
     assert set(ours[len(recorded) :]) == set(recorded[-2:])
 
 
-@pytest.mark.parametrize("memory", [64, 128, 512, 1024, 4096])
+@pytest.mark.parametrize("memory", [64, 128, 512, 1024, 2048, 3072, 4096])
 def test_any_memory_will_do(memory: int, boot: Boot, grub: Path, demo: Path) -> None:
     done = boot(grub, f"xvda={demo},ro", memory=memory, until=HELLO, send="\r")
     assert done.verdict.verdict == "success"

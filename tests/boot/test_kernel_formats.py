@@ -65,6 +65,7 @@ def test_grub_refuses_the_others_and_the_verdict_says_why(
     assert refusal.error == "error: not xen image."
     kernel = refusal.kernel
     assert (kernel.vdev, kernel.kind, kernel.payload, kernel.bits) == ("xvda", "bzImage", compression, 64)
+    assert kernel.file == f"xvda1:/boot/vmlinuz-{compression}"
     image = guest("kernel-menu", "kernel-menu.img").read_bytes()
     start = guest("kernels", f"vmlinuz-{compression}").read_bytes()[:1024]
     assert image[kernel.sector * 512 :].startswith(start)

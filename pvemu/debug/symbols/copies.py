@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from hypercalls.errors import XenError
+from hypercalls.public import errno as e
 from pvemu.frames import PAGE_MASK, PAGE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pvemu.cpu.paging import PageWalker
+    from pvemu.debug.symbols.match import Readable
     from pvemu.debug.symbols.table import Module
     from pvemu.hypervisor.guest_access import GuestMemory
     from pvemu.memory.ram import Ram
@@ -22,16 +24,25 @@ if TYPE_CHECKING:
 __all__ = ["CodeCopies", "Original"]
 
 #: As many bytes must agree, from the address itself or a little behind it (a loader patches operands).
-_NEEDLE, _REACH = 12, 48
+_NEEDLE, _REACH, _STEP = 12, 48, 4
 #: The share of the bytes on one side that must agree: operands are patched in each copy.
 _ENOUGH = 0.75
 
 
 class _Text(NamedTuple):
     stage: int
-    module: Callable[[], Module]
+    module: Callable[[Readable], Module]
     address: int
     pieces: tuple[tuple[int, int], ...]  # (machine address, size)
+    ram: Ram
+
+    def copy_from_guest(self, vaddr: int, size: int) -> bytes:
+        """What the frames hold now of what was at a guest address."""
+        at = vaddr - self.address
+        content = b"".join(self.ram.read(maddr, length) for maddr, length in self.pieces)
+        if at < 0 or at + size > len(content):
+            raise XenError(e.EFAULT, f"{vaddr:#x} is not in this module")
+        return content[at : at + size]
 
 
 class Original(NamedTuple):
@@ -44,7 +55,7 @@ class Original(NamedTuple):
     @property
     def module(self) -> Module:
         """The module, with its symbols."""
-        return self.text.module()
+        return self.text.module(self.text)
 
 
 class CodeCopies:
@@ -56,7 +67,7 @@ class CodeCopies:
         self._guest = guest
         self._texts: list[_Text] = []
 
-    def remember(self, stage: int, address: int, size: int, module: Callable[[], Module]) -> None:
+    def remember(self, stage: int, address: int, size: int, module: Callable[[Readable], Module]) -> None:
         """Note which frames hold what is at [address, address + size) now; ``module`` tells what that is."""
         pieces = []
         at, end = address, address + size
@@ -68,13 +79,13 @@ class CodeCopies:
             pieces.append((maddr, step))
             at += step
         if pieces:
-            self._texts.append(_Text(stage, module, address, tuple(pieces)))
+            self._texts.append(_Text(stage, module, address, tuple(pieces), self._ram))
 
     def find(self, address: int) -> Original | None:
         """The place that the code at ``address`` was copied from; None unless there is exactly one."""
         code, before = self._code_at(address, _REACH), self._code_at(address - _REACH, _REACH)
         contents = [(text, self._content(text)) for text in self._texts]
-        for skip in range(len(code) - _NEEDLE + 1):
+        for skip in range(0, len(code) - _NEEDLE + 1, _STEP):
             needle = code[skip : skip + _NEEDLE]
             if len(set(needle)) < _NEEDLE // 2:
                 continue  # zeros and the like are everywhere

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hypercalls.errors import XenError
 from pvemu.debug.symbols.elf_file import ElfFile
-from pvemu.debug.symbols.match import fits
+from pvemu.debug.symbols.match import Readable, fits
 from pvemu.debug.symbols.table import Module, SymbolTable
 
 if TYPE_CHECKING:
@@ -45,12 +45,13 @@ class GrubModules:
         """A module with its symbols."""
         return self.at(self.places[handle])
 
-    def at(self, place: GrubModule) -> Module:
-        """The same for a place, even of a module that was unloaded since."""
+    def at(self, place: GrubModule, memory: Readable | None = None) -> Module:
+        """The same for a place, even of a module that was unloaded since; ``memory`` still has what was there."""
+        memory = memory if memory is not None else self._guest
         if self.places.get(place.handle) != place:
-            return self._describe(place)
+            return self._describe(place, memory)
         if place.handle not in self._modules:
-            self._modules[place.handle] = self._describe(place)
+            self._modules[place.handle] = self._describe(place, memory)
         return self._modules[place.handle]
 
     def is_listed(self, handle: int) -> bool:
@@ -115,9 +116,9 @@ class GrubModules:
         return list(dict.fromkeys(word for word in words if word >= self._kernel.end and not word % width))
 
     # -- symbols -------------------------------------------------------------------------------------------------------
-    def _describe(self, module: GrubModule) -> Module:
+    def _describe(self, module: GrubModule, memory: Readable) -> Module:
         for elf in [*self._files.modules(module.name, self._bits), *self._in_image(module.name)]:
-            places = fits(elf, module.segments, self._guest)
+            places = fits(elf, module.segments, memory)
             if places is not None:
                 return _from_file(module, elf, places)
         exported = self._kernel.module_symbols().get(module.handle, [])

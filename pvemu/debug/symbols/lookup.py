@@ -114,6 +114,7 @@ class Symbols:
         self._copies = CodeCopies(ram, walker, guest)
         self._built: list[_StageModules] = []
         self._known: dict[int, Location | None] = {}
+        self._texts: dict[int, str | None] = {}
         self._head: int | None = None
         self._searched_pages: set[int] = set()
         self._nameless_pages: set[int] = set()  # where nothing is the copy of something
@@ -131,8 +132,11 @@ class Symbols:
     # -- asking --------------------------------------------------------------------------------------------------------
     def name(self, vaddr: int) -> str | None:
         """``stage1:normal:grub_normal_execute+0x1a``, as much of it as is known; None for an address of nothing."""
-        found = self.locate(vaddr)
-        return str(found) if found is not None else None
+        self.follow()
+        if vaddr not in self._texts:
+            found = self.locate(vaddr)
+            self._texts[vaddr] = str(found) if found is not None else None
+        return self._texts[vaddr]
 
     def locate(self, vaddr: int) -> Location | None:
         """The same, in parts."""
@@ -235,6 +239,7 @@ class Symbols:
     def _forget(self) -> None:
         """Answers given so far may be wrong now."""
         self._known.clear()
+        self._texts.clear()
         self._searched_pages.clear()
         self._nameless_pages.clear()
 

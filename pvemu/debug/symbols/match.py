@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from hypercalls.errors import XenError
 
 if TYPE_CHECKING:
     from pvemu.debug.symbols.elf_file import ElfFile, Section
-    from pvemu.hypervisor.guest_access import GuestMemory
 
-__all__ = ["fits", "is_loaded"]
+__all__ = ["Readable", "fits", "is_loaded"]
 
 #: A loaded kernel or module patches some of its own code, so not every sample has to agree.
 _SAMPLES, _SAMPLE_SIZE, _ENOUGH = 16, 32, 0.75
@@ -18,7 +17,14 @@ _SAMPLES, _SAMPLE_SIZE, _ENOUGH = 16, 32, 0.75
 _READ_WHOLE = 1 << 18
 
 
-def is_loaded(elf: ElfFile, guest: GuestMemory) -> bool:
+class Readable(Protocol):
+    """Memory by guest addresses: the guest's own, or frames that held some of it."""
+
+    def copy_from_guest(self, vaddr: int, size: int) -> bytes:
+        """Bytes; XenError where there are none."""
+
+
+def is_loaded(elf: ElfFile, guest: Readable) -> bool:
     """Whether the file's first segment (a kernel's text) lies in guest memory where it belongs."""
     if elf.is_relocatable:
         return False
@@ -30,7 +36,7 @@ def is_loaded(elf: ElfFile, guest: GuestMemory) -> bool:
     return False
 
 
-def fits(elf: ElfFile, segments: dict[int, tuple[int, int]], guest: GuestMemory) -> dict[int, int] | None:
+def fits(elf: ElfFile, segments: dict[int, tuple[int, int]], guest: Readable) -> dict[int, int] | None:
     """Where each section of a relocatable file (by number) is, when the file is the one whose sections were loaded as
     ``segments``: the sizes in order are equal, and so is the code but for what a loader patches.
     """
@@ -57,7 +63,7 @@ def _constant(elf: ElfFile, section: Section) -> list[tuple[int, int]]:
     return found
 
 
-def _agreement(guest: GuestMemory, vaddr: int, data: memoryview, places: list[tuple[int, int]]) -> float:
+def _agreement(guest: Readable, vaddr: int, data: memoryview, places: list[tuple[int, int]]) -> float:
     """The share of ``places`` in ``data`` that guest memory from ``vaddr`` on agrees with."""
     if not places:
         return 1.0
@@ -69,7 +75,7 @@ def _agreement(guest: GuestMemory, vaddr: int, data: memoryview, places: list[tu
     return equal / len(places)
 
 
-def _read(guest: GuestMemory, vaddr: int, size: int) -> bytes | None:
+def _read(guest: Readable, vaddr: int, size: int) -> bytes | None:
     try:
         return guest.copy_from_guest(vaddr, size)
     except XenError:
