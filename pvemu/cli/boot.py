@@ -181,7 +181,7 @@ def print_verdict(verdict: Verdict) -> None:
         )
     lines += [f"(XEN) {line}" for line in verdict.xen_log]
     for name, times in sorted(verdict.unknown_hypercalls.items()):
-        lines.append(f"pvemu: {name} is not there: answered -ENOSYS, called {times} times")
+        lines.append(f"pvemu: Xen 4.17 has no {name}: answered -ENOSYS, called {times} times")
     lines.append(
         f"pvemu: {verdict.verdict}: {verdict.reason} "
         f"({verdict.guest_seconds:.3f} guest seconds in {verdict.wall_seconds:.2f} s)"

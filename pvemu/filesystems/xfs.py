@@ -8,12 +8,13 @@ from __future__ import annotations
 from struct import unpack_from
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from pvemu.filesystems.volume import BROKEN, BrokenImageError, Budget, Extent, Node, cut_extents, merge_extents
+from pvemu.filesystems.inodes import walk
+from pvemu.filesystems.volume import BrokenImageError, Budget, Extent, cut_extents, merge_extents
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pvemu.filesystems.volume import Volume
+    from pvemu.filesystems.volume import Node, Volume
 
 __all__ = ["Xfs"]
 
@@ -67,30 +68,7 @@ class Xfs:
     def nodes(self) -> Iterator[Node]:
         """Everything that a path leads to."""
         self._budget = Budget(self._volume.size // self._block)
-        seen = {self._root}
-        waiting = [("/", self._root)]
-        while waiting:
-            path, number = waiting.pop()
-            try:
-                inode = self._inode(number)
-                extents = self._extents(inode)
-                yield Node(path, inode.kind, inode.size, extents)
-                entries = self._entries(inode, extents) if inode.kind == "directory" else []
-            except BROKEN:
-                continue
-            below = []
-            for name, child in entries:
-                try:
-                    kind = self._inode(child).kind
-                except BROKEN:
-                    continue
-                if kind == "directory":
-                    if child not in seen:
-                        seen.add(child)
-                        below.append((f"{path}{name}/", child))
-                else:
-                    below.append((path + name, child))
-            waiting += reversed(below)
+        return walk(self._root, self._inode, self._extents, self._entries)
 
     def _inode(self, number: int) -> _Inode:
         block = number >> self._inodes_per_block_log

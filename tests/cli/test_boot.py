@@ -79,7 +79,8 @@ class TestExitCodes:
         assert any(line.startswith("(XEN) rax: ") for line in lines)
         assert any(re.fullmatch(r"\(XEN\) cr3: [0-9a-f]{16}   cr2: 000000007f123456", line) for line in lines)
         assert any(line.startswith("(XEN) Guest stack trace from rsp=") for line in lines)
-        assert any(re.search(r"0x100\w{3}  event_channel_op\(0x4, 0x100\w{3}\) = 0$", line) for line in lines)
+        made_at = re.compile(r"0x100\w{3}  event_channel_op\(0x4, 0x100\w{3}\) = 0  at stage0:\S+$")
+        assert any(made_at.search(line) for line in lines)
         assert "| on the screen" in lines
         assert lines[-1].startswith("pvemu: crash: d1v0 Unhandled: vec 14, #PF[0000]")
 
