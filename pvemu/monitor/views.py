@@ -280,7 +280,8 @@ def _stages(debuggee: Debuggee, words: list[str]) -> str:
 
 def _hypercalls(debuggee: Debuggee, words: list[str]) -> str:
     machine = debuggee.machine
-    return "\n".join(recent_hypercalls(machine.recent, machine.clock.start, machine.hypercall_nargs))
+    name = debuggee.symbols.name
+    return "\n".join(recent_hypercalls(machine.recent, machine.clock.start, machine.hypercall_nargs, name))
 
 
 def _crash(debuggee: Debuggee, words: list[str]) -> str:

@@ -200,7 +200,12 @@ class Session:
             waiting = "; the guest waits for input" if self.machine.console.is_waiting else ""
             expected = "" if self._until is None else f", no match for {_shown(self._until.pattern)}"
             return "failure", f"timed out after {self._timeout:g} guest seconds{after}{expected}{waiting}"
-        return "failure", outcome.detail or outcome.kind
+        return "failure", (outcome.detail or outcome.kind) + (self._place() if outcome.kind == "hang" else "")
+
+    def _place(self) -> str:
+        """Where the guest stands, by name."""
+        name = _symbols(self.machine).name(self.machine.engine.read("rip"))
+        return f" (at {name})" if name is not None else ""
 
     def _last_error(self) -> str:
         """What a boot loader that gave up said last, in its own words."""

@@ -62,6 +62,7 @@ def test_a_guest_that_spins_for_ever_is_found_out(start_pvemu: Start, micro: Mak
     out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out) == (5, b"busy\n")
     assert b"pvemu: failure: the guest hangs: it repeats 1 instruction at 0x100" in err
+    assert b" for ever (at stage0:micro-1:main+0x" in err
 
 
 def test_a_reader_that_goes_away_is_no_error(start_pvemu: Start, micro: MakeGuest) -> None:

@@ -78,6 +78,23 @@ def test_a_fault_says_what_was_emulated(pvemu: Pvemu, micro: MakeGuest) -> None:
     assert "opcode=0x" in lines[1]
 
 
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("mov 0x7000000, %eax", "#PF(error_code=0x4, address=0x7000000, access=read)"),
+        ("movb $1, 0x7000000", "#PF(error_code=0x6, address=0x7000000, access=write)"),
+        ("mov $0x7000000, %eax\njmp *%rax", "#PF(error_code=0x14, address=0x7000000, access=fetch)"),
+        ("ud2", "#UD()"),
+    ],
+    ids=["read", "write", "fetch", "undefined"],
+)
+def test_the_fault_that_ends_a_guest(source: str, shown: str, pvemu: Pvemu, micro: MakeGuest) -> None:
+    done = pvemu("trace", micro(source), "--faults", "--memory", "16")
+    assert done.code == 6
+    lines = done.out.decode().splitlines()
+    assert [line.partition(": ")[2] for line in lines] == [shown]
+
+
 def test_only(pvemu: Pvemu, micro: MakeGuest) -> None:
     kernel = micro(BUSY)
     found = events(pvemu("trace", kernel, "--format", "json", "--only", "sched_op").out)

@@ -64,6 +64,7 @@ class GrubKernel:
         self._memory = memory
         self._head = head
         self._hash_table: int | None = None
+        self._vain_at: int | None = -1
         self._exports: dict[int, list[Symbol]] = {}
         self._slots = [0] * _HASH_SIZE  # the entry that was read last
         self.base = base
@@ -91,6 +92,10 @@ class GrubKernel:
 
     def modules(self, known: Container[int] = ()) -> list[GrubModule]:
         """The list of modules, newest first, as far as it can be followed, or to the first that is ``known``."""
+        with self._memory.held_still():
+            return self._read_modules(known)
+
+    def _read_modules(self, known: Container[int]) -> list[GrubModule]:
         found: list[GrubModule] = []
         seen = set()
         handle = self.head()
@@ -181,11 +186,13 @@ class GrubKernel:
 
     def _find_hash_table(self) -> int | None:
         """``grub_symtab`` is static: found by its entries, each of which says by its name which slot it is in."""
-        if self._hash_table is not None:
+        head = self.head()
+        if self._hash_table is not None or head == self._vain_at:
             return self._hash_table
         votes: dict[int, int] = {}
         memory = self._memory
-        for address, word in memory.nonzero_words(self.base, self.end):
+        code_end = max((symbol.address for symbol in self.symbols if symbol.is_function), default=self.base)
+        for address, word in memory.nonzero_words(code_end, self.end):
             if word % memory.width or word < PAGE_SIZE:
                 continue
             node = memory.words(word, 5)
@@ -199,6 +206,7 @@ class GrubKernel:
             if votes[start] >= _ENOUGH_VOTES:
                 self._hash_table = start
                 return start
+        self._vain_at = head  # not again before there is another module
         return None
 
     def _image_modules(self) -> Iterator[bytes]:
@@ -344,8 +352,9 @@ class _Memory:
         return b"".join(parts)
 
     def nonzero_words(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """(address, word) in the pages from ``start`` to ``end``, the last page first."""
         zero = bytes(PAGE_SIZE)
-        for page in range(start & ~PAGE_MASK, end, PAGE_SIZE):
+        for page in reversed(range(start & ~PAGE_MASK, end, PAGE_SIZE)):
             part = self.read(page, PAGE_SIZE)
             if part is None or part == zero:
                 continue
