@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 __all__ = ["Event", "text_of"]
 
+#: What is text as it is; most fields are.
+_PLAIN = frozenset((str, int))
+
 
 class Event(NamedTuple):
     """``kind`` is one of hypercall, xenstore, block, event, fault, page, console, stage; ``time`` guest ns since the
@@ -43,9 +46,9 @@ class Event(NamedTuple):
     def as_text(self) -> str:
         """One line: time in seconds, place, name with arguments, result."""
         _kind, time, rip, where, name, fields, result, depth, _duration = self
-        shown = [f"{field}={value if type(value) is str else text_of(value)}" for field, value in fields.items()]
+        shown = [f"{field}={value if type(value) in _PLAIN else text_of(value)}" for field, value in fields.items()]
         place = f"{rip:#x}" if where is None else f"{rip:#x} {where}"
-        end = "" if result is None else f" = {text_of(result)}"
+        end = "" if result is None else f" = {result if type(result) in _PLAIN else text_of(result)}"
         return f"{time / 1e9:.9f} {'  ' * depth}{place}: {name}({', '.join(shown)}){end}"
 
 
@@ -54,7 +57,7 @@ def text_of(value: object) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, dict):
-        shown = [f"{name}={item if type(item) is str else text_of(item)}" for name, item in value.items()]
+        shown = [f"{name}={item if type(item) in _PLAIN else text_of(item)}" for name, item in value.items()]
         return "{" + ", ".join(shown) + "}"
     if isinstance(value, list):
         return "[" + ", ".join([text_of(item) for item in value]) + "]"

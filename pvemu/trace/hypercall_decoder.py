@@ -23,6 +23,8 @@ __all__ = ["Decoded", "HypercallDecoder", "result_text"]
 #: Elements of an array that are shown.
 _MAX_SHOWN = 16
 _MAX_STRING = 64
+#: Calls with different arguments that are remembered: a kernel makes most of its calls with few.
+_MAX_KNOWN = 1024
 #: Kinds of numbers that are addresses, frames or sets of bits.
 _HEXADECIMAL = frozenset(("ulong", "u64", "xen_pfn_t", "guest_handle"))
 _DOMAINS = frozenset(("dom", "domid", "remote_dom", "domain_id", "foreigndom"))
@@ -71,6 +73,16 @@ class _Plan(NamedTuple):
     show: Callable[[bytes, int], object]
 
 
+class _Scalars(NamedTuple):
+    """What is the same whenever a call is made with the same arguments, and where its structures are."""
+
+    plan: _Plan
+    fields: dict[str, object]
+    pointer: str | None
+    address: int
+    count: int
+
+
 class HypercallDecoder:
     """Decodes calls of one width from guest memory. Bad pointers are shown as they are."""
 
@@ -78,39 +90,53 @@ class HypercallDecoder:
         self._abi = abi
         self._guest = guest
         self._plans: dict[tuple[str, int | None], _Plan] = {}
+        self._known: dict[tuple[object, ...], _Scalars] = {}
         self._structures: dict[type, Callable[[bytes, int], object]] = {}
 
     def before(self, row: Row, args: Sequence[int]) -> Decoded:
         """The arguments as the guest passed them."""
-        plan = self._plan(row, args)
-        fields: dict[str, object] = {}
-        if plan.command is not None:
-            fields["cmd"] = plan.command
+        key = (row.name, *args)
+        known = self._known.get(key)
+        if known is None:
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            known = self._known[key] = self._scalars(row, args)
+        plan, scalars, name, address, count = known
+        fields = scalars.copy()
         place = None
-        pointer = plan.pointer
-        for number, name, names, is_plain in plan.arguments:
-            if number >= len(args):
-                break
-            value = args[number]
-            if number == pointer and value:
-                count = 1 if plan.length is None else args[plan.length] & 0x7FFF_FFFF
-                shown = min(count, _MAX_SHOWN)
-                try:
-                    data = self._guest.copy_from_guest(value, shown * plan.size)
-                except XenError:
-                    pass
-                else:
-                    place = name, plan, value, shown, data
-                    fields[name] = _show(plan, data, shown, count)
-                    continue
-            if value in names:
-                fields[name] = names[value]
+        if name is not None:
+            shown = min(count, _MAX_SHOWN)
+            try:
+                data = self._guest.copy_from_guest(address, shown * plan.size)
+            except XenError:
+                pass
             else:
-                fields[name] = value if is_plain or value < 1024 else f"{value:#x}"
+                place = name, plan, address, shown, data
+                fields[name] = _show(plan, data, shown, count)
         if row.name == "console_io" and len(args) > 2:
             text = self._guest.read_string(args[2], min(args[1], _MAX_STRING))
             fields["buffer"] = repr(text.decode("latin-1"))
         return Decoded(plan.command, fields, place)
+
+    def _scalars(self, row: Row, args: Sequence[int]) -> _Scalars:
+        """What the arguments alone say; a pointer to structures is a number here."""
+        plan = self._plan(row, args)
+        fields: dict[str, object] = {}
+        if plan.command is not None:
+            fields["cmd"] = plan.command
+        pointer, address = None, 0
+        for number, name, names, is_plain in plan.arguments:
+            if number >= len(args):
+                break
+            value = args[number]
+            if number == plan.pointer and value:
+                pointer, address = name, value
+            if value in names:
+                fields[name] = names[value]
+            else:
+                fields[name] = value if is_plain or value < 1024 else f"{value:#x}"
+        count = 1 if plan.length is None or pointer is None else args[plan.length] & 0x7FFF_FFFF
+        return _Scalars(plan, fields, pointer, address, count)
 
     def after(self, decoded: Decoded) -> None:
         """Put what Xen changed in the structures into the fields: ``port=0=>5``."""

@@ -21,6 +21,8 @@ _BANNER = b"Linux version "
 _NAME = "vmlinux"
 #: How far a kernel reaches from its entry, each way.
 _REACH = 64 << 20
+#: Behind the entry of most kernels there is no more than what is for the start alone, then the domain's first tables.
+_USUAL_REACH = 8 << 20
 #: Read at once, before it is tried page by page.
 _STEP = 1 << 20
 
@@ -37,14 +39,13 @@ def find_linux(guest: GuestMemory, bits: int, entry: int, files: SymbolFiles) ->
             continue
     if bits != 64:
         return None
-    start, image = _loaded_around(guest, entry)
-    if _BANNER not in image:
-        return None
-    table = find_kallsyms(image, start)
-    if table is None:
-        return None
-    first, last = table.reach()
-    return Module(_NAME, first, last + PAGE_SIZE, table)
+    for reach in (_USUAL_REACH, _REACH):
+        start, image = _loaded_around(guest, entry, reach)
+        table = find_kallsyms(image, start) if _BANNER in image else None
+        if table is not None:
+            first, last = table.reach()
+            return Module(_NAME, first, last + PAGE_SIZE, table)
+    return None
 
 
 def read_system_map(path: Path) -> list[Symbol]:
@@ -67,12 +68,12 @@ def _module(symbols: list[Symbol], path: str | None) -> Module:
     return Module(_NAME, low, high, SymbolTable(symbol for symbol in symbols if low <= symbol.address < high), path)
 
 
-def _loaded_around(guest: GuestMemory, entry: int) -> tuple[int, bytes]:
-    """(address, bytes) of the pages mapped in a row around the entry."""
+def _loaded_around(guest: GuestMemory, entry: int, reach: int) -> tuple[int, bytes]:
+    """(address, bytes) of the pages mapped in a row around the entry, ``reach`` bytes behind it at the most."""
     start = entry & ~PAGE_MASK
     above: list[bytes] = []
     at, step = start, _STEP
-    while step and at - start < _REACH:
+    while step and at - start < reach:
         try:
             above.append(guest.copy_from_guest(at, step))
             at += step
