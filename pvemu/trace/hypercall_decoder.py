@@ -80,7 +80,7 @@ class _Scalars(NamedTuple):
     fields: dict[str, object]
     pointer: str | None
     address: int
-    count: int
+    elements: int
 
 
 class HypercallDecoder:
