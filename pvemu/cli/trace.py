@@ -170,4 +170,10 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"pvemu: {verdict.reason}", file=sys.stderr)
         return 128 + received[0]
     print_verdict(verdict)
+    unreached = traces[0].unreached()
+    if unreached is not None:
+        place, instead = {
+            "--from": (arguments.start, "nothing was traced"), "--to": (arguments.end, "the trace goes on to the end")
+        }[unreached]  # fmt: skip
+        print(f"pvemu: {unreached} {place}: the guest never came there; {instead}", file=sys.stderr)
     return verdict.exit_code

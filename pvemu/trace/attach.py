@@ -84,6 +84,8 @@ class AttachedTrace:
         self._request = request
         self._out = out
         self._is_open = request.start is None
+        self._was_open = self._is_open
+        self._was_shut = False
         self._watches: list[PlaceWatch] = []
         self._closers: list[Callable[[], None]] = []
         self._instructions: InstructionTrace | None = None
@@ -108,6 +110,12 @@ class AttachedTrace:
             closer()
         self._closers.clear()
 
+    def unreached(self) -> str | None:
+        """The option whose place the guest has not come to: ``--from``, or ``--to`` behind it."""
+        if not self._was_open:
+            return "--from"
+        return "--to" if self._request.end is not None and not self._was_shut else None
+
     # -- opening and shutting ------------------------------------------------------------------------------------------
     def _watch(self, place: Place, reached: Callable[[], None]) -> None:
         self._watches.append(PlaceWatch(self._machine, self._symbols, place, reached))
@@ -119,7 +127,7 @@ class AttachedTrace:
             watch.translated(address, size)
 
     def _open(self) -> None:
-        self._is_open = True
+        self._is_open = self._was_open = True
         self._start()
         for part in (self._shown_instructions(), self._calls, self._coverage):
             if part is not None:
@@ -132,6 +140,7 @@ class AttachedTrace:
 
     def _shut(self) -> None:
         self._is_open = False
+        self._was_shut = True
         for part in (self._instructions, self._calls, self._coverage):
             if part is not None:
                 part.shut()

@@ -117,6 +117,17 @@ def test_from_and_to(pvemu: Pvemu, micro: MakeGuest) -> None:
     assert early == everything[: len(early)]
 
 
+def test_a_place_that_the_guest_never_comes_to(pvemu: Pvemu, micro: MakeGuest) -> None:
+    done = pvemu("trace", micro(BUSY), "--from", "no_such_symbol")
+    assert (done.code, done.out) == (0, b"")
+    assert done.err.splitlines()[-1] == "pvemu: --from no_such_symbol: the guest never came there; nothing was traced"
+    done = pvemu("trace", micro(BUSY), "--from", "hypercall:1", "--to", "stage:7")
+    assert b"update_va_mapping" in done.out
+    last = done.err.splitlines()[-1]
+    assert last == "pvemu: --to stage:7: the guest never came there; the trace goes on to the end"
+    assert "never came" not in pvemu("trace", micro(BUSY), "--from", "hypercall:1", "--to", "hypercall:2").err
+
+
 def test_last(pvemu: Pvemu, micro: MakeGuest) -> None:
     kernel = micro(BUSY)
     whole = pvemu("trace", kernel, "--insns").out.splitlines()
