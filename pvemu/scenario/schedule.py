@@ -132,7 +132,12 @@ def executor(jobs: int, where: str | None) -> Iterator[Executor | None]:
         yield None
         return
     context = get_context("fork" if sys.version_info < (3, 14) else "forkserver")
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker)
+    try:
+        pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker)
+    except OSError as error:  # its locks are POSIX semaphores, which a bare chroot has no place for
+        raise ConfigError(
+            f"-j {jobs}: processes cannot share locks here ({error.strerror}); mount /dev/shm, or give -j 1"
+        ) from None
     try:
         yield pool
     except BaseException:

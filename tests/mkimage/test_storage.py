@@ -89,7 +89,7 @@ def said(packages: PackageCache) -> Callable[..., str]:
         found = tool(name, packages)
         done = subprocess.run(
             [found.path, *arguments],
-            env=found.env,
+            env={**found.env, "LVM_SYSTEM_DIR": ""},  # lvm needs no folder of its own in /etc
             capture_output=True,
             text=True,
             check=False,
