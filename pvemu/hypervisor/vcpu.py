@@ -53,6 +53,9 @@ class Vcpu:
     ``leave`` asks the engine to stop; ``resume`` is what the run loop then does before it goes on (an IRET).
     """
 
+    #: CS and SS that the kernel stands with when the frame it was to get cannot be entered.
+    flat_selectors = arch_x86.FLAT_KERNEL_CS64, arch_x86.FLAT_KERNEL_SS64
+
     def __init__(
         self, abi: Abi, vcpu_id: int, regs: Registers, clock: VirtualClock, guest: GuestMemory,
         pages: DomainPages, event_channels: EventChannels, infos: list[VcpuInfo], leave: Callable[[], None],
@@ -327,5 +330,5 @@ class Vcpu:
             return
         refusal = self._enter(rip, rsp, cs, ss, rflags | 2)
         if refusal is not None:
-            self._enter(rip, rsp, arch_x86.FLAT_KERNEL_CS64, arch_x86.FLAT_KERNEL_SS64, rflags | 2)
+            self._enter(rip, rsp, *self.flat_selectors, rflags | 2)
             self.refused_frame = refusal, cs, ss

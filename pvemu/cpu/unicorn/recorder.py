@@ -8,6 +8,7 @@ closes the recording at once, at the cost of the callbacks all along.
 from __future__ import annotations
 
 import ctypes
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from unicorn import unicorn_const
@@ -40,7 +41,7 @@ _EDGE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p
 _EVERYWHERE = ((0, ENTRY_VADDR - 1), (ENTRY_VADDR + PAGE_SIZE, _NOT_AN_ADDRESS))
 
 
-class _Recorder:
+class _Recorder(ABC):
     """A buffer, a control block, and hooks."""
 
     def __init__(
@@ -105,9 +106,9 @@ class _Recorder:
         for begin, end in _EVERYWHERE:
             self._hooks.append(self._native.add_hook(unicorn_const.UC_HOOK_EDGE_GENERATED, address, 0, begin, end))
 
+    @abstractmethod
     def flush(self) -> None:
         """Hand on what is in the buffer."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Hand on what is left and take the hooks off."""

@@ -27,6 +27,8 @@ _VM86_FRAME = 40
 class CompatVcpu(Vcpu):
     """As :class:`Vcpu`; there is one set of page tables, so that nothing is swapped between the modes."""
 
+    flat_selectors = arch_x86.FLAT_RING1_CS, arch_x86.FLAT_RING1_SS
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.toggle_guest_mode = lambda: True
@@ -101,17 +103,3 @@ class CompatVcpu(Vcpu):
         flags = (eflags & ~(_IOPL | _VM | _RF | _NT | _TF)) | _IF
         self.set_frame(gate.address, gate.cs, flags, ksp, self.kernel_ss)
         return eflags
-
-    def set_frame(self, rip: int, cs: int, rflags: int, rsp: int, ss: int) -> None:
-        """Stand at ``rip`` with these selectors; the engine is left."""
-        rflags = self.take_resume_flag(rip, rflags)
-        regs = self.regs
-        if cs == regs.read("cs") and ss == regs.read("ss"):
-            regs.write("rip", rip)
-            regs.write("rsp", rsp)
-            regs.write("rflags", rflags | 2)
-            return
-        refusal = self._enter(rip, rsp, cs, ss, rflags | 2)
-        if refusal is not None:
-            self._enter(rip, rsp, arch_x86.FLAT_RING1_CS, arch_x86.FLAT_RING1_SS, rflags | 2)
-            self.refused_frame = refusal, cs, ss
