@@ -72,10 +72,10 @@ class SharedEntries(Protocol):
         """What ``put_reserved`` of the other version takes; zeros for what it cannot express."""
 
 
-class SharedV1:
-    """``table``: frames of the table, which may grow."""
+class _Entries:
+    """What entries of both versions have in the same place. ``table``: frames of the table, which may grow."""
 
-    version = 1
+    entry_size: int  #: bytes
 
     def __init__(self, ram: Ram, table: list[Mfn]) -> None:
         self._ram = ram
@@ -84,11 +84,11 @@ class SharedV1:
     @property
     def count(self) -> int:
         """nr_grant_entries."""
-        return len(self._table) * (PAGE_SIZE // _V1_SIZE)
+        return len(self._table) * (PAGE_SIZE // self.entry_size)
 
     def _view(self, ref: int) -> memoryview:
-        page, index = divmod(ref, PAGE_SIZE // _V1_SIZE)
-        return self._ram.frame(self._table[page])[index * _V1_SIZE : (index + 1) * _V1_SIZE]
+        page, index = divmod(ref, PAGE_SIZE // self.entry_size)
+        return self._ram.frame(self._table[page])[index * self.entry_size : (index + 1) * self.entry_size]
 
     def header(self, ref: int) -> tuple[int, int]:
         """(GTF_* flags, domid)."""
@@ -99,6 +99,13 @@ class SharedV1:
         """Set flags of the entry itself."""
         view = self._view(ref)
         view[0:2] = (_word(view, 0) | flags).to_bytes(2, "little")
+
+
+class SharedV1(_Entries):
+    """``table``: frames of the table, which may grow."""
+
+    version = 1
+    entry_size = _V1_SIZE
 
     def frame(self, ref: int) -> int:
         """32 bits."""
@@ -112,7 +119,7 @@ class SharedV1:
         """A grant is of a whole page."""
         return None
 
-    add_status = add_flags
+    add_status = _Entries.add_flags
 
     def clear_status(self, ref: int, flags: int) -> None:
         """Take in-use flags away."""
@@ -134,38 +141,19 @@ class SharedV1:
         return (*self.header(ref), self.frame(ref))
 
 
-class SharedV2:
+class SharedV2(_Entries):
     """``status``: the status frames, enough of them for the table."""
 
     version = 2
+    entry_size = _V2_SIZE
 
     def __init__(self, ram: Ram, table: list[Mfn], status: list[Mfn]) -> None:
-        self._ram = ram
-        self._table = table
+        super().__init__(ram, table)
         self._status = status
-
-    @property
-    def count(self) -> int:
-        """nr_grant_entries."""
-        return len(self._table) * (PAGE_SIZE // _V2_SIZE)
-
-    def _view(self, ref: int) -> memoryview:
-        page, index = divmod(ref, PAGE_SIZE // _V2_SIZE)
-        return self._ram.frame(self._table[page])[index * _V2_SIZE : (index + 1) * _V2_SIZE]
 
     def _status_view(self, ref: int) -> memoryview:
         page, index = divmod(ref, PAGE_SIZE // _STATUS_SIZE)
         return self._ram.frame(self._status[page])[index * _STATUS_SIZE : (index + 1) * _STATUS_SIZE]
-
-    def header(self, ref: int) -> tuple[int, int]:
-        """(GTF_* flags, domid)."""
-        view = self._view(ref)
-        return _word(view, 0), _word(view, 2)
-
-    def add_flags(self, ref: int, flags: int) -> None:
-        """Set flags of the entry itself."""
-        view = self._view(ref)
-        view[0:2] = (_word(view, 0) | flags).to_bytes(2, "little")
 
     def frame(self, ref: int) -> int:
         """64 bits."""
