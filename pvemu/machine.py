@@ -37,7 +37,7 @@ from pvemu.hypervisor.guest_access import GuestMemory
 from pvemu.hypervisor.guest_mode import toggle_guest_mode
 from pvemu.hypervisor.hypercall import HypercallContext, HypercallDispatcher
 from pvemu.hypervisor.memory import Reservation
-from pvemu.hypervisor.offline_vcpu import OfflineVcpu
+from pvemu.hypervisor.vcpu.guest_context import OfflineVcpu
 from pvemu.hypervisor.physdev import Physdev
 from pvemu.hypervisor.sched import Sched
 from pvemu.hypervisor.shared_info import SharedInfo
@@ -50,8 +50,8 @@ from pvemu.hypervisor.traps.exception_entry import ExceptionEntry
 from pvemu.hypervisor.traps.exit_handler import TRAP_NS, HypercallRecord, PvExitHandler
 from pvemu.hypervisor.traps.msr import Msrs
 from pvemu.hypervisor.traps.ro_page_fault import RoPageFault
-from pvemu.hypervisor.vcpu_areas import VcpuAreas
-from pvemu.hypervisor.vcpu_timers import VcpuTimers
+from pvemu.hypervisor.vcpu.areas import VcpuAreas
+from pvemu.hypervisor.vcpu.timers import VcpuTimers
 from pvemu.hypervisor.width import PV32, PV64
 from pvemu.memory.machine_memory import MachineMemory
 from pvemu.observers import subscribe
