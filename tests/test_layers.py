@@ -135,7 +135,7 @@ def circles(root: Path) -> list[set[str]]:
         origin = target if target in modules else target.rpartition(".")[0]
         if origin in modules and origin != module:
             below[module].add(origin)
-    # What has nothing below it, or nothing above it, is in no circle; what is left when that is gone is, or is between two.
+    # What has nothing below it, or nothing above it, is in no circle; the rest is in one, or between two.
     while ends := {m for m in below if not below[m] or not any(m in others for others in below.values())}:
         below = {module: others - ends for module, others in below.items() if module not in ends}
     return [{module, *others} for module, others in below.items()]
