@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from pvemu.hypervisor.domain_page import DomainPages
     from pvemu.hypervisor.event_channel import EventChannels
     from pvemu.hypervisor.guest_access import GuestMemory
-    from pvemu.hypervisor.vcpu.guest_context import OfflineVcpu
     from pvemu.hypervisor.shared_info import VcpuInfo
     from pvemu.hypervisor.time import VirtualClock
+    from pvemu.hypervisor.vcpu.guest_context import OfflineVcpu
 
 __all__ = ["CALLBACK_KINDS", "Vcpu"]
 
