@@ -62,14 +62,13 @@ def do_mmu_update(ctx: Context, ureqs: int, count: int, pdone: int, foreigndom: 
         denied = not is_io and check_pg_owner(ctx, u16(foreigndom))
         denied = denied or (pt_dom and pt_dom - 1 != ctx.domain.domid)
         request = ctx.abi.reader(mmu_update)
-        update = ctx.mm.mmu_update_io if is_io else ctx.mm.mmu_update
         for piece in copy_array(ctx, ureqs, count, request.size):
             for ptr, val in request.iter_unpack(piece):
                 if ptr & 4:
                     raise XenError(ENOSYS, f"mmu_update command {ptr & 7}")
                 if denied:
                     raise XenError(EPERM, f"mmu_update for {foreigndom:#x}")
-                update(ptr, val)
+                ctx.mm.mmu_update(ptr, val, is_io)
                 done += 1
     except XenError as error:
         result = -error.errno

@@ -29,13 +29,13 @@ def test_mmu_update_does_all_and_says_so(abi: Abi) -> None:
     context = FakeContext(abi)
     updates(context, 2500)
     assert context.hypercall("mmu_update", BASE, 2500, PDONE, xen.DOMID_SELF) == 0
-    assert context.calls == [("mmu_update", 8 * n, n) for n in range(2500)]
+    assert context.calls == [("mmu_update", 8 * n, n, False) for n in range(2500)]
     assert done(context) == 2500
 
 
 @WIDTHS
 def test_mmu_update_stops_at_the_first_failure(abi: Abi) -> None:
-    def refuse_third(ptr: int, val: int) -> None:
+    def refuse_third(ptr: int, val: int, is_io: bool) -> None:
         if val == 2:
             raise XenError(EINVAL)
 
@@ -173,7 +173,7 @@ def test_update_va_mapping_errors() -> None:
     context = FakeContext(update_va_mapping=XenError(EINVAL))
     assert context.hypercall("update_va_mapping", 0x1000, 0, 0) == -EINVAL
     context = FakeContext()
-    assert context.hypercall("update_va_mapping", 0x1000, 0, xen.UVMF_TLB_FLUSH | 0x7000) == -EINVAL  # vcpu bitmap
+    assert context.hypercall("update_va_mapping", 0x1000, 0, xen.UVMF_TLB_FLUSH | 0x7000) == -EFAULT  # vcpu bitmap
     assert context.hypercall("update_va_mapping", 0x1000, 0, xen.UVMF_TLB_FLUSH | MASK) == 0
     assert context.hypercall("update_va_mapping", 0x1000, 0, 0x7000) == 0  # no flush, no bitmap
 

@@ -122,8 +122,10 @@ def test_the_last_l2_serves_one_l3(world: World32) -> None:
 
 def test_updates_stay_out_of_xens_slots(world: World32) -> None:
     world.boot()
-    for mfn, slot in ((world.l3, 3), (world.l3, 4), (world.xen_l2, XEN_L2_SLOTS[0])):
-        with refused(e.EINVAL):
+    for mfn, slot, errno in (
+        (world.l3, 3, e.EINVAL), (world.l3, 4, e.EINVAL), (world.xen_l2, XEN_L2_SLOTS[0], e.EPERM)
+    ):  # fmt: skip
+        with refused(errno):
             world.mm.mmu_update((mfn << 12) + 8 * slot, 0)
     l1 = world.mfns[11]
     world.mm.mmu_update((world.xen_l2 << 12) + 8, l1 << 12 | P | RW)

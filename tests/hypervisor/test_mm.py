@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -345,7 +346,7 @@ def test_an_entry_that_maps_nothing_may_hold_anything(world: World) -> None:
 
 
 def test_mmu_update_for_domid_io(world: World) -> None:
-    update = world.mm.mmu_update_io
+    update = partial(world.mm.mmu_update, is_io=True)
     *_, l2, l1 = world.boot({0: pte(world.mfns[20], RWX)})
     before = world.counts()
     at = (l1 << 12) + 8 * 4
@@ -353,6 +354,11 @@ def test_mmu_update_for_domid_io(world: World) -> None:
     assert world.entry(l1, 4) == 0x1000
     update(world.mfns[30] << 12, 7)  # no table
     refused(e.EBUSY, update, at, pte(world.mfns[21], RWX))
+    refused(e.EBUSY, update, at, pte(FIRST, RWX))
+    mapped = world.entry(l1, 0)
+    update(l1 << 12, mapped ^ 0x60)  # what is mapped already may have other flags, if they need no look at the frame
+    assert world.entry(l1, 0) == mapped ^ 0x60
+    refused(e.EBUSY, update, l1 << 12, mapped & ~RW)
     refused(e.EPERM, update, at, pte(END, RWX))
     refused(e.EINVAL, update, at, pte((1 << 40) - 1, RWX))
     refused(e.EINVAL, update, at, pte(world.mfns[21], RWX | 0x80))
