@@ -18,6 +18,7 @@ from hypercalls.table import TABLE
 from pvemu.builder.build import boot_image, build_image, mem_init, parse_image
 from pvemu.builder.hypercall_page import hypercall_page
 from pvemu.builder.read_file import read_file
+from pvemu.cpu.cpuid import CpuPolicy
 from pvemu.cpu.exits import Exit, ExitKind
 from pvemu.cpu.paging import PageWalker
 from pvemu.cpu.paging_pae import HYPERVISOR_COMPAT_VIRT_START, PaePageWalker
@@ -49,6 +50,7 @@ from pvemu.hypervisor.traps.exception_entry import ExceptionEntry
 from pvemu.hypervisor.traps.exit_handler import TRAP_NS, HypercallRecord, PvExitHandler
 from pvemu.hypervisor.traps.msr import Msrs
 from pvemu.hypervisor.traps.ro_page_fault import RoPageFault
+from pvemu.hypervisor.tsc import Tsc
 from pvemu.hypervisor.vcpu.areas import VcpuAreas
 from pvemu.hypervisor.vcpu.guest_context import OfflineVcpu
 from pvemu.hypervisor.vcpu.timers import VcpuTimers
@@ -110,6 +112,8 @@ class Machine:
         self.on_console_output: Callable[[bytes], None] = lambda data: None
         self.on_console_poll: Callable[[], None] = lambda: None
         self.clock = VirtualClock(SYSTEM_TIME_AT_START, time)
+        self.tsc = Tsc(self.clock, config.tsc_mode)
+        self.clock.tsc_at = self.tsc.at
         self._strict: StrictMachine | None = None
         if config.strict is not None:
             from pvemu.strict.machine import StrictMachine
@@ -240,9 +244,9 @@ class Machine:
         tables = self.descriptor_tables
         code = CodeReader(self.engine, self.guest, tables.read_descriptor, is_compat)
         self.traps.is_long_code = lambda: code.bits() == 64
-        msrs = Msrs(self.vcpu, self.clock, self.ram, self.types, hypercall_page(self.abi.bits), is_compat)
+        msrs = Msrs(self.vcpu, self.tsc, self.ram, self.types, hypercall_page(self.abi.bits), is_compat)
         self.privileged = PrivilegedOps(
-            self.domain, self.vcpu, self.guest, self.mm, self.clock, physdev, msrs, code
+            self.domain, self.vcpu, self.guest, self.mm, self.tsc, physdev, msrs, code
         )  # fmt: skip
         context = HypercallContext(
             abi=self.abi, guest=self.guest, domain=self.domain, vcpu=self.vcpu, event_channels=self.event_channels,
@@ -250,8 +254,12 @@ class Machine:
             physdev=physdev, features=_FEATURES,
         )  # fmt: skip
         self.hypercalls = HypercallDispatcher(TABLE, context)
+        policy = CpuPolicy(
+            self.abi.bits, self.tsc.leaf, self.reservation.maximum_ram_page(),
+            has_itsc=self.tsc.vtsc or not self.config.may_migrate,
+        )  # fmt: skip
         self.exit_handler = PvExitHandler(
-            self.abi, domid, self.engine, self.clock, self.vcpu, self.walker, self.hypercalls, self.traps,
+            self.abi, policy, self.tsc, msrs, self.engine, self.clock, self.vcpu, self.walker, self.hypercalls, self.traps,
             self.privileged,
         )  # fmt: skip
         self.recent = self.exit_handler.recent
