@@ -238,7 +238,7 @@ class Machine:
 
     def _make_entries(self) -> None:
         """The ways from guest code into Xen: hypercalls, exceptions, and the exits that go on at once."""
-        is_compat, domid, memory = self.width.is_compat, self.config.domid, self.memory
+        is_compat, memory = self.width.is_compat, self.memory
         self.traps = self.width.traps(self.domain, self.vcpu, self.guest)
         physdev = Physdev(self.vcpu, self.types)
         tables = self.descriptor_tables
@@ -259,8 +259,8 @@ class Machine:
             has_itsc=self.tsc.vtsc or not self.config.may_migrate,
         )  # fmt: skip
         self.exit_handler = PvExitHandler(
-            self.abi, policy, self.tsc, msrs, self.engine, self.clock, self.vcpu, self.walker, self.hypercalls, self.traps,
-            self.privileged,
+            self.abi, policy, self.tsc, msrs, self.engine, self.clock, self.vcpu, self.walker, self.hypercalls,
+            self.traps, self.privileged,
         )  # fmt: skip
         self.recent = self.exit_handler.recent
         self.engine.attach(self.exit_handler, self.address_space)

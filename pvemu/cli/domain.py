@@ -30,8 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory", metavar="MIB", help=f"memory in MiB (default {DEFAULT_MEMORY_MIB})")
     parser.add_argument("--vcpus", metavar="N", help="vcpus of the domain, of which one runs (default 1)")
     parser.add_argument(
-        "--tsc-mode", metavar="MODE", help=f"xl's tsc_mode: {', '.join(TSC_MODES)} (default {TSC_MODES[0]}, native here)"
-    )
+        "--tsc-mode", metavar="MODE",
+        help=f"xl's tsc_mode: {', '.join(TSC_MODES)} (default {TSC_MODES[0]}, which is native here)",
+    )  # fmt: skip
     parser.add_argument(
         "--disk", metavar="[VDEV=]PATH[,ro|rw]", action="append", default=[], help="a disk image; repeatable"
     )

@@ -71,8 +71,8 @@ class CpuPolicy:
     """
 
     def __init__(
-        self, bits: int = 64, time_leaf: Callable[[int], CpuidLeaf] = lambda subleaf: (0, 0, 0, 0), nr_frames: int = 0,
-        *, has_itsc: bool = False,
+        self, bits: int = 64, time_leaf: Callable[[int], CpuidLeaf] = lambda subleaf: (0, 0, 0, 0),
+        nr_frames: int = 0, *, has_itsc: bool = False,
     ) -> None:  # fmt: skip
         self._leaves = _BASIC | (_COMPAT if bits == 32 else {})
         self._leaves[_POWER] = (0, 0, 0, _ITSC if has_itsc else 0)

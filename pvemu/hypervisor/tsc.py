@@ -30,7 +30,7 @@ _INCARNATION = 1
 
 
 class Tsc:
-    """``mode`` is xl's ``tsc_mode``. An emulated counter starts with the domain, at 0, and never shows a value twice."""
+    """``mode`` is xl's ``tsc_mode``. An emulated counter starts at 0 with the domain, and shows no value twice."""
 
     def __init__(self, clock: VirtualClock, mode: str = TSC_MODES[0]) -> None:
         self._clock = clock

@@ -230,7 +230,7 @@ class _Reader:
             mode = text.lower()
         else:
             number = self._number("tsc_mode")
-            mode = modes[number] if number in range(len(modes)) else ""
+            mode = modes[number] if number is not None and 0 <= number < len(modes) else ""
             advice = f' e.g. tsc_mode="{mode}"' if mode else ""
             self.warnings.append(
                 'WARNING: specifying "tsc_mode" as an integer is deprecated. Please use the named parameter variant.'

@@ -10,7 +10,6 @@ from pvemu.cpu.cpuid import CpuPolicy
 from pvemu.cpu.exits import PF_INSTR, PF_PRESENT, PF_USER, PF_WRITE, Access, Exit, ExitKind
 from pvemu.cpu.registers import GENERAL_64
 
-
 cpuid = CpuPolicy(time_leaf=lambda subleaf: (subleaf, 1, 2, 3), nr_frames=0x48000).cpuid
 
 

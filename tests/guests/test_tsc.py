@@ -1,4 +1,4 @@
-"""RDTSC, RDTSCP and Xen's time leaf in each tsc_mode (xen/arch/x86/time.c tsc_set_info, pv_soft_rdtsc; emul-priv-op.c)."""
+"""RDTSC, RDTSCP and Xen's time leaf in each tsc_mode (xen/arch/x86/time.c tsc_set_info, pv_soft_rdtsc)."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ def source(bits: int) -> str:
 
 
 @pytest.mark.parametrize("bits", [64, 32])
-@pytest.mark.parametrize(("mode", "number", "features"), [("default", 0, 6), ("always_emulate", 1, 7), ("native", 2, 6)])
+@pytest.mark.parametrize(("mode", "number", "features"), [
+    ("default", 0, 6), ("always_emulate", 1, 7), ("native", 2, 6),
+])  # fmt: skip
 def test_each_mode(micro: MakeGuest, bits: int, mode: str, number: int, features: int) -> None:
     guest = micro(source(bits), bits=bits, tsc_mode=mode).run_to("poweroff")
     values, is_emulated = guest.values, features & 1

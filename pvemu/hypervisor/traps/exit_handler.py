@@ -49,8 +49,8 @@ class PvExitHandler:
     """Serves the exits of one vcpu (pvemu.cpu.exits.ExitHandler)."""
 
     def __init__(
-        self, abi: Abi, policy: CpuPolicy, tsc: Tsc, msrs: Msrs, cpu: GuestCpu, clock: VirtualClock, vcpu: Vcpu, walker: PageWalker,
-        hypercalls: HypercallDispatcher, traps: Traps, privileged: PrivilegedOps,
+        self, abi: Abi, policy: CpuPolicy, tsc: Tsc, msrs: Msrs, cpu: GuestCpu, clock: VirtualClock, vcpu: Vcpu,
+        walker: PageWalker, hypercalls: HypercallDispatcher, traps: Traps, privileged: PrivilegedOps,
     ) -> None:  # fmt: skip
         self._is_compat = abi.bits == 32
         self._rdtsc = tsc.poll
