@@ -66,8 +66,8 @@ _XEN_SIGNATURE = _text("XenVMMXenVMM")
 
 
 class CpuPolicy:
-    """What CPUID tells a domain of ``bits``. ``time_leaf(subleaf)`` is Xen's leaf 3, ``nr_frames`` the machine's size in
-    frames; ``has_itsc`` says that the TSC never changes its rate.
+    """What CPUID tells a domain of ``bits``. ``time_leaf(subleaf)`` is Xen's leaf 3, ``nr_frames`` the machine's size
+    in frames; ``has_itsc`` says that the TSC never changes its rate.
     """
 
     def __init__(
