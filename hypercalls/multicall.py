@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hypercalls.arguments import u32
 from hypercalls.errors import XenError
-from hypercalls.guest_handle import check_handle
+from hypercalls.guest_handle import check_native_handle
 from hypercalls.public.errno import EINVAL
 from hypercalls.public.xen import __HYPERVISOR_iret, __HYPERVISOR_multicall, multicall_entry
 
@@ -26,8 +26,7 @@ def do_multicall(ctx: Context, call_list: int, nr_calls: int) -> int:
     nr_calls = u32(nr_calls)
     abi = ctx.abi
     mask, long_size = abi.long_mask, abi.long_size
-    if abi.bits == 64:  # of a 32-bit guest's list, which lies below 4 GiB, any address will do
-        check_handle(ctx, call_list, nr_calls, abi.sizeof(multicall_entry))
+    check_native_handle(ctx, call_list, nr_calls, abi.sizeof(multicall_entry))
     entry, result_at = abi.reader(multicall_entry), abi.offsetof(multicall_entry, "result")
     load, store, call = ctx.guest.copy_from_guest, ctx.guest.copy_to_guest, ctx.call
     for place in range(call_list, call_list + nr_calls * entry.size, entry.size):

@@ -46,7 +46,8 @@ class FakeGuest:
         return bytes(self.memory[vaddr - BASE : vaddr - BASE + size])
 
     def copy_to_guest(self, vaddr: int, data: bytes) -> None:
-        if vaddr < BASE or vaddr + len(data) > BASE + SIZE or (data and range(max(vaddr, self.read_only.start), min(vaddr + len(data), self.read_only.stop))):
+        refused = range(max(vaddr, self.read_only.start), min(vaddr + len(data), self.read_only.stop))
+        if vaddr < BASE or vaddr + len(data) > BASE + SIZE or refused:
             raise XenError(EFAULT, f"{vaddr:#x}")
         self.memory[vaddr - BASE : vaddr - BASE + len(data)] = data
 
@@ -137,6 +138,7 @@ class FakeContext:
         self.vcpu: VcpuPort = FakeVcpu(self)
         self.event_channels: EventChannelPort = port
         self.grant_table: GrantTablePort = port
+        self.answers.setdefault("begin_copy", lambda: port)
         self.mm: MmPort = port
         self.descriptor_tables: DescriptorTables = port
         self.sched: SchedPort = port
