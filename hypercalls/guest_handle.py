@@ -29,8 +29,8 @@ CHUNK = 1024
 
 
 def handle_ok(ctx: Context, vaddr: int, count: int, size: int) -> bool:
-    """``guest_handle_okay``, of 32 bits ``compat_handle_okay``: whether ``count`` elements of ``size`` bytes are outside
-    of Xen's part.
+    """``guest_handle_okay``, of 32 bits ``compat_handle_okay``: whether ``count`` elements of ``size`` bytes lie
+    outside of Xen's part.
     """
     if ctx.abi.bits == 64:
         return _native_handle_ok(vaddr, count, size)
