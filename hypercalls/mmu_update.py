@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hypercalls.arguments import s32, u16, u32
 from hypercalls.domid import check_pg_owner
 from hypercalls.errors import XenError
-from hypercalls.guest_handle import check_handle, copy_array
+from hypercalls.guest_handle import check_native_handle, copy_array
 from hypercalls.public.errno import ENOSYS, EPERM, ESRCH
 from hypercalls.public.xen import DOMID_IO, mmu_update
 
@@ -52,7 +52,7 @@ def do_mmu_update(ctx: Context, ureqs: int, count: int, pdone: int, foreigndom: 
     if count == MMU_UPDATE_PREEMPTED and not ureqs:
         return s32(foreigndom)
     count, before = begin_batch(ctx, count, pdone)
-    check_handle(ctx, ureqs, count, 16)
+    check_native_handle(ctx, ureqs, count, 16)
     pt_dom = foreigndom >> 16
     if pt_dom and pt_dom - 1 not in (0, ctx.domain.domid):
         raise XenError(ESRCH, f"page-table owner {pt_dom - 1}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hypercalls.arguments import addr_ok, s32, u16, u32
 from hypercalls.domid import check_pg_owner
 from hypercalls.errors import XenError
-from hypercalls.guest_handle import check_handle, read_array
+from hypercalls.guest_handle import check_native_handle, read_array
 from hypercalls.mmu_update import MMU_UPDATE_PREEMPTED, begin_batch, finish_batch
 from hypercalls.public import xen
 from hypercalls.public.errno import EACCES, EINVAL, ENOSYS, EOPNOTSUPP
@@ -27,10 +27,9 @@ def do_mmuext_op(ctx: Context, uops: int, count: int, pdone: int, foreigndom: in
     if count == MMU_UPDATE_PREEMPTED and not uops:
         return s32(foreigndom)
     if ctx.abi.bits == 32 and not count & ~MMU_UPDATE_PREEMPTED:
-        check_handle(ctx, uops, 0, 0)
         return 0  # compat_mmuext_op hands nothing on
     count, before = begin_batch(ctx, count, pdone)
-    check_handle(ctx, uops, count, ctx.abi.sizeof(xen.mmuext_op))
+    check_native_handle(ctx, uops, count, ctx.abi.sizeof(xen.mmuext_op))
     denied = check_pg_owner(ctx, u16(foreigndom))
     if denied:
         return denied
@@ -97,7 +96,7 @@ def _one_op(ctx: Context, cmd: int, arg1: int, arg2: int) -> None:  # noqa: C901
 
 
 def check_vcpumask(ctx: Context, vcpumask: int) -> None:
-    """vcpumask_to_pcpumask: XenError(EFAULT) for a bitmap of vcpus that cannot be read. No domain has more vcpus than its
-    first word has bits, and whom it names does not matter: no TLB holds what the page tables do not say.
+    """vcpumask_to_pcpumask: XenError(EFAULT) for a bitmap of vcpus that cannot be read. No domain has more vcpus than
+    its first word has bits, and whom it names does not matter: no TLB holds what the page tables do not say.
     """
     ctx.guest.copy_from_guest(vcpumask, ctx.abi.long_size)

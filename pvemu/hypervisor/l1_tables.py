@@ -103,8 +103,8 @@ class L1Tables:
 
     # -- whole tables ------------------------------------------------------------------------------------------------
     def promote(self, mfn: int) -> None:
-        """promote_l1_table: all references of the table in frame ``mfn``, or none and XenError. Entries in front of a bad
-        one stay adjusted.
+        """promote_l1_table: all references of the table in frame ``mfn``, or none and XenError. Entries in front of a
+        bad one stay adjusted.
         """
         quads, start = self._ram.quads, self._ram.quad_index(mfn)
         entries = quads[start : start + 512].tolist()
@@ -117,7 +117,8 @@ class L1Tables:
         except XenError as error:
             for entry in quads[start : start + taken]:
                 self.put_from_l1e(entry)
-            raise XenError(error.errno, f"{error.reason}; failure in promote_l1_table {mfn:x}: slot {taken:#x}") from error
+            reason = f"{error.reason}; failure in promote_l1_table {mfn:x}: slot {taken:#x}"
+            raise XenError(error.errno, reason) from error
 
     def demote(self, mfn: int) -> None:
         """demote_l1_table."""
@@ -190,7 +191,9 @@ class L1Tables:
         frames = self._frames
         i = ((entry & PTE_ADDR) >> PAGE_SHIFT) - frames.first_mfn
         end = i + 512
-        if not entry & PTE_P or i < 0 or end > frames.nr_frames or (entries[511] ^ entry + (511 << PAGE_SHIFT)) & ~PTE_AD:
+        if not entry & PTE_P or i < 0 or end > frames.nr_frames:
+            return False
+        if (entries[511] ^ entry + (511 << PAGE_SHIFT)) & ~PTE_AD:
             return False
         uses, refs = frames.type_count[i], frames.refs[i]
         if refs <= 1 or frames.refs[i:end] != array("I", (refs,)) * 512:
@@ -225,8 +228,8 @@ class L1Tables:
         return old
 
     def mod_l1_entry(self, maddr: int, new: int, preserve_ad: bool = False, is_io: bool = False) -> int:
-        """mod_l1_entry: replace the level-1 entry at ``maddr``; returns the old one. ``is_io``: the caller names DOMID_IO
-        as the owner of what is to be mapped.
+        """mod_l1_entry: replace the level-1 entry at ``maddr``; returns the old one. ``is_io``: the caller names
+        DOMID_IO as the owner of what is to be mapped.
         """
         ram = self._ram
         old = ram.quads[(maddr - ram.base) >> 3]

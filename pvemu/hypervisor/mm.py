@@ -95,8 +95,8 @@ class Mm:
 
     # -- mmu_update --------------------------------------------------------------------------------------------------
     def mmu_update(self, ptr: int, val: int, is_io: bool = False) -> None:
-        """One request of HYPERVISOR_mmu_update; see the ``MMU_*`` commands in its low three bits. ``is_io``: for DOMID_IO
-        as the frames' owner, which owns none.
+        """One request of HYPERVISOR_mmu_update; see the ``MMU_*`` commands in its low three bits. ``is_io``: for
+        DOMID_IO as the frames' owner, which owns none.
         """
         command = ptr & 7
         ptr &= ~7

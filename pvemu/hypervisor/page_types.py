@@ -38,8 +38,8 @@ class PromotionError(XenError):
 
     def __init__(self, cause: XenError, level: int, mfn: int, slot: int) -> None:
         super().__init__(cause.errno, f"{cause.reason}; failure in promote_l{level}_table {mfn:x}: slot {slot:#x}")
-        inner = cause.undone if isinstance(cause, PromotionError) else None
-        self.undone = (mfn, slot) if slot else inner
+        inner: tuple[int, int] | None = cause.undone if isinstance(cause, PromotionError) else None
+        self.undone: tuple[int, int] | None = (mfn, slot) if slot else inner
         #: The table of the entry's own that Xen undoes as a part of this one.
         self.inner = inner
 
@@ -227,8 +227,9 @@ class PageTypes:
             for taken in range(slot):
                 self._put_entry(quads[start + taken], taken, level, mfn)
             refusal = PromotionError(error, TABLE_LEVEL[level], mfn, slot)
-            if slot and refusal.inner is not None and refusal.inner[0] != (quads[start + slot] & PTE_ADDR) >> PAGE_SHIFT:
-                self._lose(*refusal.inner)
+            inner = refusal.inner
+            if slot and inner is not None and inner[0] != (quads[start + slot] & PTE_ADDR) >> PAGE_SHIFT:
+                self._lose(*inner)
             raise refusal from error
         for slot in xen_slots:
             quads[start + slot] = self._xen_entries.get(slot, 0)
@@ -236,8 +237,8 @@ class PageTypes:
             self.fresh_roots.add(mfn)
 
     def _lose(self, mfn: int, slots: int) -> None:
-        """An L2 refused behind its first slot, under an L3 refused for its first slot, under an L4 refused behind its own
-        first: v->arch.old_guest_table has no room for the L2 any more, which stays half validated for good.
+        """An L2 refused behind its first slot, under an L3 refused for its first slot, under an L4 refused behind its
+        own first: v->arch.old_guest_table has no room for the L2 any more, which stays half validated for good.
         """
         frames = self._frames
         i = mfn - frames.first_mfn
