@@ -170,6 +170,11 @@ class Engine:
             self.write("rflags", rflags)
         return refusal
 
+    @property
+    def is_loading_descriptors(self) -> bool:
+        """Whether the CPU looks for a descriptor on behalf of Xen, which enters guest code or writes a selector."""
+        return self._hooks.is_entering or self.registers.is_loading_selector
+
     # -- running -----------------------------------------------------------------------------------------------------
     def run(self) -> Exit:
         """Run guest code until a handler stops it or it raises an exception, or somebody who looks on wants it to pause

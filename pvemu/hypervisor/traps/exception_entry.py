@@ -56,6 +56,7 @@ class ExceptionEntry:
         self, domain: Domain, vcpu: Vcpu, guest: GuestMemory, traps: Traps, privileged: PrivilegedOps,
         ro_page_fault: RoPageFault, breakpoints: Breakpoints, code: CodeReader, ldt_base: Callable[[], int],
         cpuid: Callable[[int, int], tuple[int, int, int, int]], gates: GateOps | None,
+        expect_descriptor_access: Callable[[int], None],
     ) -> None:  # fmt: skip
         self._domain = domain
         self._vcpu = vcpu
@@ -68,6 +69,7 @@ class ExceptionEntry:
         self._ldt_base = ldt_base
         self._cpuid = cpuid
         self._gates = gates
+        self._expect_descriptor_access = expect_descriptor_access
         self._observers: list[Callable[[Exit], None]] = []
 
     def observe(self, observer: Callable[[Exit], None]) -> Callable[[], None]:
@@ -85,6 +87,9 @@ class ExceptionEntry:
                 self._traps.inject_exception(_DB, -1)
                 return
             leaving, vector = found, found.vector
+        if vector == _PF and self._is_descriptor_load(leaving):
+            self._expect_descriptor_access(leaving.address)
+            return
         for observer in tuple(self._observers):
             observer(leaving)
         try:
@@ -180,7 +185,11 @@ class ExceptionEntry:
     def _page_fault(self, error_code: int, address: int) -> None:
         if self._gates is not None:
             self._check_limit(error_code, address)
-        if GDT_VADDR <= address < _GDT_LDT_END and not error_code & (PF_WRITE | PF_INSTR):
+        if (
+            GDT_VADDR <= address < _GDT_LDT_END
+            and not error_code & (PF_WRITE | PF_INSTR)
+            and not self._code.touches(address)
+        ):
             self._pass_on(*self._descriptor_fault(error_code, address - GDT_VADDR))
             return
         if (
@@ -191,6 +200,16 @@ class ExceptionEntry:
         ):
             return
         self._pass_on(_PF, error_code, address)
+
+    def _is_descriptor_load(self, leaving: Exit) -> bool:
+        """Whether the CPU was refused a descriptor that is there: a 64-bit guest may not read the tables itself, and
+        only the instruction tells who wanted it.
+        """
+        return (
+            GDT_VADDR <= leaving.address < _GDT_LDT_END
+            and leaving.error_code & (PF_PRESENT | PF_INSTR) == PF_PRESENT
+            and not self._code.touches(leaving.address)
+        )
 
     def _check_limit(self, error_code: int, address: int) -> None:
         """Segment limits come before page tables. The engine's CPU knows none, so they are looked at here, where an

@@ -2,7 +2,7 @@
 page-table update (xen/arch/x86/pv/ro-page-fault.c).
 
 Xen emulates the instruction. Here the CPU executes it, one step, on a copy of the table; what it changed is then
-carried over, so that every storing instruction works, flags included.
+carried over, so that every storing instruction that Xen knows works, flags included.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pvemu.cpu.paging import PTE_ADDR, PTE_P, PTE_RW
 from pvemu.cpu.registers import GENERAL_64
 from pvemu.frames import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Mfn
 from pvemu.hypervisor.traps.debugreg import DR_STEP
+from pvemu.hypervisor.traps.memory_write import Store, store_of
 from pvemu.hypervisor.traps.traps import GuestException
 from pvemu.memory.frame_table import FrameTable, PageType
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pvemu.hypervisor.mm import Mm
+    from pvemu.hypervisor.traps.emulate import CodeReader
     from pvemu.hypervisor.vcpu import Vcpu
     from pvemu.memory.ram import Ram
 
@@ -30,6 +32,7 @@ __all__ = ["RoPageFault"]
 
 _VECTOR_DB, _VECTOR_PF = 1, 14
 _EFLAGS_TF = 1 << 8
+_ENTRY_SIZE = 8
 _SAVED = (*GENERAL_64, "rip", "rflags")
 
 
@@ -39,10 +42,11 @@ class RoPageFault:
     """
 
     def __init__(
-        self, vcpu: Vcpu, ram: Ram, frames: FrameTable, mm: Mm, scratch: Mfn, run_on_copy: Callable[[int, int], Exit],
-        is_compat: bool = False,
+        self, vcpu: Vcpu, code: CodeReader, ram: Ram, frames: FrameTable, mm: Mm, scratch: Mfn,
+        run_on_copy: Callable[[int, int], Exit], is_compat: bool = False,
     ) -> None:  # fmt: skip
         self._vcpu = vcpu
+        self._code = code
         self._ram = ram
         self._frames = frames
         self._mm = mm
@@ -63,9 +67,26 @@ class RoPageFault:
             return False
         if self._frames.type_of(mfn) != PageType.L1:
             return False
-        return self._store(address, Mfn(mfn))
+        store = self._store_at(address)
+        return store is not None and self._store(address, Mfn(mfn), store)
 
-    def _store(self, address: int, mfn: Mfn) -> bool:
+    def _store_at(self, address: int) -> Store | None:
+        """What the next instruction stores, if that is an aligned part of an entry in the page of ``address``. Xen
+        takes an offset for a linear address here, whatever the segment.
+        """
+        instruction = self._code.instruction()
+        store = None if instruction is None else store_of(instruction)
+        if instruction is None or store is None or store.size > _ENTRY_SIZE:
+            return None
+        if store.is_push:
+            at = self._vcpu.regs.read("rsp") - store.size
+        else:
+            operands = self._code.memory_operands(instruction)
+            at = operands[-1].offset if operands else -1
+        in_page = store.is_bit_string or (at ^ address) & ~PAGE_MASK == 0
+        return store if in_page and not at & (store.size - 1) else None
+
+    def _store(self, address: int, mfn: Mfn, store: Store) -> bool:
         regs, ram = self._vcpu.regs, self._ram
         saved = [regs.read(name) for name in _SAVED]
         rflags = saved[-1]
@@ -77,7 +98,7 @@ class RoPageFault:
             return False
         if leaving.vector != _VECTOR_DB:
             raise GuestException(leaving.vector, leaving.error_code, leaving.address)
-        if not self._carry_over(address, mfn):
+        if not self._carry_over(address, mfn, store):
             for name, value in zip(_SAVED, saved, strict=True):
                 regs.write(name, value)
             return False
@@ -86,7 +107,7 @@ class RoPageFault:
             raise GuestException(_VECTOR_DB)
         return True
 
-    def _carry_over(self, address: int, mfn: Mfn) -> bool:
+    def _carry_over(self, address: int, mfn: Mfn, store: Store) -> bool:
         """Make the changes of the copy; only the one entry that the fault was about may have any."""
         before = self._ram.frame(mfn).cast("Q")
         after = self._ram.frame(self._scratch).cast("Q")
@@ -96,11 +117,11 @@ class RoPageFault:
         if changed != [(address & PAGE_MASK) >> 3]:
             return False
         slot = changed[0]
-        request, old, new = (mfn << PAGE_SHIFT) + 8 * slot | xen.MMU_NORMAL_PT_UPDATE, before[slot], after[slot]
+        request, new = (mfn << PAGE_SHIFT) + 8 * slot | xen.MMU_NORMAL_PT_UPDATE, after[slot]
         try:
             self._mm.mmu_update(request, new)
         except XenError:
-            if not (self._is_compat and address & 4 and new & PTE_P and (old ^ new) & 0xFFFF_FFFF == 0):
+            if not (self._is_compat and store.size == 4 and address & 4 and new & PTE_P) or store.is_atomic:
                 return False
             # The halves of a PAE entry written the wrong way round: the lower one follows at once.
             self._mm.mmu_update(request, new & ~PTE_P)

@@ -35,10 +35,6 @@ TO_DO = {
     "xenoprof_op", "dm_op", "tmem_op", "argo_op",
 } | {  # grants
     "grant_table_op",
-} | {  # mmu
-    "mmu_update", "mmuext_op", "update_va_mapping", "update_va_mapping_otherdomain", "set_gdt", "stack_switch",
-    "fpu_taskswitch", "set_trap_table", "set_debugreg", "get_debugreg", "update_descriptor", "iret",
-    "set_segment_base",
 }  # fmt: skip
 
 
