@@ -1,4 +1,4 @@
-"""Xen's part of the address space as a 64-bit guest finds it (xen/arch/x86/traps.c, x86_64/mm.c, pv/ro-page-fault.c)."""
+"""Xen's part of the address space as a 64-bit guest finds it (xen/arch/x86/traps.c, mm.c, pv/ro-page-fault.c)."""
 
 from __future__ import annotations
 
