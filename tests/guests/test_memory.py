@@ -24,11 +24,17 @@ def test_stores_to_a_level_1_table_are_emulated(guest: MicroGuest) -> None:
     assert values["xchg_new"] == 0
     assert values["back"] == 0x55
     assert (values["btr_carry"], values["cmpxchg_zf"]) == (1, 1)
-    assert [(t.vector, t.error) for t in guest.traps[:2]] == [(14, 0), (14, 3)]
+    assert [(t.vector, t.error) for t in guest.traps[1:3]] == [(14, 0), (14, 3)]
+
+
+def test_stores_fault_until_the_guest_asks_for_writable_page_tables(guest: MicroGuest) -> None:
+    """libxc gives the first vcpu's context, and the domain with it, no vm_assist (arch_set_info_guest)."""
+    assert (guest.traps[0].vector, guest.traps[0].error) == (14, 3)
+    assert guest.values["assist"] == 0
 
 
 def test_stores_that_an_update_would_refuse_fault(guest: MicroGuest) -> None:
-    refused, level_4 = guest.traps[2:]
+    refused, level_4 = guest.traps[3:]
     assert (refused.vector, refused.error, refused.rip) == (14, 3, guest.symbols["at_bad"] + 12)
     assert (level_4.vector, level_4.error) == (14, 3)
 
