@@ -51,7 +51,8 @@ class DomainConfig:
     """``kernel`` and ``ramdisk`` are paths; ``memory_mib`` in MiB; ``epoch`` the wall clock at start, Unix seconds.
     ``write`` lets disks that were given ``rw`` write to their files; ``strict`` withholds what Xen does not promise. Of
     ``vcpus`` only the first runs. ``maxmem_mib`` is what its memory map and
-    xenstore say it may have some day; 0 stands for ``memory_mib``.
+    xenstore say it may have some day; 0 stands for ``memory_mib``. ``restarts_on`` are the reasons of a shutdown, in
+    xl's words, after which it boots again.
     """
 
     kernel: str
@@ -66,6 +67,7 @@ class DomainConfig:
     maxmem_mib: int = 0
     epoch: int = field(default=DEFAULT_EPOCH)
     strict: StrictConfig | None = None
+    restarts_on: tuple[str, ...] = ("reboot",)
 
     def __post_init__(self) -> None:
         if not MIN_MEMORY_MIB <= self.memory_mib <= MAX_MEMORY_MIB:

@@ -108,21 +108,17 @@ def elf_xen_parse(elf: ElfBinary) -> ElfDomParms:
 
 
 def _note_check(elf: ElfBinary, parms: ElfDomParms) -> None:
-    """A Xen image, built for the generic loader or Linux, for Xen 3.0's interface, that has a PV entry."""
+    """A Xen image, built for the generic loader or Linux, for Xen 3.0's interface."""
     name = elf.name
     if not parms.nr_notes and not parms.legacy:
         raise KernelError(
             f"{name}: not a PV kernel: no Xen notes; build it with Xen PV support (ERROR: Not a Xen-ELF image: "
             f"No ELF notes or '__xen_guest' section found; {NO_LOADER})"
         )
-    if parms.phys_entry is not None and parms.virt_entry is None:
-        raise KernelError(
-            f"{name}: PVH kernel without a PV entry (PHYS32_ENTRY note only): build it with PV support, "
-            f"pvemu starts PV guests ({NO_LOADER})"
-        )
+    pvh = "a PVH kernel (PHYS32_ENTRY), not built for PV; " if parms.phys_entry is not None else ""
     if not parms.loader.startswith("generic") and not parms.guest_os.startswith("linux"):
         raise KernelError(
-            f"{name}: notes say LOADER {parms.loader!r}, GUEST_OS {parms.guest_os!r}: set LOADER to 'generic' "
+            f"{name}: {pvh}notes say LOADER {parms.loader!r}, GUEST_OS {parms.guest_os!r}: set LOADER to 'generic' "
             f"(ERROR: Will only load images built for the generic loader or Linux images; {NO_LOADER})"
         )
     if not parms.xen_ver.startswith("xen-3.0"):
@@ -143,5 +139,6 @@ def _addr_calc(elf: ElfBinary, parms: ElfDomParms) -> None:
         parms.virt_base = 0
     if parms.elf_paddr_offset is None:
         parms.elf_paddr_offset = parms.virt_base if parms.legacy else 0
+    parms.has_entry = parms.virt_entry is not None
     if parms.virt_entry is None:
         parms.virt_entry = elf.entry

@@ -6,7 +6,7 @@ the checks at the end of xen/common/libelf/libelf-dominfo.c. Nothing is allocate
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hypercalls.public import features
 from pvemu.builder.bsdsyms import parse_bsdsyms
@@ -16,6 +16,9 @@ from pvemu.builder.elf import NO_LOADER, ElfBinary, elf_init, is_elf
 from pvemu.builder.elfnotes import XEN_PAE_BIMODAL, XEN_PAE_EXTCR3, XEN_PAE_NO, ElfDomParms
 from pvemu.errors import KernelError
 from pvemu.frames import PAGE_MASK, PAGE_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["HYPERVISOR_HOLE32", "HYPERVISOR_HOLE64", "KernelImage", "KernelSegment", "parse_image"]
 
@@ -54,6 +57,7 @@ class KernelImage(NamedTuple):
     features: int  #: XENFEAT_* bits it supports
     required_features: int
     pae_extended_cr3: bool  #: 32 bit: the root may lie above 4 GiB (VMASST_TYPE_pae_extended_cr3)
+    doubts: tuple[str, ...] = ()  #: what libxc takes without a word, and hardly anybody means; a sentence each
 
 
 def parse_image(data: bytes, name: str) -> KernelImage:
@@ -71,6 +75,11 @@ def parse_image(data: bytes, name: str) -> KernelImage:
         raise KernelError(
             f"{name}: kernel for the control domain only (requires feature dom0): build it for unprivileged domains "
             "(xc_dom_parse_elf_kernel: Kernel does not support unprivileged (DomU) operation)"
+        )
+    if parms.f_required & (1 << features.XENFEAT_auto_translated_physmap):
+        raise KernelError(
+            f"{name}: requires feature auto_translated_physmap, which Xen has no more: build it without "
+            "(PV Autotranslate guests no longer supported)"
         )
     guest_type = _guest_type(elf, parms)
     return _image(elf, parms, guest_type)
@@ -124,7 +133,23 @@ def _image(elf: ElfBinary, parms: ElfDomParms, guest_type: str) -> KernelImage:
         features=parms.f_supported,
         required_features=parms.f_required,
         pae_extended_cr3=elf.bits == 32 and parms.pae in (XEN_PAE_EXTCR3, XEN_PAE_BIMODAL),
+        doubts=tuple(_doubts(elf, parms, v_start, v_end)),
     )
+
+
+def _doubts(elf: ElfBinary, parms: ElfDomParms, v_start: int, v_end: int) -> Iterator[str]:
+    """Sentences about a kernel that Xen builds a domain from, and that will hardly run."""
+    if parms.phys_entry is not None and not parms.has_entry:
+        yield (
+            f"{elf.name}: PHYS32_ENTRY note, but no ENTRY note: a kernel for PVH, not for PV; "
+            f"started at its ELF entry {elf.entry:#x}, as Xen does"
+        )
+    page = parms.virt_hypercall
+    if page is not None and (page & PAGE_MASK or not v_start <= page < v_end):
+        yield (
+            f"{elf.name}: HYPERCALL_PAGE note {page:#x} is not a page of the image {v_start:#x}-{v_end:#x}: "
+            "Xen writes its hypercall page over whatever is there"
+        )
 
 
 def _init_p2m(elf: ElfBinary, parms: ElfDomParms) -> int | None:
@@ -160,18 +185,12 @@ def _check_extent(elf: ElfBinary, parms: ElfDomParms, v_start: int, v_end: int) 
             f"{name}: INIT_P2M {p2m:#x} lies inside the image {v_start:#x}-{v_end:#x}: correct the note "
             f"(ERROR: P->M table base is out of bounds; {NO_LOADER})"
         )
-    if (v_start | base) & PAGE_MASK:
+    if v_start & PAGE_MASK:
         raise KernelError(
             f"{name}: image starts at {v_start:#x}, not on a page: align it to {PAGE_SIZE} "
             f"(xc_dom_alloc_pad: segment boundary isn't page aligned ({v_start:#x}))"
         )
     check_in_hole(name, "the kernel", elf.bits, v_start, v_end)
-    page = parms.virt_hypercall
-    if page is not None and (page & PAGE_MASK or not v_start <= page < v_end):
-        raise KernelError(
-            f"{name}: hypercall page {page:#x} is not a page of the image {v_start:#x}-{v_end:#x}: "
-            "correct the HYPERCALL_PAGE note (setup_hypercall_page: HYPERCALL_INIT failed)"
-        )
 
 
 def check_in_hole(name: str, what: str, bits: int, start: int, end: int) -> None:

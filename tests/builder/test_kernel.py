@@ -183,17 +183,21 @@ def test_wrong_xen_version_and_loader() -> None:
     assert image.guest_os == "linux"
 
 
-def test_hypercall_page_outside() -> None:
-    assert "HYPERCALL_PAGE note" in refused(make_kernel(hypercall_page=0x4000))
-    assert "HYPERCALL_PAGE note" in refused(make_kernel(hypercall_page=0x1010))
-    assert parse_image(make_kernel(hypercall_page=0x3000), "kernel").virt_hypercall == 0x3000
+def test_a_hypercall_page_that_is_no_page_of_the_image_is_doubtful() -> None:
+    for page in (0x4000, 0x1010):
+        (doubt,) = parse_image(make_kernel(hypercall_page=page), "kernel").doubts
+        assert f"HYPERCALL_PAGE note {page:#x} is not a page of the image 0x0-0x4000" in doubt
+    image = parse_image(make_kernel(hypercall_page=0x3000), "kernel")
+    assert (image.virt_hypercall, image.doubts) == (0x3000, ())
 
 
 def test_pvh_only_kernel() -> None:
     phys32 = note_number(elfnote.XEN_ELFNOTE_PHYS32_ENTRY, 0x1000, 4)
     load = Load(0, b"\0", 0x1000)
-    assert "PVH kernel without a PV entry" in refused(kernel(load, notes=phys32))
-    assert "PVH kernel without a PV entry" in refused(kernel(load, notes=pv_notes(extra=phys32)))
+    assert "a PVH kernel (PHYS32_ENTRY), not built for PV" in refused(kernel(load, notes=phys32))
+    image = parse_image(kernel(load, notes=pv_notes(extra=phys32)), "kernel")
+    assert image.virt_entry == 0
+    assert "a kernel for PVH, not for PV; started at its ELF entry 0x0, as Xen does" in image.doubts[0]
     both = pv_notes(entry=0, virt_base=0, extra=phys32)
     assert parse_image(kernel(load, notes=both), "kernel").notes.phys_entry == 0x1000
 
