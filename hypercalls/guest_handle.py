@@ -19,19 +19,28 @@ if TYPE_CHECKING:
 
     from hypercalls.context import Context
 
-__all__ = ["check_handle", "copy_array", "copy_field_to_guest", "put_longs", "read_array", "read_longs"]
+__all__ = [
+    "check_handle", "check_native_handle", "copy_array", "copy_field_to_guest", "patched", "put_array", "put_longs",
+    "read_array", "read_longs",
+]  # fmt: skip
 
 #: elements copied at once
 CHUNK = 1024
 
 
 def check_handle(ctx: Context, vaddr: int, count: int, size: int) -> None:
-    """``guest_handle_okay``: EFAULT when ``count`` elements of ``size`` bytes would reach into Xen."""
-    if ctx.abi.bits == 32:
-        okay = vaddr + count * size < HYPERVISOR_VIRT_START_X86_32
-    else:
-        okay = addr_ok(vaddr) and count < (1 << 64) // size
-    if not okay:
+    """``guest_handle_okay``, of 32 bits ``compat_handle_okay``: EFAULT when ``count`` elements of ``size`` bytes would
+    reach into Xen.
+    """
+    if ctx.abi.bits == 64:
+        check_native_handle(ctx, vaddr, count, size)
+    elif vaddr + max(count * size - 1, 0) >= HYPERVISOR_VIRT_START_X86_32:
+        raise XenError(EFAULT, f"handle {vaddr:#x}")
+
+
+def check_native_handle(ctx: Context, vaddr: int, count: int, size: int) -> None:
+    """``guest_handle_okay`` in code that both widths share: no address of 32 bits is one of Xen's own."""
+    if not addr_ok(vaddr) or count >= (1 << 64) // size:
         raise XenError(EFAULT, f"handle {vaddr:#x}")
 
 
@@ -82,8 +91,34 @@ def put_longs(ctx: Context, vaddr: int, values: Sequence[int]) -> int:
     return len(values)
 
 
+def put_array(ctx: Context, vaddr: int, values: Sequence[int], size: int) -> bool:
+    """Write integers of ``size`` bytes wherever memory can be written; False when some could not be."""
+    if not values:
+        return True
+    encoded = [value.to_bytes(size, "little") for value in values]
+    try:
+        ctx.guest.copy_to_guest(vaddr, b"".join(encoded))
+    except XenError:
+        for index, data in enumerate(encoded):
+            try:
+                ctx.guest.copy_to_guest(vaddr + index * size, data)
+            except XenError:
+                continue
+        return False
+    return True
+
+
 def copy_field_to_guest(ctx: Context, vaddr: int, cls: type, field: str, value: int) -> None:
     """Store one integer field of the structure at ``vaddr``; XenError(EFAULT) where it is not mapped writable."""
     size = ctx.abi.fieldsize(cls, field)
     data = (value & ((1 << size * 8) - 1)).to_bytes(size, "little")
     ctx.guest.copy_to_guest(vaddr + ctx.abi.offsetof(cls, field), data)
+
+
+def patched(ctx: Context, data: bytes, cls: type, **values: int) -> bytes:
+    """A structure's bytes with other values in some of its integer fields; padding stays as the guest had it."""
+    result = bytearray(data)
+    for field, value in values.items():
+        offset, size = ctx.abi.offsetof(cls, field), ctx.abi.fieldsize(cls, field)
+        result[offset : offset + size] = (value & ((1 << size * 8) - 1)).to_bytes(size, "little")
+    return bytes(result)

@@ -136,6 +136,7 @@ class FakeContext:
         self.vcpu: VcpuPort = FakeVcpu(self)
         self.event_channels: EventChannelPort = port
         self.grant_table: GrantTablePort = port
+        self.answers.setdefault("begin_copy", lambda: port)
         self.mm: MmPort = port
         self.descriptor_tables: DescriptorTables = port
         self.sched: SchedPort = port

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
 
 import pytest
 
 from hypercalls.abi import ABI32, ABI64, Abi
 from hypercalls.errors import XenError
-from hypercalls.public import callback, event_channel, grant_table, memory, nmi, physdev, sched, vcpu, version, xen
+from hypercalls.public import xen
 from hypercalls.table import TABLE
 from tests.hypercalls.cases import CASES, Case
 from tests.hypercalls.fake_context import BASE, FakeContext
-
-if TYPE_CHECKING:
-    from types import ModuleType
+from tests.hypercalls.operations import OPERATIONS, declared
 
 ABIS = {64: (ABI64,), 32: (ABI32,), 0: (ABI64, ABI32)}
-#: hypercall -> where its operations are declared, and how their names begin
-OPERATIONS: dict[str, tuple[ModuleType, str]] = {
-    "event_channel_op": (event_channel, "EVTCHNOP_"), "grant_table_op": (grant_table, "GNTTABOP_"),
-    "memory_op": (memory, "XENMEM_"), "sched_op": (sched, "SCHEDOP_"), "vcpu_op": (vcpu, "VCPUOP_"),
-    "physdev_op": (physdev, "PHYSDEVOP_"), "xen_version": (version, "XENVER_"),
-    "callback_op": (callback, "CALLBACKOP_"),
-    "nmi_op": (nmi, "XENNMI_"), "vm_assist": (xen, "VMASST_TYPE_"), "mmuext_op": (xen, "MMUEXT_"),
-    "mmu_update": (xen, "MMU_"),
-}  # fmt: skip
-#: Names that begin so and are no operations.
-NOT_OPERATIONS = ("XENMEM_resource_", "MMU_UPDATE_PREEMPTED")
 #: What no argument makes fail. A reservation tells how far it came.
 NEVER_FAILS = {
     "stack_switch", "set_callbacks", "fpu_taskswitch", "iret", "set_timer_op", "SCHEDOP_yield", "SCHEDOP_block",
@@ -51,16 +37,6 @@ NEVER_SUCCEEDS = {
 }  # fmt: skip
 #: Only one of the widths has it.
 ONE_WIDTH = {"set_segment_base": 64, "VMASST_TYPE_m2p_strict": 64}
-
-
-def declared(call: str) -> dict[str, int]:
-    """The operations of a hypercall by name."""
-    module, prefix = OPERATIONS[call]
-    return {
-        name: number
-        for name, number in vars(module).items()
-        if name.startswith(prefix) and isinstance(number, int) and not name.startswith(NOT_OPERATIONS)
-    }
 
 
 def operation(case: Case) -> int | None:
