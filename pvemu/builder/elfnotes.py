@@ -72,8 +72,8 @@ class ElfDomParms:
 
     __slots__ = (
         "bsd_symtab", "elf_paddr_offset", "f_required", "f_supported", "guest_os", "guest_ver", "has_entry", "legacy",
-        "loader", "nr_notes", "p2m_base", "pae", "phys_entry", "unmapped_initrd", "virt_base", "virt_entry", "virt_hv_start_low",
-        "virt_hypercall", "xen_ver",
+        "loader", "nr_notes", "p2m_base", "pae", "phys_entry", "unmapped_initrd", "virt_base", "virt_entry",
+        "virt_hv_start_low", "virt_hypercall", "xen_ver",
     )  # fmt: skip
 
     def __init__(self) -> None:

@@ -263,7 +263,8 @@ class _Reader:
                     f'Unknown on_{reason} action "{action}" specified',
                 )  # fmt: skip
             if actions[reason].startswith("coredump-"):
-                self._warn(f"on_{reason}", f"on_{reason}: pvemu writes no core dumps; `pvemu boot --record` keeps a run")
+                key = f"on_{reason}"
+                self._warn(key, f"{key}: pvemu writes no core dumps; `pvemu boot --record` keeps a run")
         return actions
 
     def _uuid(self) -> str | None:
