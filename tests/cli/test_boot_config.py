@@ -59,16 +59,15 @@ def test_neither_kernel_nor_configuration(pvemu: Pvemu) -> None:
     assert (done.code, done.line) == (2, "pvemu: no kernel; give the path of one, or an xl configuration with --config")
 
 
-#: As its command line says: its domain's number (from Xen's CPUID leaf 4), and in the first domain that shutdown.
+#: As its command line says: its domain's number (its handle's last byte), and in the first domain that shutdown.
 SHUTS_DOWN_ONCE = """
-        mov     $0x40000004, %eax
-        xor     %ecx, %ecx
-        mov     %rbx, %r14
-        cpuid
-        mov     %r14, %rbx
-        mov     %edx, %r13d
-        add     $'0', %dl
-        mov     %dl, number(%rip)
+        mov     $8, %edi                        # XENVER_guest_handle
+        lea     handle(%rip), %rsi
+        mov     $17, %eax
+        syscall
+        movzbl  handle+15(%rip), %r13d
+        lea     '0'(%r13), %eax
+        mov     %al, number(%rip)
         lea     number(%rip), %rsi
         mov     $1, %edx
         call    write_console
@@ -83,6 +82,7 @@ SHUTS_DOWN_ONCE = """
         mov     $29, %eax
         syscall
 number: .byte   0
+handle: .skip   16
 """
 
 
