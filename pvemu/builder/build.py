@@ -15,6 +15,7 @@ from pvemu.builder.guest_pages import GuestPages
 from pvemu.builder.hypercall_page import hypercall_page
 from pvemu.builder.kernel import KernelImage, parse_image
 from pvemu.builder.layout import Layout, Segment, lay_out
+from pvemu.builder.load_binary import load_binary
 from pvemu.builder.pgtables import setup_pgtables
 from pvemu.builder.start_info import encode_cmdline, pack_start_info
 from pvemu.errors import KernelError
@@ -117,9 +118,7 @@ def build_image(image: KernelImage, ram: Ram, p2m: array[int], ramdisk: bytes | 
         contents, ramdisk_room = _ramdisk_contents(ramdisk, image)
     layout = lay_out(image, nr_pages, ramdisk_room)
     pages = GuestPages(ram, p2m)
-    kernel = layout.segments["kernel"].pfn << PAGE_SHIFT
-    for vaddr, data, _memsz in image.segments:
-        pages.write(kernel + vaddr - image.v_start, data)
+    load_binary(image, layout.segments["kernel"], pages)
     if ramdisk is not None:
         pages.write(layout.segments["ramdisk"].pfn << PAGE_SHIFT, contents)
     guest_p2m = p2m if layout.paging.sizeof_pfn == 8 else array("I", p2m)

@@ -28,11 +28,14 @@ _LOWER_HALF_END = 1 << 47
 
 
 class KernelSegment(NamedTuple):
-    """``memsz`` bytes at ``vaddr``, the first of them from the file, the rest zero."""
+    """``memsz`` bytes at ``vaddr``, the first ``filesz`` of them from the file, the rest zero; ``data`` is empty where
+    the file is cut short.
+    """
 
     vaddr: int
     data: memoryview
     memsz: int
+    filesz: int
 
 
 class KernelImage(NamedTuple):
@@ -86,7 +89,7 @@ def parse_image(data: bytes, name: str) -> KernelImage:
 
 
 def _guest_type(elf: ElfBinary, parms: ElfDomParms) -> str:
-    if elf.bits == 64:
+    if elf.guest_bits == 64:
         return "xen-3.0-x86_64"
     if parms.pae == XEN_PAE_NO:
         raise KernelError(
@@ -102,20 +105,20 @@ def _image(elf: ElfBinary, parms: ElfDomParms, guest_type: str) -> KernelImage:
     assert parms.elf_paddr_offset is not None
     virt_offset = parms.virt_base - parms.elf_paddr_offset
     segments = [
-        KernelSegment((p.p_paddr + virt_offset) % (1 << 64), elf.image[p.p_offset : p.p_offset + p.p_filesz], p.p_memsz)
+        KernelSegment((p.p_paddr + virt_offset) % (1 << 64), elf.file_bytes(p), p.p_memsz, p.p_filesz)
         for p in elf.loadable
         if p.p_memsz
     ]
     v_start = (elf.pstart + virt_offset) % (1 << 64)
-    v_end = elf.pend + virt_offset
+    v_end = (elf.pend + virt_offset) % (1 << 64)
     if parms.bsd_symtab:
         symtab, pend = parse_bsdsyms(elf, v_end - virt_offset)
-        segments += [KernelSegment(paddr + virt_offset, data, len(data)) for paddr, data in symtab]
+        segments += [KernelSegment(paddr + virt_offset, data, len(data), len(data)) for paddr, data in symtab]
         v_end = pend + virt_offset
     _check_extent(elf, parms, v_start, v_end)
     return KernelImage(
         name=elf.name,
-        bits=elf.bits,
+        bits=elf.guest_bits,
         guest_type=guest_type,
         notes=parms,
         virt_base=parms.virt_base,
@@ -132,13 +135,14 @@ def _image(elf: ElfBinary, parms: ElfDomParms, guest_type: str) -> KernelImage:
         loader=parms.loader,
         features=parms.f_supported,
         required_features=parms.f_required,
-        pae_extended_cr3=elf.bits == 32 and parms.pae in (XEN_PAE_EXTCR3, XEN_PAE_BIMODAL),
+        pae_extended_cr3=elf.guest_bits == 32 and parms.pae in (XEN_PAE_EXTCR3, XEN_PAE_BIMODAL),
         doubts=tuple(_doubts(elf, parms, v_start, v_end)),
     )
 
 
 def _doubts(elf: ElfBinary, parms: ElfDomParms, v_start: int, v_end: int) -> Iterator[str]:
     """Sentences about a kernel that Xen builds a domain from, and that will hardly run."""
+    yield from (f"{elf.name}: {doubt}" for doubt in elf.doubts)
     if parms.phys_entry is not None and not parms.has_entry:
         yield (
             f"{elf.name}: PHYS32_ENTRY note, but no ENTRY note: a kernel for PVH, not for PV; "
@@ -156,7 +160,7 @@ def _init_p2m(elf: ElfBinary, parms: ElfDomParms) -> int | None:
     """INIT_P2M where libxc heeds it: 64 bit, below VIRT_BASE, page aligned; ignored otherwise."""
     base = parms.p2m_base
     assert parms.virt_base is not None
-    if base is None or elf.bits == 32 or base >= parms.virt_base or base & PAGE_MASK:
+    if base is None or elf.guest_bits == 32 or base >= parms.virt_base or base & PAGE_MASK:
         return None
     return base
 
@@ -169,9 +173,9 @@ def _check_extent(elf: ElfBinary, parms: ElfDomParms, v_start: int, v_end: int) 
     out_of_bounds = f"(ERROR: ELF start or entries are out of bounds; {NO_LOADER})"
     if not any(p.p_memsz for p in elf.loadable):
         raise KernelError(f"{name}: nothing to load (no PT_LOAD program header): link it again {out_of_bounds}")
-    if v_end > 1 << elf.bits or v_start > v_end or base > v_start:
+    if v_start > v_end or base > v_start:
         raise KernelError(
-            f"{name}: would load at {v_start:#x}-{v_end:#x}, outside the {elf.bits}-bit space above VIRT_BASE "
+            f"{name}: would load at {v_start:#x}-{v_end:#x}, outside the 64-bit space above VIRT_BASE "
             f"{base:#x}: correct the VIRT_BASE and PADDR_OFFSET notes {out_of_bounds}"
         )
     if not v_start <= entry <= v_end:
@@ -190,7 +194,7 @@ def _check_extent(elf: ElfBinary, parms: ElfDomParms, v_start: int, v_end: int) 
             f"{name}: image starts at {v_start:#x}, not on a page: align it to {PAGE_SIZE} "
             f"(xc_dom_alloc_pad: segment boundary isn't page aligned ({v_start:#x}))"
         )
-    check_in_hole(name, "the kernel", elf.bits, v_start, v_end)
+    check_in_hole(name, "the kernel", elf.guest_bits, v_start, v_end)
 
 
 def check_in_hole(name: str, what: str, bits: int, start: int, end: int) -> None:
