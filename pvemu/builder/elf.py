@@ -100,8 +100,8 @@ class ElfBinary:
     """One parsed file (``struct elf_binary``): ``pstart``/``pend`` are the physical extent of what it loads."""
 
     __slots__ = (
-        "bits", "data", "doubts", "ehdr_size", "entry", "image", "layout", "loadable", "machine", "name", "pend", "phdrs",
-        "pstart", "shdr_size", "shentsize", "shnum", "shoff", "shstrndx",
+        "bits", "data", "doubts", "ehdr_size", "entry", "image", "layout", "loadable", "machine", "name", "pend",
+        "phdrs", "pstart", "shdr_size", "shentsize", "shnum", "shoff", "shstrndx",
     )  # fmt: skip
 
     def __init__(self, data: bytes, name: str, layout: _Layout) -> None:

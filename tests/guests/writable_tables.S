@@ -15,9 +15,8 @@ main:
         add     %rax, %rbx
         show    entry, (%rbx)
         mov     (%rbx), %r12
-        try     xchg %rax, (%rbx)               # trap 0: nobody has asked for writable page tables yet
-        hypercall __HYPERVISOR_vm_assist, $0, $2
-        show    assist, %rax
+        try     mov %r12, (%rbx)                # trap 0: Xen emulates stores only when asked to
+        hypercall __HYPERVISOR_vm_assist, $0, $2           # enable writable_pagetables
         xor     %eax, %eax
         try     xchg %rax, (%rbx)
         show    xchg_old, %rax
