@@ -143,11 +143,10 @@ class MmPort(Protocol):
     """
 
     # -- mmu_update, update_va_mapping: ``val`` is a whole page-table entry
-    def mmu_update(self, ptr: int, val: int) -> None:
-        """One request of HYPERVISOR_mmu_update: the low two bits of ``ptr`` say which (MMU_*)."""
-
-    def mmu_update_io(self, ptr: int, val: int) -> None:
-        """The same for frames that DOMID_IO owns: MMIO space, of which the domain has none."""
+    def mmu_update(self, ptr: int, val: int, is_io: bool) -> None:
+        """One request of HYPERVISOR_mmu_update: the low two bits of ``ptr`` say which (MMU_*). ``is_io``: the caller
+        names DOMID_IO as the owner of what it maps, MMIO space, of which the domain has none.
+        """
 
     def update_va_mapping(self, vaddr: int, val: int, flags: int) -> None: ...
 
@@ -163,12 +162,14 @@ class MmPort(Protocol):
     def copy_page(self, dst_mfn: int, src_mfn: int) -> None: ...
 
     # -- memory_op: extents of 1 << order frames
-    def populate_physmap(self, gpfn: int, order: int) -> int:
-        """Give the domain new frames at ``gpfn``; returns the first mfn. XenError(ENOMEM) at the limit."""
+    def populate_physmap(self, gpfn: int, order: int, bits: int) -> int:
+        """Give the domain new frames at ``gpfn``, at machine addresses of at most ``bits`` bits (0: any); returns the
+        first mfn. XenError(ENOMEM) at the limit.
+        """
 
-    def increase_reservation(self, order: int) -> int: ...
+    def increase_reservation(self, order: int, bits: int) -> int: ...
     def decrease_reservation(self, gmfn: int, order: int) -> None: ...
-    def exchange_frames(self, in_mfns: Sequence[int], out_order: int, count: int) -> list[int]:
+    def exchange_frames(self, in_mfns: Iterable[int], out_order: int, count: int, bits: int) -> list[int]:
         """XENMEM_exchange, a chunk, all or nothing: free ``in_mfns``, give ``count`` new extents; their first mfns."""
 
     def place_extent(self, mfn: int, gpfn: int, order: int) -> None:
@@ -254,6 +255,7 @@ class DomainPort(Protocol):
     def shutdown(self, reason: int) -> None: ...
     def shutdown_code(self, reason: int) -> None: ...
     def vm_assist(self, type: int, enable: bool) -> None: ...
+    def has_vm_assist(self, type: int) -> bool: ...
     def watchdog(self, id: int, timeout: int) -> int:
         """``timeout`` in seconds; returns the id (for a new one) or 0."""
 
@@ -310,6 +312,3 @@ class Context(Protocol):
 
     def extra_version(self) -> str:
         """The part of Xen's version after major.minor, as XENVER_extraversion gives it (".7")."""
-
-    def features(self, submap: int) -> int:
-        """XENVER_get_features: the bits of one submap."""
