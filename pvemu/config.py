@@ -49,12 +49,33 @@ class StrictConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class GrantLimits:
+    """How far a domain's grant table may go: ``frames`` of the table, ``maptrack_frames`` with 256 mappings in each,
+    and the newest ``version``. A toolstack may ask for less than Xen's own limits, which are the defaults.
+    """
+
+    frames: int = 64
+    maptrack_frames: int = 1024
+    version: int = 2
+
+    def __post_init__(self) -> None:
+        for name, value, least, most in (
+            ("max_grant_frames", self.frames, 1, 64),
+            ("max_maptrack_frames", self.maptrack_frames, 0, 1024),
+            ("max_grant_version", self.version, 1, 2),
+        ):
+            if not least <= value <= most:
+                raise ConfigError(f"{name} {value}: Xen takes {least} to {most}; give a number in that range")
+
+
+@dataclass(frozen=True, slots=True)
 class DomainConfig:
     """``kernel`` and ``ramdisk`` are paths; ``memory_mib`` in MiB; ``epoch`` the wall clock at start, Unix seconds.
     ``write`` lets disks that were given ``rw`` write to their files; ``strict`` withholds what Xen does not promise. Of
     ``vcpus`` only the first runs. ``maxmem_mib`` is what its memory map and
     xenstore say it may have some day; 0 stands for ``memory_mib``. ``tsc_mode`` is one of TSC_MODES; a domain that
-    may not migrate is told that its TSC never changes its rate.
+    may not migrate is told that its TSC never changes its rate. ``restarts_on`` are the reasons of a shutdown, in xl's
+    words, after which it boots again.
     """
 
     kernel: str
@@ -71,6 +92,8 @@ class DomainConfig:
     tsc_mode: str = TSC_MODES[0]
     may_migrate: bool = True
     strict: StrictConfig | None = None
+    restarts_on: tuple[str, ...] = ("reboot",)
+    grants: GrantLimits = field(default_factory=GrantLimits)
 
     def __post_init__(self) -> None:
         if not MIN_MEMORY_MIB <= self.memory_mib <= MAX_MEMORY_MIB:
