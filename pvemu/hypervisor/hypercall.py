@@ -104,6 +104,10 @@ class HypercallDispatcher:
             self.unknown[name] = self.unknown.get(name, 0) + 1
         return result
 
+    def set_current(self, vcpu: VcpuPort) -> None:
+        """Another vcpu makes hypercalls from now on."""
+        self._context.vcpu = vcpu
+
     def monitor(
         self, before: Callable[[Row, Sequence[int]], None], after: Callable[[Row, Sequence[int], int], None]
     ) -> Callable[[], None]:

@@ -124,7 +124,7 @@ port:   .skip   4
     ],
 )  # fmt: skip
 def test_a_bad_context_is_refused_and_takes_nothing(field: str, value: int) -> None:
-    from tests.hypervisor.test_offline_vcpu import Second, context, set_field
+    from tests.hypervisor.test_guest_context import Second, context, set_field
 
     second = Second()
     before = second.world.counts()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hypercalls.errors import XenError
 from pvemu.frames import PAGE_MASK, PAGE_SHIFT
+from pvemu.hypervisor.vcpu.current import ServesCurrent
 from pvemu.memory.frame_table import PageType
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _is_canonical(address: int) -> bool:
     return address >> 47 in (0, 0x1FFFF)
 
 
-class Msrs:
+class Msrs(ServesCurrent):
     """Reads and writes for one vcpu; ``hypercall_page`` are the bytes that writing Xen's MSR puts into a frame."""
 
     def __init__(
