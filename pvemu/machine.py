@@ -207,14 +207,14 @@ class Machine:
     def _make_domain(self) -> None:
         domid, engine = self.config.domid, self.engine
         self.shared_info = SharedInfo(self.abi, self.ram.frame(self.shared_info_mfn))
-        infos = self.shared_info.vcpu_infos(self.config.vcpus)
+        infos = self.shared_info.vcpu_infos(self.config.nr_vcpus)
         pages = DomainPages(self.ram, self.types)
         self.event_channels = EventChannels(domid, self.shared_info, infos, pages, self.xen_log.append)
         self.domain = Domain(domid, self.clock, engine.stop)
         self.domain.log = self.xen_log.append
         if self.image.pae_extended_cr3:
             self.domain.assists.add(xen.VMASST_TYPE_pae_extended_cr3)
-        self.vcpus = [self._make_vcpu(i, pages, infos) for i in range(self.config.vcpus)]
+        self.vcpus = [self._make_vcpu(i, pages, infos) for i in range(self.config.nr_vcpus)]
         self.vcpu = self.vcpus[0]  #: the one that runs
         if len(self.vcpus) == 1:
             self.sched = Sched(self.clock, self.vcpu, self.event_channels, lambda: self.is_stopping, self._stuck)

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ramdisk", metavar="FILE", help="a ramdisk for the kernel")
     parser.add_argument("--cmdline", metavar="TEXT", help="the kernel's command line")
     parser.add_argument("--memory", metavar="MIB", help=f"memory in MiB (default {DEFAULT_MEMORY_MIB})")
-    parser.add_argument("--vcpus", metavar="N", help="vcpus of the domain, of which one runs (default 1)")
+    parser.add_argument("--vcpus", metavar="N", help="vcpus of the domain (default 1)")
     parser.add_argument(
         "--disk", metavar="[VDEV=]PATH[,ro|rw]", action="append", default=[], help="a disk image; repeatable"
     )
@@ -68,6 +68,7 @@ def domain_config(arguments: argparse.Namespace) -> DomainConfig:
         memory_mib=config.memory_mib if memory is None else memory,
         maxmem_mib=config.maxmem_mib if memory is None else 0,
         vcpus=config.vcpus if vcpus is None else vcpus,
+        maxvcpus=config.maxvcpus if vcpus is None else 0,
         disks=(*(disk for disk in config.disks if disk.number not in taken), *disks),
     )
 

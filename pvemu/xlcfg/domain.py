@@ -92,7 +92,7 @@ class _Reader:
         if name is None:
             self._fail(None, "no name", 'add name = "..."', "Domain name must be specified.")
         memory, maxmem = self._memory()
-        vcpus = self._vcpus()
+        vcpus, maxvcpus = self._vcpus()
         actions = self._actions()
         kernel, cmdline = self._kernel(), self._cmdline()
         ramdisk = self._string("ramdisk")
@@ -102,7 +102,7 @@ class _Reader:
         try:
             config = DomainConfig(
                 kernel=kernel, ramdisk=ramdisk, cmdline=cmdline, memory_mib=memory, disks=disks, write=write, name=name,
-                vcpus=vcpus, maxmem_mib=maxmem,
+                vcpus=vcpus, maxvcpus=maxvcpus, maxmem_mib=maxmem,
             )  # fmt: skip
         except ConfigError as error:
             text = str(error).replace("--memory", "memory =").replace("--vcpus", "vcpus =")
@@ -211,12 +211,12 @@ class _Reader:
             self._fail("maxmem", f"maxmem {most} is less than memory {target}", "raise maxmem or drop it")
         return target, most
 
-    def _vcpus(self) -> int:
+    def _vcpus(self) -> tuple[int, int]:
         vcpus, most = self._number("vcpus") or 0, self._number("maxvcpus") or 0
         most = most or vcpus
         if most < vcpus:
             self._fail("maxvcpus", "maxvcpus is less than vcpus", "raise it or drop it", "xl: maxvcpus < vcpus")
-        return max(vcpus, 1)
+        return max(vcpus, 1), max(most, 1)
 
     def _actions(self) -> dict[str, str]:
         actions = {}
