@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ASPECTS", "DEFAULT_EPOCH", "DEFAULT_MEMORY_MIB", "DEFAULT_SEEDS", "MAX_CMDLINE", "MAX_MEMORY_MIB",
-    "MIN_MEMORY_MIB", "DomainConfig", "StrictConfig",
+    "MIN_MEMORY_MIB", "TSC_MODES", "DomainConfig", "StrictConfig",
 ]  # fmt: skip
 
 #: Wall clock when a guest starts: 2026-01-01 00:00:00 UTC. A host's date would make runs differ.
@@ -28,6 +28,8 @@ MAX_VCPUS = 128
 MAX_CMDLINE = 1023
 
 
+#: xl's ``tsc_mode`` in the order of Xen's TSC_MODE_*: native where that is safe (here it is), emulated, native.
+TSC_MODES = ("default", "always_emulate", "native")
 #: How many seeds a guest must survive to be called strict.
 DEFAULT_SEEDS = 50
 #: What strictness takes away from a guest, or adds (:mod:`pvemu.strict`).
@@ -52,7 +54,8 @@ class DomainConfig:
     """``kernel`` and ``ramdisk`` are paths; ``memory_mib`` in MiB; ``epoch`` the wall clock at start, Unix seconds.
     ``write`` lets disks that were given ``rw`` write to their files; ``strict`` withholds what Xen does not promise.
     ``maxmem_mib`` is what its memory map and xenstore say it may have some day; 0 stands for ``memory_mib``. The domain
-    has ``maxvcpus`` vcpus (0: as many as ``vcpus``), of which it is told to bring up ``vcpus``.
+    has ``maxvcpus`` vcpus (0: as many as ``vcpus``), of which it is told to bring up ``vcpus``. ``tsc_mode`` is one of
+    TSC_MODES; a domain that may not migrate is told that its TSC never changes its rate.
     """
 
     kernel: str
@@ -67,6 +70,8 @@ class DomainConfig:
     maxvcpus: int = 0
     maxmem_mib: int = 0
     epoch: int = field(default=DEFAULT_EPOCH)
+    tsc_mode: str = TSC_MODES[0]
+    may_migrate: bool = True
     strict: StrictConfig | None = None
 
     @property
@@ -88,6 +93,8 @@ class DomainConfig:
                 f"maxmem {self.maxmem_mib}: is at least the guest's memory, {self.memory_mib} MiB, and at most "
                 f"{MAX_MEMORY_MIB}; give a number in that range"
             )
+        if self.tsc_mode not in TSC_MODES:
+            raise ConfigError(f"--tsc-mode {self.tsc_mode!r}: no mode; take one of {', '.join(TSC_MODES)}")
         if "\0" in self.cmdline:
             raise ConfigError("--cmdline: a command line cannot contain a NUL byte; leave it out")
         size = len(self.cmdline.encode("utf-8", "surrogateescape"))
