@@ -50,6 +50,26 @@ class StrictConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class GrantLimits:
+    """How far a domain's grant table may go: ``frames`` of the table, ``maptrack_frames`` with 256 mappings in each,
+    and the newest ``version``. A toolstack may ask for less than Xen's own limits, which are the defaults.
+    """
+
+    frames: int = 64
+    maptrack_frames: int = 1024
+    version: int = 2
+
+    def __post_init__(self) -> None:
+        for name, value, least, most in (
+            ("max_grant_frames", self.frames, 1, 64),
+            ("max_maptrack_frames", self.maptrack_frames, 0, 1024),
+            ("max_grant_version", self.version, 1, 2),
+        ):
+            if not least <= value <= most:
+                raise ConfigError(f"{name} {value}: Xen takes {least} to {most}; give a number in that range")
+
+
+@dataclass(frozen=True, slots=True)
 class DomainConfig:
     """``kernel`` and ``ramdisk`` are paths; ``memory_mib`` in MiB; ``epoch`` the wall clock at start, Unix seconds.
     ``write`` lets disks that were given ``rw`` write to their files; ``strict`` withholds what Xen does not promise.
@@ -73,6 +93,7 @@ class DomainConfig:
     tsc_mode: str = TSC_MODES[0]
     may_migrate: bool = True
     strict: StrictConfig | None = None
+    grants: GrantLimits = field(default_factory=GrantLimits)
 
     @property
     def nr_vcpus(self) -> int:

@@ -192,8 +192,9 @@ class Machine:
         self.reservation.guest_max_pfn = lambda: self.shared_info.max_pfn
         self.mm = width.mm(self.ram, self.frames, self.types, self.m2p, self.walker, self.reservation)
         self.grants = GrantTable(
-            self.config.domid, self.ram, self.frames, self.types, self.mm, self.reservation, memory.alloc_shared
-        )
+            self.config.domid, self.ram, self.frames, self.types, self.mm, self.reservation, memory.alloc_shared,
+            self.config.grants,
+        )  # fmt: skip
         self.descriptor_tables = width.descriptor_tables(
             self.ram, self.frames, self.types, self.mm, memory.alloc_xen(), self.walker.flush
         )

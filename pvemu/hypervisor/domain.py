@@ -45,7 +45,7 @@ class Domain:
         self.uuid = uuid.UUID(int=(0x5076_656D << 96) | (4 << 76) | (0x8 << 60) | domid)
         self.shutdown_reason: int | None = None
         self._code: int | None = None
-        self.assists: set[int] = {xen.VMASST_TYPE_writable_pagetables}
+        self.assists: set[int] = set()
         self._watchdogs: dict[int, TimerHandle] = {}
         #: Xen's console.
         self.log: Callable[[str], None] = lambda line: None

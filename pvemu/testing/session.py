@@ -171,7 +171,8 @@ class Session:
             verdict=verdict, reason=reason, shutdown=tally.domains[-1].shutdown, stages=tally.stages,
             guest_seconds=(machine.clock.now() - machine.clock.start) / _NS_PER_S, wall_seconds=wall_seconds,
             hypercalls=dict(tally.hypercalls), disks=tally.disks, unknown_hypercalls=dict(tally.unknown_hypercalls),
-            domains=tally.domains, refusal=refusal, xen_log=tally.xen_log,
+            absent_hypercalls=dict(tally.absent_hypercalls), domains=tally.domains, refusal=refusal,
+            xen_log=tally.xen_log,
         )  # fmt: skip
         if verdict == "crash":
             report.crash_report = crash_report(machine, bytes(self.console))

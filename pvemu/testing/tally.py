@@ -45,6 +45,7 @@ class Tally:
         self.stages: list[Stage] = []
         self.hypercalls: Counter[str] = Counter()
         self.unknown_hypercalls: Counter[str] = Counter()
+        self.absent_hypercalls: Counter[str] = Counter()
         self.disks: dict[str, dict[str, int]] = {}
         self.xen_log: list[str] = []
 
@@ -58,6 +59,7 @@ class Tally:
         self.stages += machine.stages.stages
         self.hypercalls.update(machine.hypercalls.counts)
         self.unknown_hypercalls.update(machine.hypercalls.unknown)
+        self.absent_hypercalls.update(machine.hypercalls.absent)
         self.xen_log += machine.xen_log
         for vdev, counts in machine.disk_statistics().items():
             known = self.disks.setdefault(vdev, dict.fromkeys(counts, 0))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pvemu.config import TSC_MODES, DomainConfig
+from pvemu.config import TSC_MODES, DomainConfig, GrantLimits
 from pvemu.disk.spec import DiskConfig
 from pvemu.errors import ConfigError, DiskError
 from pvemu.xlcfg.disk import XlDisk, parse_disk
@@ -34,7 +34,8 @@ _ON = {
 _DEFAULT_MEMORY_MIB = 32
 #: strtol, base 0.
 _NUMBER = re.compile(r"[ \t\n\v\f\r]*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)\Z")
-_LONG_MAX = (1 << 63) - 1
+_LONG_MAX, _INT_MAX = (1 << 63) - 1, (1 << 31) - 1
+_GRANT_LIMITS = {"max_grant_frames": "frames", "max_maptrack_frames": "maptrack_frames", "max_grant_version": "version"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,7 @@ class _Reader:
         memory, maxmem = self._memory()
         vcpus, maxvcpus = self._vcpus()
         tsc_mode = self._tsc_mode()
+        grants = self._grants()
         actions = self._actions()
         kernel, cmdline = self._kernel(), self._cmdline()
         ramdisk = self._string("ramdisk")
@@ -104,7 +106,7 @@ class _Reader:
             config = DomainConfig(
                 kernel=kernel, ramdisk=ramdisk, cmdline=cmdline, memory_mib=memory, disks=disks, write=write, name=name,
                 vcpus=vcpus, maxvcpus=maxvcpus, maxmem_mib=maxmem, tsc_mode=tsc_mode,
-                may_migrate=not self._number("nomigrate"),
+                may_migrate=not self._number("nomigrate"), grants=grants,
             )  # fmt: skip
         except ConfigError as error:
             text = str(error).replace("--memory", "memory =").replace("--vcpus", "vcpus =")
@@ -250,6 +252,25 @@ class _Reader:
                 "been removed", code=3,
             )  # fmt: skip
         return mode
+
+    def _grants(self) -> GrantLimits:
+        """xlu_cfg_get_bounded_long, which says nothing, and what Xen's grant_table_init makes of the numbers."""
+        limits: dict[str, int] = {}
+        for key, name in _GRANT_LIMITS.items():
+            if key not in self.settings:
+                continue
+            value = self._number(key)
+            if value is None or not 0 <= value <= _INT_MAX:
+                self._fail(key, f"{key} is no number from 0 on", "give one")
+            try:
+                GrantLimits(**{name: value})
+            except ConfigError as error:
+                self._fail(
+                    key, str(error), "",
+                    "libxl: error: libxl_create.c:libxl__domain_make: domain creation fail: Invalid argument", code=3,
+                )  # fmt: skip
+            limits[name] = value
+        return GrantLimits(**limits)
 
     def _actions(self) -> dict[str, str]:
         actions = {}

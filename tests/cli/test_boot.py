@@ -24,8 +24,8 @@ TEXT = b"first line\r\nsecond line\r\n"
 POLLS_THE_CLOCK = "1: rdtsc\njmp 1b"
 KEYS: dict[str, type | tuple[type, ...]] = {
     "verdict": str, "reason": str, "shutdown": (str, type(None)), "stages": list, "guest_seconds": float,
-    "wall_seconds": float, "hypercalls": dict, "disks": dict, "domains": list, "refusal": (dict, type(None)),
-    "xen_log": list,
+    "wall_seconds": float, "hypercalls": dict, "unknown_hypercalls": dict, "absent_hypercalls": dict, "disks": dict,
+    "domains": list, "refusal": (dict, type(None)), "xen_log": list,
 }  # fmt: skip
 STAGE_KEYS: dict[str, type | tuple[type, ...]] = {
     "guest_os": (str, type(None)), "loader": (str, type(None)), "guest_version": (str, type(None)), "entry": str,
@@ -180,6 +180,20 @@ class TestStreams:
         done = pvemu("boot", micro(unknown * 2 + "shutdown 0\n1: ud2"))
         assert done.code == 0
         assert re.search(r"^pvemu: .*61.* -ENOSYS, called 2 times$", done.err, re.MULTILINE)
+
+    def test_an_operation_that_public_headers_name_is_only_reported(
+        self, pvemu: Pvemu, report: Callable[..., dict[str, Any]], micro: MakeGuest
+    ) -> None:
+        """GNTTABOP_dump_table, which GRUB asks for at its end: ordinary. Operation 99 nobody has ever heard of."""
+        ask = "mov $20, %eax\nxor %esi, %esi\nmov $1, %edx\nmov ${}, %edi\nsyscall\ncmp $-38, %rax\njne 1f\n"
+        guest = micro(ask.format(3) + ask.format(99) + "shutdown 0\n1: ud2")
+        done = pvemu("boot", guest)
+        assert done.code == 0
+        asked = [line for line in done.err.splitlines() if "ENOSYS" in line]
+        assert asked == ["pvemu: Xen 4.17 has no grant_table_op(0x63): answered -ENOSYS, called 1 times"]
+        result = report("boot", guest)
+        assert result["absent_hypercalls"] == {"GNTTABOP_dump_table": 1}
+        assert result["unknown_hypercalls"] == {"grant_table_op(0x63)": 1}
 
 
 class TestReport:
