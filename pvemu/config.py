@@ -75,7 +75,8 @@ class DomainConfig:
     ``write`` lets disks that were given ``rw`` write to their files; ``strict`` withholds what Xen does not promise.
     ``maxmem_mib`` is what its memory map and xenstore say it may have some day; 0 stands for ``memory_mib``. The domain
     has ``maxvcpus`` vcpus (0: as many as ``vcpus``), of which it is told to bring up ``vcpus``. ``tsc_mode`` is one of
-    TSC_MODES; a domain that may not migrate is told that its TSC never changes its rate.
+    TSC_MODES; a domain that may not migrate is told that its TSC never changes its rate. ``restarts_on`` are the
+    reasons of a shutdown, in xl's words, after which it boots again.
     """
 
     kernel: str
@@ -93,6 +94,7 @@ class DomainConfig:
     tsc_mode: str = TSC_MODES[0]
     may_migrate: bool = True
     strict: StrictConfig | None = None
+    restarts_on: tuple[str, ...] = ("reboot",)
     grants: GrantLimits = field(default_factory=GrantLimits)
 
     @property

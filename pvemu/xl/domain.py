@@ -194,7 +194,7 @@ class DomainProcess:
             while True:  # until it is destroyed
                 self._wait_for_command()
                 self._obey()
-        restarts = action in ("restart", "rename-restart", "soft-reset")
+        restarts = action in ("restart", "rename-restart")
         self._log(f"Domain {domid} needs to be cleaned up: destroying the domain")
         self._log("Done. Rebooting now" if restarts else "Done. Exiting now")
         return "restart" if restarts else "destroy"

@@ -27,6 +27,7 @@ __all__ = ["ACTIONS", "XlDomain", "load_domain", "read_domain"]
 
 #: What may become of a domain that has shut down (libxl_action_on_shutdown).
 ACTIONS = ("destroy", "restart", "rename-restart", "preserve", "coredump-destroy", "coredump-restart", "soft-reset")
+_RESTARTS = ("restart", "rename-restart", "coredump-restart")
 _ON = {
     "poweroff": "destroy", "reboot": "restart", "watchdog": "destroy", "crash": "destroy", "soft_reset": "soft-reset",
 }  # fmt: skip
@@ -106,7 +107,9 @@ class _Reader:
             config = DomainConfig(
                 kernel=kernel, ramdisk=ramdisk, cmdline=cmdline, memory_mib=memory, disks=disks, write=write, name=name,
                 vcpus=vcpus, maxvcpus=maxvcpus, maxmem_mib=maxmem, tsc_mode=tsc_mode,
-                may_migrate=not self._number("nomigrate"), grants=grants,
+                may_migrate=not self._number("nomigrate"),
+                restarts_on=tuple(reason for reason, action in actions.items() if action in _RESTARTS),
+                grants=grants,
             )  # fmt: skip
         except ConfigError as error:
             text = str(error).replace("--memory", "memory =").replace("--vcpus", "vcpus =")
@@ -282,6 +285,9 @@ class _Reader:
                     f"on_{reason}", f"on_{reason} {action!r} is no action", f"take one of {', '.join(ACTIONS)}",
                     f'Unknown on_{reason} action "{action}" specified',
                 )  # fmt: skip
+            if actions[reason].startswith("coredump-"):
+                key = f"on_{reason}"
+                self._warn(key, f"{key}: pvemu writes no core dumps; `pvemu boot --record` keeps a run")
         return actions
 
     def _uuid(self) -> str | None:
