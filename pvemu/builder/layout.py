@@ -7,12 +7,14 @@ tables that map it) last, a kernel with MOD_START_PFN its ramdisk behind the ini
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from pvemu.builder.kernel import KernelImage
 from pvemu.builder.pgtables import PAGING32, PAGING64, Mapping, MappingOverlapError, Paging, count_pgtables
 from pvemu.errors import KernelError
 from pvemu.frames import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+
+if TYPE_CHECKING:
+    from pvemu.builder.kernel import KernelImage
 
 __all__ = ["Layout", "Segment", "lay_out"]
 
