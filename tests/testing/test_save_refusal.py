@@ -8,8 +8,8 @@ import pytest
 
 from hypercalls.public import xen
 from pvemu.config import DomainConfig
-from pvemu.testing.save_refusal import save_refusal
 from pvemu.machine import Machine
+from pvemu.testing.save_refusal import save_refusal
 from tests.builder.make_elf import make_kernel
 
 if TYPE_CHECKING:
