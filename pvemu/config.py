@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ASPECTS", "DEFAULT_EPOCH", "DEFAULT_MEMORY_MIB", "DEFAULT_SEEDS", "MAX_CMDLINE", "MAX_MEMORY_MIB",
-    "MIN_MEMORY_MIB", "DomainConfig", "StrictConfig",
+    "MIN_MEMORY_MIB", "TSC_MODES", "DomainConfig", "StrictConfig",
 ]  # fmt: skip
 
 #: Wall clock when a guest starts: 2026-01-01 00:00:00 UTC. A host's date would make runs differ.
@@ -27,6 +27,8 @@ DEFAULT_MEMORY_MIB = 128
 MAX_CMDLINE = 1023
 
 
+#: xl's ``tsc_mode`` in the order of Xen's TSC_MODE_*: native where that is safe (here it is), emulated, native.
+TSC_MODES = ("default", "always_emulate", "native")
 #: How many seeds a guest must survive to be called strict.
 DEFAULT_SEEDS = 50
 #: What strictness takes away from a guest, or adds (:mod:`pvemu.strict`).
@@ -51,7 +53,8 @@ class DomainConfig:
     """``kernel`` and ``ramdisk`` are paths; ``memory_mib`` in MiB; ``epoch`` the wall clock at start, Unix seconds.
     ``write`` lets disks that were given ``rw`` write to their files; ``strict`` withholds what Xen does not promise. Of
     ``vcpus`` only the first runs. ``maxmem_mib`` is what its memory map and
-    xenstore say it may have some day; 0 stands for ``memory_mib``.
+    xenstore say it may have some day; 0 stands for ``memory_mib``. ``tsc_mode`` is one of TSC_MODES; a domain that
+    may not migrate is told that its TSC never changes its rate.
     """
 
     kernel: str
@@ -65,6 +68,8 @@ class DomainConfig:
     vcpus: int = 1
     maxmem_mib: int = 0
     epoch: int = field(default=DEFAULT_EPOCH)
+    tsc_mode: str = TSC_MODES[0]
+    may_migrate: bool = True
     strict: StrictConfig | None = None
 
     def __post_init__(self) -> None:
@@ -82,6 +87,8 @@ class DomainConfig:
                 f"maxmem {self.maxmem_mib}: is at least the guest's memory, {self.memory_mib} MiB, and at most "
                 f"{MAX_MEMORY_MIB}; give a number in that range"
             )
+        if self.tsc_mode not in TSC_MODES:
+            raise ConfigError(f"--tsc-mode {self.tsc_mode!r}: no mode; take one of {', '.join(TSC_MODES)}")
         if "\0" in self.cmdline:
             raise ConfigError("--cmdline: a command line cannot contain a NUL byte; leave it out")
         size = len(self.cmdline.encode("utf-8", "surrogateescape"))

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from hypercalls.context import E820Entry
-from hypercalls.public import features as feat
 from hypercalls.public import sched as sched_abi
 from hypercalls.public import xen
 from hypercalls.public.vcpu import RUNSTATE_offline
@@ -18,6 +17,7 @@ from hypercalls.table import TABLE
 from pvemu.builder.build import boot_image, build_image, mem_init, parse_image
 from pvemu.builder.hypercall_page import hypercall_page
 from pvemu.builder.read_file import read_file
+from pvemu.cpu.cpuid import CpuPolicy
 from pvemu.cpu.exits import Exit, ExitKind
 from pvemu.cpu.paging import PageWalker
 from pvemu.cpu.paging_pae import HYPERVISOR_COMPAT_VIRT_START, PaePageWalker
@@ -37,7 +37,6 @@ from pvemu.hypervisor.guest_access import GuestMemory
 from pvemu.hypervisor.guest_mode import toggle_guest_mode
 from pvemu.hypervisor.hypercall import HypercallContext, HypercallDispatcher
 from pvemu.hypervisor.memory import Reservation
-from pvemu.hypervisor.offline_vcpu import OfflineVcpu
 from pvemu.hypervisor.physdev import Physdev
 from pvemu.hypervisor.sched import Sched
 from pvemu.hypervisor.shared_info import SharedInfo
@@ -50,8 +49,10 @@ from pvemu.hypervisor.traps.exception_entry import ExceptionEntry
 from pvemu.hypervisor.traps.exit_handler import TRAP_NS, HypercallRecord, PvExitHandler
 from pvemu.hypervisor.traps.msr import Msrs
 from pvemu.hypervisor.traps.ro_page_fault import RoPageFault
-from pvemu.hypervisor.vcpu_areas import VcpuAreas
-from pvemu.hypervisor.vcpu_timers import VcpuTimers
+from pvemu.hypervisor.tsc import Tsc
+from pvemu.hypervisor.vcpu.areas import VcpuAreas
+from pvemu.hypervisor.vcpu.guest_context import OfflineVcpu
+from pvemu.hypervisor.vcpu.timers import VcpuTimers
 from pvemu.hypervisor.width import PV32, PV64
 from pvemu.memory.machine_memory import MachineMemory
 from pvemu.observers import subscribe
@@ -68,11 +69,6 @@ __all__ = ["HypercallRecord", "Machine", "Outcome"]
 _VECTOR_PF = 14
 #: LIBXL_MAXMEM_CONSTANT, in pages: what a domain may have beyond its memory, until xl mem-set says otherwise.
 _MAXMEM_CONSTANT = 256
-_FEATURES = {
-    0: 1 << feat.XENFEAT_memory_op_vnode_supported
-    | 1 << feat.XENFEAT_mmu_pt_update_preserve_ad
-    | 1 << feat.XENFEAT_gnttab_map_avail_bits
-}
 
 
 class Outcome(NamedTuple):
@@ -110,6 +106,8 @@ class Machine:
         self.on_console_output: Callable[[bytes], None] = lambda data: None
         self.on_console_poll: Callable[[], None] = lambda: None
         self.clock = VirtualClock(SYSTEM_TIME_AT_START, time)
+        self.tsc = Tsc(self.clock, config.tsc_mode)
+        self.clock.tsc_at = self.tsc.at
         self._strict: StrictMachine | None = None
         if config.strict is not None:
             from pvemu.strict.machine import StrictMachine
@@ -234,25 +232,29 @@ class Machine:
 
     def _make_entries(self) -> None:
         """The ways from guest code into Xen: hypercalls, exceptions, and the exits that go on at once."""
-        is_compat, domid, memory = self.width.is_compat, self.config.domid, self.memory
+        is_compat, memory = self.width.is_compat, self.memory
         self.traps = self.width.traps(self.domain, self.vcpu, self.guest)
         physdev = Physdev(self.vcpu, self.types)
         tables = self.descriptor_tables
         code = CodeReader(self.engine, self.guest, tables.read_descriptor, is_compat)
         self.traps.is_long_code = lambda: code.bits() == 64
-        msrs = Msrs(self.vcpu, self.clock, self.ram, self.types, hypercall_page(self.abi.bits), is_compat)
+        msrs = Msrs(self.vcpu, self.tsc, self.ram, self.types, hypercall_page(self.abi.bits), is_compat)
         self.privileged = PrivilegedOps(
-            self.domain, self.vcpu, self.guest, self.mm, self.clock, physdev, msrs, code
+            self.domain, self.vcpu, self.guest, self.mm, self.tsc, physdev, msrs, code
         )  # fmt: skip
         context = HypercallContext(
             abi=self.abi, guest=self.guest, domain=self.domain, vcpu=self.vcpu, event_channels=self.event_channels,
             grant_table=self.grants, mm=self.mm, descriptor_tables=self.descriptor_tables, sched=self.sched,
-            physdev=physdev, features=_FEATURES,
+            physdev=physdev,
         )  # fmt: skip
         self.hypercalls = HypercallDispatcher(TABLE, context)
+        policy = CpuPolicy(
+            self.abi.bits, self.tsc.leaf, self.reservation.maximum_ram_page(),
+            has_itsc=self.tsc.vtsc or not self.config.may_migrate,
+        )  # fmt: skip
         self.exit_handler = PvExitHandler(
-            self.abi, domid, self.engine, self.clock, self.vcpu, self.walker, self.hypercalls, self.traps,
-            self.privileged,
+            self.abi, policy, self.tsc, msrs, self.engine, self.clock, self.vcpu, self.walker, self.hypercalls,
+            self.traps, self.privileged,
         )  # fmt: skip
         self.recent = self.exit_handler.recent
         self.engine.attach(self.exit_handler, self.address_space)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -112,6 +111,8 @@ def run(arguments: argparse.Namespace) -> int:
     if transcript is not None:
         transcript.close()
     if report is not None:
+        import json
+
         with report:
             write_all(report, json.dumps(verdict.as_json(), indent=2).encode() + b"\n", f"--json {arguments.json}")
     for file, content, option in recording.files(verdict.stages):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pvemu.config import DEFAULT_MEMORY_MIB, DomainConfig
+from pvemu.config import DEFAULT_MEMORY_MIB, TSC_MODES, DomainConfig
 from pvemu.disk.spec import parse_disk_specs
 from pvemu.errors import ConfigError
 
@@ -29,6 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cmdline", metavar="TEXT", help="the kernel's command line")
     parser.add_argument("--memory", metavar="MIB", help=f"memory in MiB (default {DEFAULT_MEMORY_MIB})")
     parser.add_argument("--vcpus", metavar="N", help="vcpus of the domain, of which one runs (default 1)")
+    parser.add_argument(
+        "--tsc-mode", metavar="MODE",
+        help=f"xl's tsc_mode: {', '.join(TSC_MODES)} (default {TSC_MODES[0]}, which is native here)",
+    )  # fmt: skip
     parser.add_argument(
         "--disk", metavar="[VDEV=]PATH[,ro|rw]", action="append", default=[], help="a disk image; repeatable"
     )
@@ -51,7 +55,7 @@ def domain_config(arguments: argparse.Namespace) -> DomainConfig:
             kernel=kernel, ramdisk=arguments.ramdisk, cmdline=arguments.cmdline or "",
             memory_mib=DEFAULT_MEMORY_MIB if memory is None else memory, vcpus=vcpus or 1, disks=disks,
             write=arguments.write,
-            name=Path(kernel).name or "guest",
+            name=Path(kernel).name or "guest", tsc_mode=arguments.tsc_mode or TSC_MODES[0],
         )  # fmt: skip
     from pvemu.xlcfg.domain import load_domain
 
@@ -68,6 +72,7 @@ def domain_config(arguments: argparse.Namespace) -> DomainConfig:
         memory_mib=config.memory_mib if memory is None else memory,
         maxmem_mib=config.maxmem_mib if memory is None else 0,
         vcpus=config.vcpus if vcpus is None else vcpus,
+        tsc_mode=arguments.tsc_mode or config.tsc_mode,
         disks=(*(disk for disk in config.disks if disk.number not in taken), *disks),
     )
 

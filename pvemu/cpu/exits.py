@@ -72,6 +72,9 @@ class ExitHandler(Protocol):
     def on_rdtsc(self) -> int:
         """RDTSC or RDTSCP: the 64-bit counter the guest reads."""
 
+    def on_tsc_aux(self) -> int:
+        """RDTSCP: what it reads beside the counter."""
+
     def on_cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
         """CPUID: eax, ebx, ecx, edx."""
 

@@ -13,15 +13,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["NS_PER_S", "SYSTEM_TIME_AT_START", "TSC_SHIFT", "TSC_TO_SYSTEM_MUL", "TimerHandle",
-           "VirtualClock"]  # fmt: skip
+__all__ = ["NS_PER_S", "SYSTEM_TIME_AT_START", "TimerHandle", "VirtualClock"]
 
 NS_PER_S = 1_000_000_000
 #: System time when the guest starts: Xen has been up for a second.
 SYSTEM_TIME_AT_START = NS_PER_S
-#: vcpu_time_info scale for a TSC of 1 GHz: ns = (tsc << 1) * 2**31 >> 32.
-TSC_TO_SYSTEM_MUL = 0x8000_0000
-TSC_SHIFT = 1
 
 _POLL_NS = 50
 _POLL_MAX_NS = 1_000_000
@@ -69,6 +65,8 @@ class VirtualClock:
         self._polling_since = self.time
         self._places: set[int] = set()
         self._vain = 0  # exits since the last progress
+        #: What the guest's TSC showed at a system time (pvemu.hypervisor.tsc).
+        self.tsc_at: Callable[[int], int] = lambda stime: stime
         #: Called with the time that an idle guest is about to skip to (None: nothing is due, ever). An interactive
         #: session sleeps here; it returns True when something may have changed meanwhile.
         self.on_idle: Callable[[int | None], bool] | None = None

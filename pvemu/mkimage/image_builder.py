@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 
 from pvemu.errors import ConfigError
 from pvemu.mkimage.archives import cpio_newc, tar_ustar
-from pvemu.mkimage.bzimage import PAYLOAD_TOOLS, compression_of, is_bzimage, recompress
+from pvemu.mkimage.bzimage import PACKERS, PAYLOAD_TOOLS, compression_of, is_bzimage, make_bzimage, recompress
 from pvemu.mkimage.cache import file_lock, scratch, staged
 from pvemu.mkimage.disk_image import DiskWriter
 from pvemu.mkimage.entries import ChangedSource, LocalSource, PackageSource, RecipeSource
 from pvemu.mkimage.filesystems import FILE_SYSTEMS
 from pvemu.mkimage.layout import Disk, file_systems
 from pvemu.mkimage.packages import PackageCache
-from pvemu.mkimage.packed_kernel import PACKERS, make_bzimage
 from pvemu.mkimage.recipe import Artifact, Bzimage, Cpio, GrubImage, Plain, Recipe, load_recipe
 from pvemu.mkimage.tools import TOOL_PACKAGES, Tool, ToolError, tool
 from pvemu.mkimage.tree import Regular, Sources, find_local

@@ -10,24 +10,16 @@ with Guest.boot("grub-x86_64-xen.bin", "disk.img") as guest:
 
 from __future__ import annotations
 
-import functools
-import re
 from os import fspath
-from pathlib import Path
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Self, cast
 
 from hypercalls.public import sched
 from pvemu.config import DEFAULT_MEMORY_MIB, DomainConfig, StrictConfig
-from pvemu.debug.crash_report import recent_hypercalls
 from pvemu.debug.origins import Origins
-from pvemu.debug.screen import render, render_svg
-from pvemu.devices.xenstore.dump import xenstore_ls
 from pvemu.disk.spec import parse_disk_specs
-from pvemu.filesystems.disk_map import DiskMap, device_name
 from pvemu.hypervisor.domain import SHUTDOWN_NAMES
 from pvemu.machine import Machine
-from pvemu.testing.asciicast import asciicast
-from pvemu.testing.console_text import WINDOW, ConsoleText, Found, compiled, in_words
+from pvemu.testing.console_text import WINDOW, Found, compiled, in_words
 from pvemu.testing.failures import (
     ExpectTimeoutError,
     GuestCrashError,
@@ -36,65 +28,37 @@ from pvemu.testing.failures import (
     Sighting,
     UnexpectedOutputError,
 )
-from pvemu.testing.menu import Menu, read_menu
-from pvemu.testing.repro import repro_command
+from pvemu.testing.guest_view import BENIGN_ERRORS, GuestView
+from pvemu.testing.menu import EntrySearch
 from pvemu.testing.session import crash_report
-from pvemu.testing.snapshot import Elsewhere, RemoteGuest, Snapshot, take_snapshot
+from pvemu.testing.snapshot import Elsewhere, Snapshot, take_snapshot, wherever_it_runs
 from pvemu.testing.watchdog import HANG_SECONDS, Watchdog
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Callable, Sequence
     from os import PathLike
 
     from pvemu.debug.stages import Stage
     from pvemu.machine import Outcome
+    from pvemu.testing.menu import Menu
 
 __all__ = ["BENIGN_ERRORS", "DEFAULT_TIMEOUT", "Found", "Guest"]
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 #: Guest seconds that a wait takes at most when nothing else is said.
 DEFAULT_TIMEOUT = 60.0
-#: What GRUB prints of a file that ``search -f`` found on no disk: host images probe for several, one after the other.
-BENIGN_ERRORS = (r"error: no such device: /\S+\.",)
-_ERROR = re.compile(r"error: [^\n]*")
 _NS_PER_S = 1_000_000_000
-_LINES = 24
 
 
-def _wherever_it_runs(method: Callable[Concatenate[Guest, P], R]) -> Callable[Concatenate[Guest, P], R]:
-    """A method, or a property's, that is carried out where the guest is: here, or where ``restore`` put it."""
-
-    @functools.wraps(method)
-    def carry_out(guest: Guest, *arguments: P.args, **options: P.kwargs) -> R:
-        remote = guest._remote  # noqa: SLF001 - as one of the class's own
-        if remote is None:
-            return method(guest, *arguments, **options)
-        try:
-            result: R = remote.call(method.__name__, *arguments, **options)
-        finally:
-            console, guest.sent, guest.timeline = remote.seen
-            guest.console[:] = console
-        return result
-
-    return cast("Callable[Concatenate[Guest, P], R]", carry_out)
-
-
-class Guest:
+class Guest(GuestView):
     """One domain from its start of day on. ``boot`` is the comfortable way to make one."""
 
     def __init__(self, config: DomainConfig) -> None:
-        self.config = config
-        self.machine = machine = Machine.create(config)
-        self.console = bytearray()  #: every byte that the guest has written
-        self.timeline: list[tuple[float, bytes]] = []  #: the same by pieces, with the guest second of each
-        self.sent: list[str] = []  #: what was typed so far
-        self._text = ConsoleText()
+        super().__init__(config, Machine.create(config))
+        machine = self.machine
         self._position = 0
         self._ended: Outcome | None = None
         self._is_closed = False
-        self._remote: RemoteGuest | None = None
         self._snapshots: list[Snapshot] = []
         self._wanted_stages = 0
         machine.on_console_output = self._take_output
@@ -130,17 +94,17 @@ class Guest:
             self._is_closed = True
             for snapshot in self._snapshots:
                 snapshot.close()
-            if self._remote is None:
+            if self.remote is None:
                 self.machine.close()
             else:
-                self._remote.call("close")
+                self.remote.call("close")
 
     # -- going back --------------------------------------------------------------------------------------------------
     def snapshot(self) -> Snapshot:
         """The guest as it stands, for ``restore``: all of it, but for files that a disk given ``rw`` writes to."""
         if self._is_closed:
             raise ValueError("this guest is closed: take snapshots before close()")
-        taken = take_snapshot(self) if self._remote is None else self._remote.snapshot()
+        taken = take_snapshot(self) if self.remote is None else self.remote.snapshot()
         self._snapshots.append(taken)
         return taken
 
@@ -150,16 +114,16 @@ class Guest:
         """
         if snapshot not in self._snapshots or self._is_closed:
             raise ValueError("this snapshot is of another guest, or the guest is closed")
-        if self._remote is None:
+        if self.remote is None:
             self.machine.close()
             self.machine = cast("Machine", Elsewhere())
-        self._remote = snapshot.copy()
-        self._remote.call("seconds")
-        console, self.sent, self.timeline = self._remote.seen
+        self.remote = snapshot.copy()
+        self.remote.call("seconds")
+        console, self.sent, self.timeline = self.remote.seen
         self.console[:] = console
 
     # -- waiting -----------------------------------------------------------------------------------------------------
-    @_wherever_it_runs
+    @wherever_it_runs
     def expect(
         self, pattern: str | re.Pattern[str] | Sequence[str | re.Pattern[str]], timeout: float = DEFAULT_TIMEOUT,
         *, not_matching: str | re.Pattern[str] | Sequence[str | re.Pattern[str]] = (),
@@ -197,12 +161,12 @@ class Guest:
             )
         return found
 
-    @_wherever_it_runs
+    @wherever_it_runs
     def wait_for_input(self, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Run until the guest has read all that was typed and waits for a key."""
         self._run_until_polled(lambda: self.machine.console.is_waiting, timeout, "the guest never waited for a key")
 
-    @_wherever_it_runs
+    @wherever_it_runs
     def wait_for_menu(self, timeout: float = DEFAULT_TIMEOUT) -> Menu:
         """Run until a menu is on the screen and the guest waits for a key; the menu."""
         self._run_until_polled(
@@ -212,7 +176,17 @@ class Guest:
         assert menu is not None
         return menu
 
-    @_wherever_it_runs
+    @wherever_it_runs
+    def choose(self, entry: str | int, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Run until a menu is on the screen, and then the entry of that title (or place, from 0) in it; a menu that is
+        longer than the screen is looked through. Raises NoEntryError.
+        """
+        search = EntrySearch(entry)
+        while not search.is_over:
+            self.wait_for_menu(timeout)
+            self.send(search.look(self.screen))
+
+    @wherever_it_runs
     def wait_for_stage(self, number: int, timeout: float = DEFAULT_TIMEOUT) -> Stage:
         """Run to the first instruction of stage ``number`` (the first that runs is 0); what it is."""
         stages = self.machine.stages
@@ -220,7 +194,7 @@ class Guest:
         self._run(timeout, lambda: len(stages.stages) > number, f"stage {number} never started")
         return stages.stages[number]
 
-    @_wherever_it_runs
+    @wherever_it_runs
     def wait_for_shutdown(self, timeout: float = DEFAULT_TIMEOUT) -> str:
         """Run until the guest shuts down; why it did: ``poweroff``, ``reboot``, ... A crash is raised."""
         machine = self.machine
@@ -239,103 +213,18 @@ class Guest:
         machine.resume()
         self._ended = None
 
-    @_wherever_it_runs
+    @wherever_it_runs
     def send(self, text: str) -> None:
         r"""Type ``text``; the guest reads it when it runs. Enter is ``\r``, arrow up ``\x1b[A``, down ``\x1b[B``."""
         self.sent.append(text)
         self.machine.console.send(text.encode())
-
-    # -- looking -----------------------------------------------------------------------------------------------------
-    @property
-    @_wherever_it_runs
-    def text(self) -> str:
-        """All that the console showed, without colours and cursor movements."""
-        return self._text.text
-
-    @property
-    @_wherever_it_runs
-    def screen(self) -> list[str]:
-        """The 24 lines of an 80x24 terminal as they stand, without trailing blanks."""
-        lines = render(bytes(self.console))
-        return lines + [""] * (_LINES - len(lines))
-
-    @_wherever_it_runs
-    def screen_svg(self) -> str:
-        """The screen as a picture, with its colours."""
-        return render_svg(bytes(self.console))
-
-    @_wherever_it_runs
-    def asciicast(self) -> str:
-        """A recording of the console (asciicast v2) in guest time, with a marker for each stage."""
-        return asciicast(self.timeline, self.stages, f"pvemu boot {Path(self.config.kernel).name}")
-
-    @property
-    @_wherever_it_runs
-    def menu(self) -> Menu | None:
-        """The menu on the screen; None when there is none."""
-        return read_menu(self.screen)
-
-    @property
-    @_wherever_it_runs
-    def stages(self) -> list[Stage]:
-        """The kernels that ran, the first of them what the domain was built from."""
-        return self.machine.stages.stages
-
-    @property
-    @_wherever_it_runs
-    def shutdown(self) -> str | None:
-        """Why it shut down: ``poweroff``, ``reboot``, ``crash``, ...; None while it has not."""
-        reason = self.machine.domain.shutdown_reason
-        return SHUTDOWN_NAMES.get(reason, str(reason)) if reason is not None else None
-
-    @property
-    @_wherever_it_runs
-    def xenstore(self) -> str:
-        """The whole store as ``xenstore-ls -f -p`` prints it."""
-        return xenstore_ls(self.machine.xenstore.client())
-
-    @property
-    @_wherever_it_runs
-    def hypercalls(self) -> list[str]:
-        """The last hypercalls, oldest first, a line each: guest seconds, return address, call, result."""
-        machine = self.machine
-        return recent_hypercalls(machine.recent, machine.clock.start, machine.hypercall_nargs)
-
-    @property
-    @_wherever_it_runs
-    def seconds(self) -> float:
-        """Guest time since the start."""
-        return (self.machine.clock.now() - self.machine.clock.start) / _NS_PER_S
-
-    @_wherever_it_runs
-    def errors(self, benign: Sequence[str] = BENIGN_ERRORS) -> list[str]:
-        """The ``error:`` lines that the console showed, without those that one of ``benign`` matches in full."""
-        lines = [line.rstrip() for line in _ERROR.findall(self._text.text)]
-        return [line for line in lines if not any(re.fullmatch(pattern, line) for pattern in benign)]
-
-    @_wherever_it_runs
-    def repro(self) -> str:
-        """A shell command that starts the same guest and types the same."""
-        return repro_command(self.config, self.sent, self.seconds)
-
-    @_wherever_it_runs
-    def read_file(self, place: str) -> bytes | None:
-        """What a file on a disk holds as the disk stands now: ``xvda1:/boot/grubenv``. None where there is none."""
-        device, _, path = place.partition(":")
-        for vdev, disk in self.machine.disks.items():
-            if device.startswith(vdev):
-                found = DiskMap(disk)
-                for volume in found.volumes:
-                    if device_name(vdev, volume.partition) == device:
-                        return found.read_file(volume.partition, path)
-        return None
 
     # -- for those who decide themselves when to stop ------------------------------------------------------------------
     def observe_text(self, observer: Callable[[int], None]) -> Callable[[], None]:
         """Have ``observer`` told how many characters were added to ``text``; the result takes it off again."""
         return self._text.observe(observer)
 
-    @_wherever_it_runs
+    @wherever_it_runs
     def advance(self, until: float) -> Outcome | None:
         """Run until ``machine.stop`` is called or it is ``until`` guest seconds since the start. Why it ended for good;
         None where it can go on.

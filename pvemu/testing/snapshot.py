@@ -7,13 +7,14 @@ copied only where it is written) is a copy of the guest. A copy cannot become th
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import pickle
 import signal
 import socket
 import warnings
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, NoReturn, ParamSpec, Protocol, TypeVar, cast
 
 from pvemu.testing.console_text import Found
 
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
     import re
     from collections.abc import Callable
 
-    from pvemu.testing.guest import Guest
+__all__ = ["Elsewhere", "Movable", "RemoteGuest", "Snapshot", "SnapshotGoneError", "take_snapshot", "wherever_it_runs"]
 
-__all__ = ["Elsewhere", "RemoteGuest", "Snapshot", "SnapshotGoneError", "take_snapshot"]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _LENGTH = 8
 _COPY, _SNAPSHOT = "copy", "snapshot"
@@ -124,6 +126,36 @@ class RemoteGuest:
         return Snapshot(_Channel(self._channel.receive_socket()))
 
 
+class Movable(Protocol):
+    """A guest that may have moved to another process, and the copies here of what is looked at most."""
+
+    console: bytearray
+    sent: list[str]
+    timeline: list[tuple[float, bytes]]
+    remote: RemoteGuest | None
+
+
+G = TypeVar("G", bound=Movable)
+
+
+def wherever_it_runs(method: Callable[Concatenate[G, P], R]) -> Callable[Concatenate[G, P], R]:
+    """A method, or a property's, that is carried out where the guest is: here, or where ``restore`` put it."""
+
+    @functools.wraps(method)
+    def carry_out(guest: G, *arguments: P.args, **options: P.kwargs) -> R:
+        remote = guest.remote
+        if remote is None:
+            return method(guest, *arguments, **options)
+        try:
+            result: R = remote.call(method.__name__, *arguments, **options)
+        finally:
+            console, guest.sent, guest.timeline = remote.seen
+            guest.console[:] = console
+        return result
+
+    return cast("Callable[Concatenate[G, P], R]", carry_out)
+
+
 class Elsewhere:
     """Stands for the machine of a guest that was restored."""
 
@@ -131,7 +163,7 @@ class Elsewhere:
         raise AttributeError(f"machine.{name}: this guest was restored, so its machine is in another process")
 
 
-def take_snapshot(guest: Guest) -> Snapshot:
+def take_snapshot(guest: Movable) -> Snapshot:
     """Fork a process that keeps ``guest`` as it stands."""
     return Snapshot(_Channel(_fork(lambda end: _keep(guest, end))))
 
@@ -157,7 +189,7 @@ def _fork(serve: Callable[[_Channel], NoReturn]) -> socket.socket:
         os._exit(0)  # nothing of the parent's is ours to clean up
 
 
-def _keep(guest: Guest, channel: _Channel) -> NoReturn:
+def _keep(guest: Movable, channel: _Channel) -> NoReturn:
     """Wait, and fork a running copy for each request."""
     while True:
         try:
@@ -169,7 +201,7 @@ def _keep(guest: Guest, channel: _Channel) -> NoReturn:
         end.close()
 
 
-def _serve(guest: Guest, channel: _Channel) -> NoReturn:
+def _serve(guest: Movable, channel: _Channel) -> NoReturn:
     """Do what is asked of ``guest``."""
     while True:
         try:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pvemu.debug.stages import Stage
     from pvemu.debug.symbols import Symbols
     from pvemu.devices.blkback_request import CompletedRequest
-    from pvemu.devices.xenstore.server import Reply
+    from pvemu.devices.xenstore.dispatch import Reply
     from pvemu.hypervisor.mm import EntryUpdate
     from pvemu.hypervisor.traps.emulate import Instruction
     from pvemu.hypervisor.traps.traps import Delivery

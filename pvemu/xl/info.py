@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hypercalls.public.arch_x86 import HYPERVISOR_VIRT_START_X86_64
 from hypercalls.xen_version import XEN_CAPABILITIES, XEN_SUBVERSION, XEN_VERSION
-from pvemu.cpu.cpuid import cpuid
+from pvemu.cpu.cpuid import CpuPolicy
 
 __all__ = ["host_memory_mib", "info_lines", "numa_lines"]
 
@@ -32,8 +32,9 @@ def info_lines() -> list[tuple[str, str]]:
     host = os.uname()
     cpus = os.cpu_count() or 1
     total, free = host_memory_mib()
-    basic, extended, more = cpuid(1, 0, 0), cpuid(0x8000_0001, 0, 0), cpuid(7, 0, 0)
-    words = (basic[3], basic[2], extended[3], extended[2], 0, more[1], more[2], cpuid(0x8000_0007, 0, 0)[3])
+    cpuid = CpuPolicy(has_itsc=True).cpuid
+    basic, extended, more = cpuid(1, 0), cpuid(0x8000_0001, 0), cpuid(7, 0)
+    words = (basic[3], basic[2], extended[3], extended[2], 0, more[1], more[2], cpuid(0x8000_0007, 0)[3])
     xen = f"{XEN_VERSION}.{XEN_SUBVERSION}"
     return [
         ("host", host.nodename),

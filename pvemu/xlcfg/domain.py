@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pvemu.config import DomainConfig
+from pvemu.config import TSC_MODES, DomainConfig
 from pvemu.disk.spec import DiskConfig
 from pvemu.errors import ConfigError, DiskError
 from pvemu.xlcfg.disk import XlDisk, parse_disk
@@ -93,6 +93,7 @@ class _Reader:
             self._fail(None, "no name", 'add name = "..."', "Domain name must be specified.")
         memory, maxmem = self._memory()
         vcpus = self._vcpus()
+        tsc_mode = self._tsc_mode()
         actions = self._actions()
         kernel, cmdline = self._kernel(), self._cmdline()
         ramdisk = self._string("ramdisk")
@@ -102,7 +103,7 @@ class _Reader:
         try:
             config = DomainConfig(
                 kernel=kernel, ramdisk=ramdisk, cmdline=cmdline, memory_mib=memory, disks=disks, write=write, name=name,
-                vcpus=vcpus, maxmem_mib=maxmem,
+                vcpus=vcpus, maxmem_mib=maxmem, tsc_mode=tsc_mode, may_migrate=not self._number("nomigrate"),
             )  # fmt: skip
         except ConfigError as error:
             text = str(error).replace("--memory", "memory =").replace("--vcpus", "vcpus =")
@@ -217,6 +218,37 @@ class _Reader:
         if most < vcpus:
             self._fail("maxvcpus", "maxvcpus is less than vcpus", "raise it or drop it", "xl: maxvcpus < vcpus")
         return max(vcpus, 1)
+
+    def _tsc_mode(self) -> str:
+        """libxl_tsc_mode by its name, in any case, or by its number, which xl calls out of date."""
+        text = self._string("tsc_mode")
+        if text is None:
+            return TSC_MODES[0]
+        modes = (*TSC_MODES, "native_paravirt")
+        match = None if self.settings["tsc_mode"].is_addition else _NUMBER.match(text)
+        if match is None:
+            mode = text.lower()
+        else:
+            number = self._number("tsc_mode")
+            mode = modes[number] if number is not None and 0 <= number < len(modes) else ""
+            advice = f' e.g. tsc_mode="{mode}"' if mode else ""
+            self.warnings.append(
+                'WARNING: specifying "tsc_mode" as an integer is deprecated. Please use the named parameter variant.'
+                + advice
+            )
+        if mode not in modes:
+            value = text if match is not None else f'"{text}"'
+            self._fail(
+                "tsc_mode", f"tsc_mode {text!r} is no mode", f"take one of {', '.join(TSC_MODES)}",
+                f'ERROR: invalid value {value} for "tsc_mode"',
+            )  # fmt: skip
+        if mode not in TSC_MODES:
+            self._fail(
+                "tsc_mode", "tsc_mode native_paravirt was removed from Xen", f"take one of {', '.join(TSC_MODES)}",
+                "libxl: error: libxl_x86.c:libxl__arch_domain_create: TSC Mode native_paravirt (a.k.a PVRDTSCP) has "
+                "been removed", code=3,
+            )  # fmt: skip
+        return mode
 
     def _actions(self) -> dict[str, str]:
         actions = {}

@@ -54,6 +54,9 @@ class Handler:
             self.engine.stop()
         return 0x1_2345_6789
 
+    def on_tsc_aux(self) -> int:
+        return 0x7_6543
+
     def on_cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
         return leaf + 1, subleaf + 2, 3, 4
 

@@ -86,10 +86,14 @@ class Upcall(NamedTuple):
 class MicroGuest:
     """A machine made from a source, its console lines, and its memory by symbol."""
 
-    def __init__(self, path: Path, memory_mib: int = 16, cmdline: str = "", vcpus: int = 1) -> None:
+    def __init__(
+        self, path: Path, memory_mib: int = 16, cmdline: str = "", vcpus: int = 1, tsc_mode: str = "default"
+    ) -> None:
         self.path = path
         self.machine = Machine.create(
-            DomainConfig(kernel=str(path), memory_mib=memory_mib, cmdline=cmdline, vcpus=vcpus)
+            DomainConfig(
+                kernel=str(path), memory_mib=memory_mib, cmdline=cmdline, vcpus=vcpus, tsc_mode=tsc_mode
+            )
         )
         self.console = b""
         self.machine.on_console_output = self._on_output
@@ -191,7 +195,8 @@ class MakeGuest(Protocol):
     """What the `micro` fixture is: a source, or the name of a `.S` file here, and the guest made from it."""
 
     def __call__(
-        self, source: str, *, memory_mib: int = 16, cmdline: str = "", bits: int = 64, vcpus: int = 1
+        self, source: str, *, memory_mib: int = 16, cmdline: str = "", bits: int = 64, vcpus: int = 1,
+        tsc_mode: str = "default",
     ) -> MicroGuest: ...
 
 
@@ -201,11 +206,12 @@ def micro(assemble: Assemble) -> Iterator[MakeGuest]:
     made: list[MicroGuest] = []
 
     def make(
-        source: str, *, memory_mib: int = 16, cmdline: str = "", bits: int = 64, vcpus: int = 1
+        source: str, *, memory_mib: int = 16, cmdline: str = "", bits: int = 64, vcpus: int = 1,
+        tsc_mode: str = "default",
     ) -> MicroGuest:
         text = (HERE / source).read_text() if source.endswith(".S") else source
         path = assemble((HERE / f"pv{bits}.S").read_text() + text + "\n", bits=bits, script=SCRIPT)
-        made.append(MicroGuest(path, memory_mib, cmdline, vcpus))
+        made.append(MicroGuest(path, memory_mib, cmdline, vcpus, tsc_mode))
         return made[-1]
 
     yield make

@@ -11,6 +11,7 @@ from hypercalls.context import TrapEntry
 from hypercalls.errors import XenError
 from pvemu.hypervisor.time import VirtualClock
 from pvemu.hypervisor.traps.msr import Msrs
+from pvemu.hypervisor.tsc import Tsc
 
 ONES = (1 << 64) - 1
 GP, OK = None, True
@@ -36,7 +37,7 @@ class World:
         self.written: list[tuple[int, bytes]] = []
         memory: Any = SimpleNamespace(write=lambda maddr, data: self.written.append((maddr, data)))
         types: Any = SimpleNamespace(get_page_and_type=self.get, put_page_and_type=lambda mfn: None)
-        self.msrs = Msrs(self.vcpu, VirtualClock(), memory, types, b"page", is_compat)
+        self.msrs = Msrs(self.vcpu, Tsc(VirtualClock()), memory, types, b"page", is_compat)
 
     def get(self, mfn: int, kind: object) -> None:
         if mfn != 0x123:
@@ -53,7 +54,7 @@ class World:
     (0x345, 0, GP, GP), (0x38F, GP, GP, GP), (0x400, ONES, OK, OK), (0x401, 0, GP, OK), (0x407, 0, GP, OK),
     (0x408, 0, OK, OK), (0x47F, 0, OK, OK), (0x480, GP, GP, GP), (0x4D0, GP, GP, GP), (0x800, GP, GP, GP),
     (0xDA0, GP, GP, GP), (0x4000_0000, 0, GP, GP), (0x4000_0001, GP, GP, GP), (0xC000_0080, 0xD01, GP, GP),
-    (0xC000_0081, GP, GP, GP), (0xC000_0103, GP, GP, GP), (0xC001_0000, 0, OK, OK), (0xC001_0007, 0, OK, OK),
+    (0xC000_0081, GP, GP, GP), (0xC000_0103, 0, OK, OK), (0xC001_0000, 0, OK, OK), (0xC001_0007, 0, OK, OK),
     (0xC001_0010, GP, GP, GP), (0xC001_0015, 0, OK, OK), (0xC001_001F, 0, OK, OK), (0xC001_0020, GP, GP, GP),
     (0xC001_0041, 0, OK, OK), (0xC001_0058, GP, GP, GP), (0xC001_006B, 0, OK, OK), (0xC001_011F, GP, GP, GP),
     (0xC001_020B, 0, OK, OK), (0xC001_02F0, GP, GP, GP), (0xC001_1019, GP, GP, GP), (0xC001_1029, 2, OK, OK),
@@ -75,6 +76,9 @@ def test_what_keeps_its_value() -> None:
     assert msrs.write(0x17A, 5)
     assert msrs.read(0x17A) == 5
     assert msrs.write(0xC000_0080, 0xD01)
+    assert msrs.write(0xC000_0103, 0xFFFF_FFFF)
+    assert not msrs.write(0xC000_0103, 1 << 32)
+    assert msrs.read(0xC000_0103) == msrs.tsc_aux == 0xFFFF_FFFF
 
 
 def test_32_bit_domains_have_no_long_mode() -> None:

@@ -11,11 +11,11 @@ from hypercalls.public import errno as e
 from hypercalls.public import vcpu as vc
 from pvemu.hypervisor.domain_page import DomainPages
 from pvemu.hypervisor.event_channel import EventChannels
-from pvemu.hypervisor.offline_vcpu import OfflineVcpu
 from pvemu.hypervisor.shared_info import SharedInfo
 from pvemu.hypervisor.time import VirtualClock
-from pvemu.hypervisor.vcpu_areas import VcpuAreas
-from pvemu.hypervisor.vcpu_timers import VcpuTimers
+from pvemu.hypervisor.vcpu.areas import VcpuAreas
+from pvemu.hypervisor.vcpu.guest_context import OfflineVcpu
+from pvemu.hypervisor.vcpu.timers import VcpuTimers
 from tests.hypervisor.world import DOMID, World, refused
 
 

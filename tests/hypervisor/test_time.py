@@ -13,7 +13,7 @@ from pvemu.hypervisor.event_channel import EventChannels
 from pvemu.hypervisor.sched import Sched
 from pvemu.hypervisor.shared_info import SharedInfo
 from pvemu.hypervisor.time import SYSTEM_TIME_AT_START, VirtualClock
-from pvemu.hypervisor.vcpu_timers import FIRST_PERIOD_NS, VcpuTimers
+from pvemu.hypervisor.vcpu.timers import FIRST_PERIOD_NS, VcpuTimers
 from tests.hypervisor.world import DOMID, FakePages, refused
 
 MS, S = 1_000_000, 1_000_000_000

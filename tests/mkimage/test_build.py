@@ -19,9 +19,8 @@ import pytest
 from pvemu.builder.bzimage import extract_payload
 from pvemu.errors import ConfigError, InputError
 from pvemu.mkimage import build, list_recipes
-from pvemu.mkimage.bzimage import COMPRESSIONS, compression_of, recompress
+from pvemu.mkimage.bzimage import COMPRESSIONS, PACKERS, compression_of, make_bzimage, recompress
 from pvemu.mkimage.packages import PackageCache
-from pvemu.mkimage.packed_kernel import PACKERS, make_bzimage
 from pvemu.mkimage.recipe import load_recipe
 from pvemu.mkimage.tools import ToolError, tool
 

@@ -179,3 +179,28 @@ def test_a_binary_file_is_none(folder: Path) -> None:
     (folder / "binary.cfg").write_bytes(b"\x7fELF\x00\x01")
     with pytest.raises(XlConfigError, match=r"binary.cfg: is no text"):
         load_domain("binary.cfg")
+
+
+@pytest.mark.parametrize(("line", "mode"), [
+    ("", "default"), ('tsc_mode="always_emulate"', "always_emulate"), ('tsc_mode="Native"', "native"),
+    ("tsc_mode=1", "always_emulate"), ('tsc_mode="0x2"', "native"),
+])  # fmt: skip
+def test_tsc_modes(line: str, mode: str) -> None:
+    found = domain(line)
+    assert (found.config.tsc_mode, found.config.may_migrate) == (mode, True)
+    is_number = any(digit in line for digit in "012")
+    assert [warning[:49] for warning in found.warnings] == (
+        ['WARNING: specifying "tsc_mode" as an integer is d'] if is_number else []
+    )
+    assert not domain("nomigrate=1").config.may_migrate
+
+
+@pytest.mark.parametrize(("value", "says"), [
+    ("5", 'ERROR: invalid value 5 for "tsc_mode"'),
+    ('"pvrdtscp"', 'ERROR: invalid value "pvrdtscp" for "tsc_mode"'),
+    ('"native_paravirt"', "TSC Mode native_paravirt (a.k.a PVRDTSCP) has been removed"),
+])  # fmt: skip
+def test_tsc_modes_that_xl_refuses(value: str, says: str) -> None:
+    error = refused(f'name="g"\nkernel="k"\nmemory=64\ntsc_mode={value}')
+    assert says in error.xl_lines[0]
+    assert "take one of default, always_emulate, native" in str(error)

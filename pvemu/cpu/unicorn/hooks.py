@@ -66,7 +66,7 @@ class Hooks:
             (x86_const.UC_X86_INS_SYSCALL, self._make_syscall()),
             (x86_const.UC_X86_INS_SYSENTER, self._make_sysenter(registers)),
             (x86_const.UC_X86_INS_RDTSC, rdtsc),
-            (x86_const.UC_X86_INS_RDTSCP, rdtsc),
+            (x86_const.UC_X86_INS_RDTSCP, self._make_rdtscp(rdtsc, registers)),
             (x86_const.UC_X86_INS_CPUID, self._make_cpuid(registers)),
         ):
             native.hook(unicorn_const.UC_HOOK_INSN, INSN(hook), ctypes.c_int(number))
@@ -196,6 +196,19 @@ class Hooks:
             return 1
 
         return rdtsc
+
+    def _make_rdtscp(
+        self, rdtsc: Callable[[int, int], int], registers: RegisterFile
+    ) -> Callable[[int, int], int]:
+        write_rcx = registers.writer("rcx")
+
+        def rdtscp(uc: int, data: int) -> int:
+            done = rdtsc(uc, data)
+            if self.undo_for is None:
+                write_rcx(self._handler.on_tsc_aux())
+            return done
+
+        return rdtscp
 
     def _make_cpuid(self, registers: RegisterFile) -> Callable[[int, int], int]:
         read = registers.reader("rax", "rcx")

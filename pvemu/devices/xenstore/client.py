@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from pvemu.devices.xenstore.connection import Connection
-    from pvemu.devices.xenstore.server import XenStore
+    from pvemu.devices.xenstore.dispatch import Dispatcher
 
 __all__ = ["Client", "Nodes"]
 
@@ -35,7 +35,7 @@ class Nodes:
     :class:`~pvemu.devices.xenstore.wire.XsError` with the errno's name.
     """
 
-    def __init__(self, store: XenStore, conn: Connection, tx_id: int = 0) -> None:
+    def __init__(self, store: Dispatcher, conn: Connection, tx_id: int = 0) -> None:
         self._store = store
         self._conn = conn
         self.tx_id = tx_id

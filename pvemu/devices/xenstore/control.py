@@ -76,10 +76,11 @@ def _quota(daemon: Daemon, arguments: list[bytes]) -> bytes:
     domain = daemon.domains.by_domid.get(atoi(arguments[0]))
     if domain is None:
         raise XsError("ENOENT")
+    conn = daemon.introduced.get(domain.domid)
     used = {
         "nodes": domain.nbentry,
         "watches": domain.nbwatch,
-        "transactions": len(domain.conn.transactions) if domain.conn is not None else 0,
+        "transactions": len(conn.transactions) if conn is not None else 0,
         "outstanding": domain.nboutstanding,
         "memory": domain.memory,
     }

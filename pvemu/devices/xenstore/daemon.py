@@ -1,7 +1,7 @@
 """xenstored's state, and what happens to a domain in it: introduced, shut down, released.
 
 Mirrors the life-cycle half of tools/xenstore/xenstored_domain.c. What a request does to the state is in requests.py,
-who sends requests and how replies travel in server.py.
+how requests come to it in dispatch.py.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ __all__ = ["Daemon"]
 
 
 class Daemon:
-    """The store, the domains, their connections and watches; ``events`` are those of in-process clients."""
+    """The store, the domains, their connections and watches.
+
+    ``introduced`` has the connection of each introduced domain's own, by domid; ``events`` are those of in-process
+    clients.
+    """
 
     def __init__(self, existing: Iterable[int]) -> None:
         self.quotas = Quotas()
@@ -35,7 +39,7 @@ class Daemon:
         assert dom0 is not None
         dom0.nbentry = len(self.store.nodes)
         dom0.introduced = True
-        dom0.conn = self.new_connection(0, dom0_ring=True)
+        self.introduced = {0: self.new_connection(0, dom0_ring=True)}
 
     def new_connection(self, domid: int, *, dom0_ring: bool = False) -> Connection:
         """A connection of a domain, for dom0 one of its tools' unless it is its kernel's. Raises ENOENT."""
@@ -45,6 +49,11 @@ class Daemon:
         conn = Connection(domid, domain if domid or dom0_ring else None)
         self.watches.connections.append(conn)
         return conn
+
+    def connection_of(self, domid: int) -> Connection:
+        """An introduced domain's connection. Raises ENOENT for any other."""
+        self.domains.connected(domid)
+        return self.introduced[domid]
 
     def _send_event(self, conn: Connection, watch: Watch, path: bytes, cause: Connection | None) -> None:
         if watch.callback is not None:
@@ -84,15 +93,16 @@ class Daemon:
         domain = self.domains.find_or_alloc(domid, self.store.generation)
         if domain is None:
             raise XsError("ENOENT")
-        if domain.conn is None:
+        conn = self.introduced.get(domid)
+        if conn is None:
             domain.introduced = True
             domain.shutdown = False
-            domain.conn = self.new_connection(domid)
+            conn = self.introduced[domid] = self.new_connection(domid)
             self.watches.fire(None, b"@introduceDomain", None, exact=True)
-        self.forget_all(domain.conn)
-        if domain.conn.interface is not None:
-            domain.conn.interface.reset()
-        return domain.conn
+        self.forget_all(conn)
+        if conn.interface is not None:
+            conn.interface.reset()
+        return conn
 
     def domain_shutdown(self, domid: int) -> None:
         """The hypervisor reports that a domain shut down or crashed: ``@releaseDomain`` fires, once."""
@@ -103,9 +113,7 @@ class Daemon:
 
     def release(self, domid: int) -> None:
         """Forget a domain: its connection, the nodes it owns, its entries in permissions; ``@releaseDomain`` fires."""
-        domain = self.domains.connected(domid)
-        conn = domain.conn
-        assert conn is not None
+        conn = self.connection_of(domid)
         self.forget_all(conn)
         conn.is_ignored = True
         self.watches.connections.remove(conn)
@@ -114,6 +122,7 @@ class Daemon:
                 other.target = None
         self._remove_owned(domid)
         del self.domains.by_domid[domid]
+        del self.introduced[domid]
         special = self.domains.special
         for name, perms in special.items():
             special[name] = xp.without_domain(perms, domid)

@@ -16,8 +16,6 @@ from pvemu.devices.xenstore.wire import XsError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pvemu.devices.xenstore.connection import Connection
-
 __all__ = ["Domain", "Domains", "Quotas"]
 
 
@@ -38,10 +36,9 @@ class Quotas:
 
 
 class Domain:
-    """One domain: what it owns in the store, and its connection once it is introduced."""
+    """One domain: what it owns and uses of the store. Its connection refers to it, not the other way round."""
 
     __slots__ = (
-        "conn",
         "domid",
         "generation",
         "introduced",
@@ -57,7 +54,6 @@ class Domain:
         self.generation = generation  #: the store's generation when xenstored first heard of the domain
         self.introduced = False
         self.shutdown = False
-        self.conn: Connection | None = None
         self.nbentry = 0
         self.nbwatch = 0
         self.nboutstanding = 0

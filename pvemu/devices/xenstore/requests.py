@@ -235,9 +235,8 @@ def do_set_target(daemon: Daemon, conn: Connection, payload: bytes) -> bytes:
     strings = get_strings(payload)
     if len(strings) < 2:
         raise XsError("EINVAL")
-    domain, target = (daemon.domains.connected(atoi(string)) for string in strings[:2])
-    assert domain.conn is not None
-    domain.conn.target = target.conn
+    domain, target = (daemon.connection_of(atoi(string)) for string in strings[:2])
+    domain.target = target
     return ACK
 
 

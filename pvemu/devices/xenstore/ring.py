@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pvemu.devices.xenstore.connection import Connection
-    from pvemu.devices.xenstore.server import XenStore
+    from pvemu.devices.xenstore.dispatch import Dispatcher
 
 __all__ = ["XenstoreRing"]
 
@@ -51,7 +51,7 @@ class XenstoreRing:
     A page with impossible indices or an oversized message ends the connection, as its ``error`` field then says.
     """
 
-    def __init__(self, page: memoryview, connection: Connection, notify: Callable[[], None], store: XenStore) -> None:
+    def __init__(self, page: memoryview, connection: Connection, notify: Callable[[], None], store: Dispatcher) -> None:
         self.page = page
         self.connection = connection
         self.notify = notify

@@ -1,45 +1,24 @@
 """The tree of nodes, with the rules of who may read and write them, inside a transaction or outside.
 
 Mirrors the node functions of tools/xenstore/xenstored_core.c and the data base under them, which is flat: a node lies
-under its full path and holds its children's names in the order they were made. Nodes are values; a write replaces one.
+under its full path and holds its children's names in the order they were made.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pvemu.devices.xenstore import permissions as xp
+from pvemu.devices.xenstore.node import NO_GENERATION, Node
 from pvemu.devices.xenstore.paths import basename, get_parent, is_valid_nodename
-from pvemu.devices.xenstore.transactions import NO_GENERATION, AccessedNode, Transaction
+from pvemu.devices.xenstore.transactions import AccessedNode, Transaction
 from pvemu.devices.xenstore.wire import XsError
 
 if TYPE_CHECKING:
     from pvemu.devices.xenstore.connection import Connection
     from pvemu.devices.xenstore.domains import Domains, Quotas
 
-__all__ = ["Fire", "Node", "Store"]
-
-#: sizeof(struct xs_tdb_record_hdr) and sizeof(struct xs_permissions): the quota on a node's size counts them.
-_RECORD_HDR = 24
-_RECORD_PERM = 8
-
-
-class Node(NamedTuple):
-    """A node: ``children`` are NUL-terminated names one after the other, as XS_DIRECTORY answers them."""
-
-    value: bytes
-    children: bytes
-    perms: xp.Permissions
-    generation: int
-
-    @property
-    def record_size(self) -> int:
-        """Bytes of the node in xenstored's data base."""
-        return _RECORD_HDR + _RECORD_PERM * len(self.perms) + len(self.value) + len(self.children)
-
-    def child_names(self) -> list[bytes]:
-        """The children's names in order."""
-        return self.children.split(b"\0")[:-1]
+__all__ = ["Fire", "Store"]
 
 
 class Fire(Protocol):

@@ -7,8 +7,7 @@ among its siblings, which is the order of its making.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,8 +24,7 @@ _Node = tuple[str, str, tuple[str, ...]]
 _DOM0 = ("n0",)
 
 
-@dataclass(frozen=True, slots=True)
-class Vbd:
+class Vbd(NamedTuple):
     """One disk as the backend and libxl describe it.
 
     ``vdev`` is the number of ``name`` (51712 is xvda), ``mode`` ``w`` or ``r``, ``physical_device`` the
@@ -41,8 +39,7 @@ class Vbd:
     physical_device: str = "7:0"
 
 
-@dataclass(frozen=True, slots=True)
-class PvDomain:
+class PvDomain(NamedTuple):
     """A domain as the toolstack describes it; memory in KiB, ``*_ring_ref`` are machine frame numbers.
 
     The defaults of what differs from run to run on a real host are fixed, so that runs repeat.

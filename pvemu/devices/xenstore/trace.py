@@ -12,7 +12,7 @@ from hypercalls.public.io.xs_wire import XS_NAMES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pvemu.devices.xenstore.server import Reply, XenStore
+    from pvemu.devices.xenstore.dispatch import Dispatcher, Reply
 
 __all__ = ["format_io", "trace_requests", "without_clock"]
 
@@ -32,7 +32,7 @@ def without_clock(line: str) -> str:
     return f"{direction} {rest}"
 
 
-def trace_requests(store: XenStore, domid: int, log: Callable[[str], None]) -> Callable[[], None]:
+def trace_requests(store: Dispatcher, domid: int, log: Callable[[str], None]) -> Callable[[], None]:
     """Pass the requests of one domain and their replies to ``log``, a line each; call the result to stop."""
 
     def before(conn_domid: int, msg_type: int, tx_id: int, payload: bytes) -> None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pvemu.devices.xenstore.node import NO_GENERATION
+
 if TYPE_CHECKING:
+    from pvemu.devices.xenstore.node import Node
     from pvemu.devices.xenstore.permissions import Permissions
-    from pvemu.devices.xenstore.store import Node
 
-__all__ = ["NO_GENERATION", "AccessedNode", "Transaction"]
-
-#: The generation of a node that does not exist.
-NO_GENERATION = (1 << 64) - 1
+__all__ = ["AccessedNode", "Transaction"]
 
 
 class AccessedNode:

@@ -17,7 +17,8 @@ from pvemu.devices.xenstore.wire import XsError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pvemu.devices.xenstore.store import Node, Store
+    from pvemu.devices.xenstore.node import Node
+    from pvemu.devices.xenstore.store import Store
 
 __all__ = ["Watches"]
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from pvemu.hypervisor.guest_access import GuestMemory
     from pvemu.hypervisor.mm import Mm
     from pvemu.hypervisor.physdev import Physdev
-    from pvemu.hypervisor.time import VirtualClock
     from pvemu.hypervisor.traps.msr import Msrs
+    from pvemu.hypervisor.tsc import Tsc
     from pvemu.hypervisor.vcpu import Vcpu
 
 __all__ = ["PortAccess", "PrivilegedOps"]
@@ -61,7 +61,7 @@ class PrivilegedOps:
     """Emulates for one vcpu what ``code`` reads. GuestException is what an instruction raises instead."""
 
     def __init__(
-        self, domain: Domain, vcpu: Vcpu, guest: GuestMemory, mm: Mm, clock: VirtualClock,
+        self, domain: Domain, vcpu: Vcpu, guest: GuestMemory, mm: Mm, tsc: Tsc,
         physdev: Physdev, msrs: Msrs, code: CodeReader,
     ) -> None:  # fmt: skip
         self._domain = domain
@@ -69,7 +69,7 @@ class PrivilegedOps:
         self._regs = vcpu.regs
         self._guest = guest
         self._mm = mm
-        self._clock = clock
+        self._tsc = tsc
         self._physdev = physdev
         self._msrs = msrs
         self._code = code
@@ -128,12 +128,12 @@ class PrivilegedOps:
                 value = (regs.read("rdx") & _ALL_ONES) << 32 | regs.read("rax") & _ALL_ONES
                 if not self._msrs.write(regs.read("rcx") & _ALL_ONES, value):
                     return 0
-            case 0x01 if instruction.rest[:1] == b"\xf9":  # RDTSCP, whose TSC_AUX is 0
-                self._set_edx_eax(self._clock.poll())
-                regs.write("rcx", 0)
+            case 0x01 if instruction.rest[:1] == b"\xf9":  # RDTSCP
+                self._set_edx_eax(self._tsc.poll())
+                regs.write("rcx", self._msrs.tsc_aux)
                 return length + 1
             case 0x31:
-                self._set_edx_eax(self._clock.poll())
+                self._set_edx_eax(self._tsc.poll())
             case 0x32:
                 number = regs.read("rcx") & _ALL_ONES
                 found = self._msrs.read(number)

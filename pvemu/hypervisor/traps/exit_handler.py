@@ -8,18 +8,20 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from hypercalls.public import arch_x86
-from pvemu.cpu.cpuid import cpuid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hypercalls.abi import Abi
+    from pvemu.cpu.cpuid import CpuPolicy
     from pvemu.cpu.guest_cpu import GuestCpu
     from pvemu.cpu.paging import PageWalker
     from pvemu.hypervisor.hypercall import HypercallDispatcher
     from pvemu.hypervisor.time import VirtualClock
     from pvemu.hypervisor.traps.emul_priv_op import PrivilegedOps
+    from pvemu.hypervisor.traps.msr import Msrs
     from pvemu.hypervisor.traps.traps import Traps
+    from pvemu.hypervisor.tsc import Tsc
     from pvemu.hypervisor.vcpu import Vcpu
 
 __all__ = ["TRAP_NS", "HypercallRecord", "PvExitHandler"]
@@ -47,12 +49,14 @@ class PvExitHandler:
     """Serves the exits of one vcpu (pvemu.cpu.exits.ExitHandler)."""
 
     def __init__(
-        self, abi: Abi, domid: int, cpu: GuestCpu, clock: VirtualClock, vcpu: Vcpu, walker: PageWalker,
-        hypercalls: HypercallDispatcher, traps: Traps, privileged: PrivilegedOps,
+        self, abi: Abi, policy: CpuPolicy, tsc: Tsc, msrs: Msrs, cpu: GuestCpu, clock: VirtualClock, vcpu: Vcpu,
+        walker: PageWalker, hypercalls: HypercallDispatcher, traps: Traps, privileged: PrivilegedOps,
     ) -> None:  # fmt: skip
-        self._bits = abi.bits
         self._is_compat = abi.bits == 32
-        self._domid = domid
+        self._rdtsc = tsc.poll
+        self._msrs = msrs
+        #: CPUID, as with CPUID faulting.
+        self.on_cpuid = policy.cpuid
         self._stop = cpu.stop
         self._clock = clock
         self._vcpu = vcpu
@@ -84,7 +88,6 @@ class PvExitHandler:
         clock = self._clock
         self._charge_fills()
         clock.charge(_HYPERCALL_NS)
-        op &= 0xFFFF_FFFF
         result = self._hypercalls.call(op, args)
         self.recent.append(HypercallRecord(clock.time, rip, op, tuple(args), result))
         self._write_rax(result & 0xFFFF_FFFF_FFFF_FFFF)
@@ -109,16 +112,16 @@ class PvExitHandler:
         return True
 
     def on_rdtsc(self) -> int:
-        """RDTSC: the virtual clock."""
+        """RDTSC: the virtual clock, or the emulated counter."""
         self._charge_fills()
         rip, rsp = self._read_place()
-        value = self._clock.poll(rip << 64 | rsp)
+        value = self._rdtsc(rip << 64 | rsp)
         self.after_exit()
         return value
 
-    def on_cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
-        """CPUID, as with CPUID faulting."""
-        return cpuid(leaf, subleaf, self._domid, self._bits)
+    def on_tsc_aux(self) -> int:
+        """What RDTSCP reads beside the counter."""
+        return self._msrs.tsc_aux
 
     def on_port_read(self, port: int, size: int) -> int | None:
         """IN and INS, as IOPL and the I/O bitmap allow."""

@@ -13,7 +13,7 @@ from pvemu.memory.frame_table import PageType
 
 if TYPE_CHECKING:
     from pvemu.hypervisor.page_types import PageTypes
-    from pvemu.hypervisor.time import VirtualClock
+    from pvemu.hypervisor.tsc import Tsc
     from pvemu.hypervisor.vcpu import Vcpu
     from pvemu.memory.ram import Ram
 
@@ -23,10 +23,11 @@ _VECTOR_GP = 13
 _ALL_ONES = 0xFFFF_FFFF_FFFF_FFFF
 _IA32_TSC, _UCODE_REV, _MISC_FEATURES, _MCG_STATUS = 0x10, 0x8B, 0x140, 0x17A
 _EFER, _FS_BASE, _GS_BASE, _SHADOW_GS_BASE = 0xC000_0080, 0xC000_0100, 0xC000_0101, 0xC000_0102
+_TSC_AUX = 0xC000_0103
 _XEN_FIRST = 0x4000_0000
 
 #: Read-only words. What is not here or below is #GP: of the architectural ones PLATFORM_ID, FEATURE_CONTROL, SPEC_CTRL,
-#: PRED_CMD, ARCH_CAPABILITIES, PERF_STATUS, THERM_STATUS, TSC_AUX, DR*_ADDRESS_MASK and others, which are Intel's or go
+#: PRED_CMD, ARCH_CAPABILITIES, PERF_STATUS, THERM_STATUS, DR*_ADDRESS_MASK and others, which are Intel's or go
 #: with features that this CPU has not.
 _CONSTANT = {
     0x0: 0, 0x1: 0,  # P5_MC_ADDR, P5_MC_TYPE
@@ -62,11 +63,12 @@ class Msrs:
     """Reads and writes for one vcpu; ``hypercall_page`` are the bytes that writing Xen's MSR puts into a frame."""
 
     def __init__(
-        self, vcpu: Vcpu, clock: VirtualClock, ram: Ram, types: PageTypes, hypercall_page: bytes,
+        self, vcpu: Vcpu, tsc: Tsc, ram: Ram, types: PageTypes, hypercall_page: bytes,
         is_compat: bool = False,
     ) -> None:  # fmt: skip
         self._vcpu = vcpu
-        self._clock = clock
+        self._tsc = tsc
+        self.tsc_aux = 0
         self._ram = ram
         self._types = types
         self._hypercall_page = hypercall_page
@@ -92,7 +94,9 @@ class Msrs:
                 return vcpu.gs_base_user
             return vcpu.regs.read("fs_base" if number == _FS_BASE else "gs_base")
         if number == _IA32_TSC:
-            return self._clock.poll()
+            return self._tsc.poll()
+        if number == _TSC_AUX:
+            return self.tsc_aux
         if number == _MCG_STATUS:
             return self._mcg_status
         if number in _ZERO:
@@ -117,6 +121,9 @@ class Msrs:
             return value == 0
         if number == _XEN_FIRST:
             return self._write_hypercall_page(value)
+        if number == _TSC_AUX and value >> 32 == 0:
+            self.tsc_aux = value
+            return True
         if number == _MCG_STATUS:
             self._mcg_status = value
             return True

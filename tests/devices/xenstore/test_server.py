@@ -17,7 +17,7 @@ from pvemu.devices.xenstore.trace import format_io, trace_requests, without_cloc
 
 if TYPE_CHECKING:
     from pvemu.devices.xenstore.client import Client
-    from pvemu.devices.xenstore.server import Reply
+    from pvemu.devices.xenstore.dispatch import Reply
 
 DATA = Path(__file__).parents[2] / "data" / "xenstore"
 

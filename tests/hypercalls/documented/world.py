@@ -28,13 +28,13 @@ from pvemu.hypervisor.grant_table import GrantTable
 from pvemu.hypervisor.guest_access import GuestMemory
 from pvemu.hypervisor.hypercall import HypercallContext, HypercallDispatcher
 from pvemu.hypervisor.memory import Reservation
-from pvemu.hypervisor.offline_vcpu import OfflineVcpu
 from pvemu.hypervisor.physdev import Physdev
 from pvemu.hypervisor.sched import Sched
 from pvemu.hypervisor.shared_info import SharedInfo
 from pvemu.hypervisor.time import VirtualClock
-from pvemu.hypervisor.vcpu_areas import VcpuAreas
-from pvemu.hypervisor.vcpu_timers import VcpuTimers
+from pvemu.hypervisor.vcpu.areas import VcpuAreas
+from pvemu.hypervisor.vcpu.guest_context import OfflineVcpu
+from pvemu.hypervisor.vcpu.timers import VcpuTimers
 from pvemu.hypervisor.width import PV32, PV64, Width
 from pvemu.memory.machine_memory import MachineMemory
 
@@ -87,7 +87,7 @@ class World:
         context = HypercallContext(
             abi=self.abi, guest=self.guest, domain=self.domain, vcpu=self.vcpu, event_channels=self.event_channels,
             grant_table=self.grants, mm=self.mm, descriptor_tables=self.descriptor_tables, sched=self.sched,
-            physdev=Physdev(self.vcpu, self.types), features={0: 0},
+            physdev=Physdev(self.vcpu, self.types),
         )  # fmt: skip
         self.hypercalls = HypercallDispatcher(TABLE, context)
         self._boot()

@@ -15,8 +15,8 @@ from hypercalls.public import errno as e
 from hypercalls.public import vcpu as vc
 from pvemu.hypervisor.domain import DomainCrashError
 from pvemu.hypervisor.traps.debugreg import DebugRegisters
-from pvemu.hypervisor.vcpu_areas import VcpuAreas
-from pvemu.hypervisor.vcpu_timers import FIRST_PERIOD_NS, VcpuTimers
+from pvemu.hypervisor.vcpu.areas import VcpuAreas
+from pvemu.hypervisor.vcpu.timers import FIRST_PERIOD_NS, VcpuTimers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from pvemu.hypervisor.domain_page import DomainPages
     from pvemu.hypervisor.event_channel import EventChannels
     from pvemu.hypervisor.guest_access import GuestMemory
-    from pvemu.hypervisor.offline_vcpu import OfflineVcpu
     from pvemu.hypervisor.shared_info import VcpuInfo
     from pvemu.hypervisor.time import VirtualClock
+    from pvemu.hypervisor.vcpu.guest_context import OfflineVcpu
 
 __all__ = ["CALLBACK_KINDS", "Vcpu"]
 

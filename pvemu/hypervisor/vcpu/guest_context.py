@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from hypercalls.abi import Abi
     from pvemu.hypervisor.page_types import PageTypes
-    from pvemu.hypervisor.vcpu_areas import VcpuAreas
-    from pvemu.hypervisor.vcpu_timers import VcpuTimers
+    from pvemu.hypervisor.vcpu.areas import VcpuAreas
+    from pvemu.hypervisor.vcpu.timers import VcpuTimers
 
 __all__ = ["OfflineVcpu"]
 

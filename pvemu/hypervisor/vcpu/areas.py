@@ -13,12 +13,13 @@ from hypercalls.public import vcpu as vc
 from hypercalls.public import xen
 from pvemu.frames import PAGE_SIZE
 from pvemu.hypervisor.shared_info import VcpuInfo
-from pvemu.hypervisor.time import TSC_SHIFT, TSC_TO_SYSTEM_MUL, VirtualClock
+from pvemu.hypervisor.tsc import TSC_SHIFT, TSC_TO_SYSTEM_MUL
 
 if TYPE_CHECKING:
     from hypercalls.abi import Abi
     from pvemu.hypervisor.domain_page import DomainPages
     from pvemu.hypervisor.guest_access import GuestMemory
+    from pvemu.hypervisor.time import VirtualClock
 
 __all__ = ["VcpuAreas"]
 
@@ -68,7 +69,7 @@ class VcpuAreas:
         now = self._clock.now()
         self._time_version = (self._time_version + 2) & 0xFFFF_FFFF
         info = self.info
-        info.set_time(self._time_version, now, now, TSC_TO_SYSTEM_MUL, TSC_SHIFT)
+        info.set_time(self._time_version, self._clock.tsc_at(now), now, TSC_TO_SYSTEM_MUL, TSC_SHIFT)
         if self._time_area:
             at = self._abi.offsetof(xen.vcpu_info, "time")
             self._write(self._time_area, info.raw()[at : at + self._abi.sizeof(xen.vcpu_time_info)])
