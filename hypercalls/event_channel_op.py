@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from hypercalls.arguments import s32
+from hypercalls.guest_handle import patched
 from hypercalls.public import event_channel as ec
 from hypercalls.public.errno import ENOSYS
 
@@ -42,14 +43,10 @@ def _read(ctx: Context, cls: type, arg: int, *fields: str) -> tuple[int, ...]:
     return layout.unpack(ctx.guest.copy_from_guest(arg, layout.size))
 
 
-def _answer(ctx: Context, cls: type, arg: int, **fields: int) -> None:
-    """Write the whole structure back, as the guest left it but for ``fields`` (their dots as double underscores)."""
-    data = bytearray(ctx.guest.copy_from_guest(arg, ctx.abi.sizeof(cls)))
-    for name, value in fields.items():
-        path = name.replace("__", ".")
-        at, size = ctx.abi.offsetof(cls, path), ctx.abi.fieldsize(cls, path)
-        data[at : at + size] = value.to_bytes(size, "little")
-    ctx.guest.copy_to_guest(arg, bytes(data))
+def _answer(ctx: Context, cls: type, arg: int, **values: int) -> None:
+    """Write the whole structure back, as the guest left it but for ``values``."""
+    data = ctx.guest.copy_from_guest(arg, ctx.abi.sizeof(cls))
+    ctx.guest.copy_to_guest(arg, patched(ctx, data, cls, **values))
 
 
 def _alloc_unbound(ctx: Context, arg: int) -> None:
@@ -97,10 +94,10 @@ def _status(ctx: Context, arg: int) -> None:
 
 #: What besides an EVTCHNSTAT_* fills in of struct evtchn_status.
 _STATUS_DETAIL: Final = {
-    ec.EVTCHNSTAT_unbound: ("u__unbound__dom",),
-    ec.EVTCHNSTAT_interdomain: ("u__interdomain__dom", "u__interdomain__port"),
-    ec.EVTCHNSTAT_pirq: ("u__pirq",),
-    ec.EVTCHNSTAT_virq: ("u__virq",),
+    ec.EVTCHNSTAT_unbound: ("u.unbound.dom",),
+    ec.EVTCHNSTAT_interdomain: ("u.interdomain.dom", "u.interdomain.port"),
+    ec.EVTCHNSTAT_pirq: ("u.pirq",),
+    ec.EVTCHNSTAT_virq: ("u.virq",),
 }
 
 

@@ -264,7 +264,7 @@ class EventChannels:
         if self._fifo is not None:
             self._fifo.map_control_block(vcpu, control_gfn, offset)
             return ec.EVTCHN_FIFO_LINK_BITS
-        fifo = FifoPorts(self._pages, len(self._vcpu_infos), self._mark_events_pending, self._log)
+        fifo = FifoPorts(self._domid, self._pages, len(self._vcpu_infos), self._mark_events_pending, self._log)
         fifo.map_control_block(vcpu, control_gfn, offset)
         self._fifo = self._ports = fifo
         for chn in self._channels[1 : self._two_level.max_evtchns]:

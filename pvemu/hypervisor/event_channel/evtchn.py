@@ -23,7 +23,8 @@ class BackendEnd(Protocol):
     guest_port: int | None
 
     @property
-    def port(self) -> int: ...
+    def port(self) -> int:
+        """Its number in dom0."""
 
     def send(self) -> None:
         """The guest has sent an event."""

@@ -249,7 +249,7 @@ class Vcpu:
 
     def register_runstate_area(self, vcpuid: int, vaddr: int) -> None:
         """VCPUOP_register_runstate_memory_area."""
-        self._areas_of(vcpuid).register_runstate_area(vaddr)
+        self._areas_of(vcpuid).register_runstate_area(vaddr, vcpuid == self._id)
 
     def register_time_area(self, vcpuid: int, vaddr: int) -> None:
         """VCPUOP_register_vcpu_time_memory_area."""

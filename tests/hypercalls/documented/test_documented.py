@@ -27,7 +27,7 @@ FAMILIES: dict[str, Family] = {
 }
 #: What no module tells of yet.
 TO_DO = {
-    "event_channel_op", "event_channel_op_compat", "vcpu_op", "set_timer_op",
+    "vcpu_op", "set_timer_op",
     "set_callbacks", "callback_op", "nmi_op",
 } | {  # memmisc
     "memory_op", "xen_version", "physdev_op", "physdev_op_compat", "console_io", "multicall", "vm_assist", "hvm_op",
