@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from hypercalls.context import E820Entry
-from hypercalls.public import features as feat
 from hypercalls.public import sched as sched_abi
 from hypercalls.public import xen
 from hypercalls.public.vcpu import RUNSTATE_offline
@@ -70,11 +69,6 @@ __all__ = ["HypercallRecord", "Machine", "Outcome"]
 _VECTOR_PF = 14
 #: LIBXL_MAXMEM_CONSTANT, in pages: what a domain may have beyond its memory, until xl mem-set says otherwise.
 _MAXMEM_CONSTANT = 256
-_FEATURES = {
-    0: 1 << feat.XENFEAT_memory_op_vnode_supported
-    | 1 << feat.XENFEAT_mmu_pt_update_preserve_ad
-    | 1 << feat.XENFEAT_gnttab_map_avail_bits
-}
 
 
 class Outcome(NamedTuple):
@@ -251,7 +245,7 @@ class Machine:
         context = HypercallContext(
             abi=self.abi, guest=self.guest, domain=self.domain, vcpu=self.vcpu, event_channels=self.event_channels,
             grant_table=self.grants, mm=self.mm, descriptor_tables=self.descriptor_tables, sched=self.sched,
-            physdev=physdev, features=_FEATURES,
+            physdev=physdev,
         )  # fmt: skip
         self.hypercalls = HypercallDispatcher(TABLE, context)
         policy = CpuPolicy(

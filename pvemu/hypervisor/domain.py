@@ -89,6 +89,10 @@ class Domain:
         else:
             self.assists.discard(type)
 
+    def has_vm_assist(self, type: int) -> bool:
+        """VM_ASSIST: whether one is on."""
+        return type in self.assists
+
     def watchdog(self, id: int, timeout: int) -> int:
         """SCHEDOP_watchdog (domain_watchdog): ``timeout`` seconds; 0 stops one, but fires a new one. A new one's
         id is returned.

@@ -41,7 +41,7 @@ class HypercallContext:
     def __init__(
         self, *, abi: Abi, guest: GuestAccess, domain: DomainPort, vcpu: VcpuPort, event_channels: EventChannelPort,
         grant_table: GrantTablePort, mm: MmPort, descriptor_tables: DescriptorTables, sched: SchedPort,
-        physdev: PhysdevPort, features: Mapping[int, int],
+        physdev: PhysdevPort,
     ) -> None:  # fmt: skip
         self.abi = abi
         self.guest = guest
@@ -53,7 +53,6 @@ class HypercallContext:
         self.descriptor_tables = descriptor_tables
         self.sched = sched
         self.physdev = physdev
-        self._features = features
         self.dispatch: Callable[[int, Sequence[int]], int] = lambda op, args: -e.ENOSYS
 
     def call(self, op: int, args: Sequence[int]) -> int:
@@ -63,10 +62,6 @@ class HypercallContext:
     def extra_version(self) -> str:
         """XENVER_extraversion: this is a Xen 4.17.7."""
         return _EXTRA_VERSION
-
-    def features(self, submap: int) -> int:
-        """XENVER_get_features."""
-        return self._features.get(submap, 0)
 
 
 class HypercallDispatcher:

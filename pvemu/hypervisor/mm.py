@@ -262,7 +262,7 @@ class Mm:
     def machphys_mapping(self) -> tuple[int, int, int]:
         """XENMEM_machphys_mapping: (v_start, v_end, max_mfn)."""
         start = 0xFFFF_8000_0000_0000
-        return start, 0xFFFF_8080_0000_0000, (1 << 36) - 1
+        return start, 0xFFFF_8040_0000_0000, (1 << 35) - 1
 
     def machphys_mfn_list(self) -> list[int]:
         """XENMEM_machphys_mfn_list: first mfn of every 2 MiB of the table."""

@@ -481,7 +481,7 @@ def test_a_table_given_back_stays_a_table_until_it_is_unpinned(world: World) -> 
 
 
 def test_machphys_mapping_and_list(world: World) -> None:
-    assert world.mm.machphys_mapping() == (0xFFFF_8000_0000_0000, 0xFFFF_8080_0000_0000, (1 << 36) - 1)
+    assert world.mm.machphys_mapping() == (0xFFFF_8000_0000_0000, 0xFFFF_8040_0000_0000, (1 << 35) - 1)
     assert world.mm.machphys_mfn_list() == [0, world.m2p.table_mfn]  # below the first frame there is nothing
 
 

@@ -14,13 +14,8 @@ from hypercalls.public import errno as e
 from hypercalls.public import grant_table as gt
 from hypercalls.public import xen
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
-from pvemu.hypervisor.grant_table.grant_entry import (
-    PIN_HSTR,
-    PIN_HSTW,
-    ActiveEntries,
-    GrantRefusedError,
-    foreign_status,
-)
+from pvemu.hypervisor.grant_table.grant_copy import GrantCopies
+from pvemu.hypervisor.grant_table.grant_entry import PIN_HSTR, PIN_HSTW, ActiveEntries, GrantRefusedError
 from pvemu.hypervisor.grant_table.grant_mapping import GrantMappings
 from pvemu.hypervisor.grant_table.grant_shared import (
     RESERVED_ENTRIES,
@@ -209,51 +204,9 @@ class GrantTable:
         shared.add_flags(ref, gt.GTF_transfer_completed)
         return gt.GNTST_okay
 
-    def copy(self, source: tuple[bool, int, int, int], dest: tuple[bool, int, int, int], length: int) -> int:
-        """GNTTABOP_copy between frames and grants of the caller."""
-        for is_gref, _, dom, _ in (source, dest):
-            if not is_gref and dom != xen.DOMID_SELF:
-                return gt.GNTST_permission_denied
-            if not self._is_self(dom) and dom:
-                return gt.GNTST_bad_domain
-        undo: list[Callable[[], None]] = []
-        try:
-            src, *readable = self._claim(source, True, undo)
-            dst, *writable = self._claim(dest, False, undo)
-            if source[3] + length > PAGE_SIZE or dest[3] + length > PAGE_SIZE:
-                return gt.GNTST_bad_copy_arg
-            for (start, size), offset in ((readable, source[3]), (writable, dest[3])):
-                if offset < start or offset + length > start + size:
-                    return gt.GNTST_general_error
-            self._ram.write((dst << PAGE_SHIFT) + dest[3], self._ram.read((src << PAGE_SHIFT) + source[3], length))
-            return gt.GNTST_okay
-        except GrantRefusedError as refused:
-            return refused.status
-        finally:
-            for step in reversed(undo):
-                step()
-
-    def _claim(
-        self, side: tuple[bool, int, int, int], readonly: bool, undo: list[Callable[[], None]]
-    ) -> tuple[int, int, int]:
-        """gnttab_copy_claim_buf: (frame, first byte, length) of one side, held until ``undo`` is run."""
-        is_gref, number, dom, _offset = side
-        if is_gref:
-            if not self._is_self(dom):
-                raise GrantRefusedError(foreign_status(dom, number), "not the caller's grant")
-            found = self._entries.pin_for_copy(number, self._domid, readonly)
-            undo.append(lambda: self._entries.unpin(number, readonly, PIN_HSTR if readonly else PIN_HSTW))
-        else:
-            found = number, 0, PAGE_SIZE
-            try:
-                self._types.get_page(number)
-            except XenError as error:
-                raise GrantRefusedError(gt.GNTST_bad_page, error.reason) from error
-            undo.append(lambda: self._types.put_page(number))
-        if not readonly:
-            self._entries.get_writable(found[0])
-            undo.append(lambda: self._types.put_type(found[0]))
-        return found
+    def begin_copy(self) -> GrantCopies:
+        """GNTTABOP_copy between frames and grants of the caller: an array of requests."""
+        return GrantCopies(self._domid, self._ram, self._types, self._entries)
 
     def swap_grant_ref(self, ref_a: int, ref_b: int) -> int:
         """GNTTABOP_swap_grant_ref: not while one of the two is in use."""

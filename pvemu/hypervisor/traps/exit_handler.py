@@ -88,7 +88,6 @@ class PvExitHandler:
         clock = self._clock
         self._charge_fills()
         clock.charge(_HYPERCALL_NS)
-        op &= 0xFFFF_FFFF
         result = self._hypercalls.call(op, args)
         self.recent.append(HypercallRecord(clock.time, rip, op, tuple(args), result))
         self._write_rax(result & 0xFFFF_FFFF_FFFF_FFFF)

@@ -87,7 +87,7 @@ class World:
         context = HypercallContext(
             abi=self.abi, guest=self.guest, domain=self.domain, vcpu=self.vcpu, event_channels=self.event_channels,
             grant_table=self.grants, mm=self.mm, descriptor_tables=self.descriptor_tables, sched=self.sched,
-            physdev=Physdev(self.vcpu, self.types), features={0: 0},
+            physdev=Physdev(self.vcpu, self.types),
         )  # fmt: skip
         self.hypercalls = HypercallDispatcher(TABLE, context)
         self._boot()
