@@ -143,11 +143,10 @@ class MmPort(Protocol):
     """
 
     # -- mmu_update, update_va_mapping: ``val`` is a whole page-table entry
-    def mmu_update(self, ptr: int, val: int) -> None:
-        """One request of HYPERVISOR_mmu_update: the low two bits of ``ptr`` say which (MMU_*)."""
-
-    def mmu_update_io(self, ptr: int, val: int) -> None:
-        """The same for frames that DOMID_IO owns: MMIO space, of which the domain has none."""
+    def mmu_update(self, ptr: int, val: int, is_io: bool) -> None:
+        """One request of HYPERVISOR_mmu_update: the low two bits of ``ptr`` say which (MMU_*). ``is_io``: the caller
+        names DOMID_IO as the owner of what it maps, MMIO space, of which the domain has none.
+        """
 
     def update_va_mapping(self, vaddr: int, val: int, flags: int) -> None: ...
 
@@ -226,6 +225,9 @@ class VcpuPort(Protocol):
 
     # -- vcpu_op on vcpu ``vcpuid`` (XenError(ENOENT) where there is none)
     def exists(self, vcpuid: int) -> bool: ...
+    def has_info(self, vcpuid: int) -> bool:
+        """Whether it has a vcpu_info (those beyond the 32nd must register one)."""
+
     def initialise(self, vcpuid: int, context: bytes) -> None: ...
     def up(self, vcpuid: int) -> None: ...
     def down(self, vcpuid: int) -> None: ...
