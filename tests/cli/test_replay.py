@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pvemu.cli import main
-from pvemu.control.recording import load
+from pvemu.config import DomainConfig, GrantLimits, StrictConfig
+from pvemu.control.recording import Recording, load, save
+from pvemu.disk.spec import parse_disk_specs
 from pvemu.errors import ConfigError
 from tests.cli.test_boot import REBOOTS_TWICE
 from tests.control.test_timeline import COUNTING, SCRIPT
@@ -175,3 +178,26 @@ def test_a_domain_that_never_is(
 ) -> None:
     assert main(["debug", str(micro(code)), "--domain", domain, "--command", "quit"]) == 2
     assert capfd.readouterr().err == f"pvemu: {says}\n"
+
+
+def test_what_a_domain_is_made_from_is_recorded_whole(tmp_path: Path) -> None:
+    """Every field, of what no run here sets as well."""
+    paths = [tmp_path / name for name in ("kernel", "ramdisk", "disk")]
+    for path in paths:
+        path.write_bytes(path.name.encode())
+    kernel, ramdisk, disk = map(str, paths)
+    others: dict[str, object] = {
+        "kernel": kernel, "ramdisk": ramdisk, "disks": parse_disk_specs([f"xvdb={disk},ro"]), "write": False,
+        "strict": StrictConfig(7, ("memory",)), "grants": GrantLimits(9, 8, 1), "tsc_mode": "native",
+        "restarts_on": ("crash",),
+    }  # fmt: skip
+    plain = DomainConfig(kernel)
+    for field in fields(DomainConfig):
+        value = getattr(plain, field.name)
+        if field.name not in others:
+            others[field.name] = value + type(value)(1) if not isinstance(value, bool) else not value
+            assert others[field.name] != value
+    others["maxmem_mib"] = others["memory_mib"]
+    config = DomainConfig(**others)  # type: ignore[arg-type]  # by name, each of its own type
+    save(Recording.begin(config, {}), str(tmp_path / "run.rec"))
+    assert load(str(tmp_path / "run.rec")).config == config
