@@ -48,6 +48,7 @@ from pvemu.hypervisor.traps.emul_priv_op import PrivilegedOps
 from pvemu.hypervisor.traps.emulate import CodeReader
 from pvemu.hypervisor.traps.exception_entry import ExceptionEntry
 from pvemu.hypervisor.traps.exit_handler import TRAP_NS, HypercallRecord, PvExitHandler
+from pvemu.hypervisor.traps.far_branch import FarBranches
 from pvemu.hypervisor.traps.msr import Msrs
 from pvemu.hypervisor.traps.ro_page_fault import RoPageFault
 from pvemu.hypervisor.tsc import Tsc
@@ -279,6 +280,7 @@ class Machine:
             self.domain, self.vcpu, self.guest, self.traps, self.privileged, ro_page_fault, self.breakpoints, code,
             lambda: self.descriptor_tables.ldt_vaddr, self.exit_handler.on_cpuid,
             GateOps(self.vcpu, self.guest, code, tables) if is_compat else None,
+            FarBranches(self.vcpu, self.guest, code, tables.read_descriptor),
         )  # fmt: skip
 
     def _build_domain(self) -> None:
