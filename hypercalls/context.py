@@ -8,7 +8,7 @@ unless a name says otherwise, all times nanoseconds.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Context",
+    "CopySide",
     "DescriptorTables",
     "DomainPort",
     "E820Entry",
     "EventChannelPort",
     "EvtchnStatus",
+    "GrantCopyPort",
     "GrantTablePort",
     "GuestAccess",
     "MmPort",
@@ -92,6 +94,20 @@ class EventChannelPort(Protocol):
     def set_priority(self, port: int, priority: int) -> None: ...
 
 
+#: One side of a grant copy: whether it is an entry, its number or the frame's, whose it is, and the first byte.
+CopySide: TypeAlias = tuple[bool, int, int, int]
+
+
+class GrantCopyPort(Protocol):
+    """An array of grant copies: what one holds, the next finds (xen/common/grant_table.c struct gnttab_copy_buf)."""
+
+    def copy(self, source: CopySide, dest: CopySide, length: int) -> int:
+        """One request; its GNTST_*."""
+
+    def release(self) -> None:
+        """The array is done."""
+
+
 class GrantTablePort(Protocol):
     """xen/common/grant_table.c. Methods that Xen answers with a GNTST_* status return it; those it refuses with an
     errno raise XenError.
@@ -108,15 +124,13 @@ class GrantTablePort(Protocol):
         """(GNTST_*, nr_frames, max_nr_frames)."""
 
     def map_grant_ref(self, host_addr: int, flags: int, ref: int, dom: int) -> tuple[int, int, int]:
-        """(GNTST_*, handle, dev_bus_addr)."""
+        """(GNTST_*, handle, dev_bus_addr); the last two mean nothing unless the first is GNTST_okay."""
 
     def unmap_grant_ref(self, host_addr: int, dev_bus_addr: int, handle: int) -> int: ...
     def unmap_and_replace(self, host_addr: int, new_addr: int, handle: int) -> int: ...
     def transfer(self, gfn: int, dom: int, ref: int) -> int: ...
-    def copy(
-        self, source: tuple[bool, int, int, int], dest: tuple[bool, int, int, int], length: int
-    ) -> int:
-        """GNTTABOP_copy; each side is (is_gref, ref_or_gfn, domid, offset)."""
+    def begin_copy(self) -> GrantCopyPort:
+        """GNTTABOP_copy: what goes through an array of requests, and is released after them."""
 
     def get_status_frames(self, dom: int, nr_frames: int) -> tuple[int, list[int]]: ...
     def swap_grant_ref(self, ref_a: int, ref_b: int) -> int: ...
@@ -129,11 +143,10 @@ class MmPort(Protocol):
     """
 
     # -- mmu_update, update_va_mapping: ``val`` is a whole page-table entry
-    def mmu_update(self, ptr: int, val: int) -> None:
-        """One request of HYPERVISOR_mmu_update: the low two bits of ``ptr`` say which (MMU_*)."""
-
-    def mmu_update_io(self, ptr: int, val: int) -> None:
-        """The same for frames that DOMID_IO owns: MMIO space, of which the domain has none."""
+    def mmu_update(self, ptr: int, val: int, is_io: bool) -> None:
+        """One request of HYPERVISOR_mmu_update: the low two bits of ``ptr`` say which (MMU_*). ``is_io``: the caller
+        names DOMID_IO as the owner of what it maps, MMIO space, of which the domain has none.
+        """
 
     def update_va_mapping(self, vaddr: int, val: int, flags: int) -> None: ...
 
@@ -149,12 +162,14 @@ class MmPort(Protocol):
     def copy_page(self, dst_mfn: int, src_mfn: int) -> None: ...
 
     # -- memory_op: extents of 1 << order frames
-    def populate_physmap(self, gpfn: int, order: int) -> int:
-        """Give the domain new frames at ``gpfn``; returns the first mfn. XenError(ENOMEM) at the limit."""
+    def populate_physmap(self, gpfn: int, order: int, bits: int) -> int:
+        """Give the domain new frames at ``gpfn``, at machine addresses of at most ``bits`` bits (0: any); returns the
+        first mfn. XenError(ENOMEM) at the limit.
+        """
 
-    def increase_reservation(self, order: int) -> int: ...
+    def increase_reservation(self, order: int, bits: int) -> int: ...
     def decrease_reservation(self, gmfn: int, order: int) -> None: ...
-    def exchange_frames(self, in_mfns: Sequence[int], out_order: int, count: int) -> list[int]:
+    def exchange_frames(self, in_mfns: Iterable[int], out_order: int, count: int, bits: int) -> list[int]:
         """XENMEM_exchange, a chunk, all or nothing: free ``in_mfns``, give ``count`` new extents; their first mfns."""
 
     def place_extent(self, mfn: int, gpfn: int, order: int) -> None:
@@ -210,6 +225,9 @@ class VcpuPort(Protocol):
 
     # -- vcpu_op on vcpu ``vcpuid`` (XenError(ENOENT) where there is none)
     def exists(self, vcpuid: int) -> bool: ...
+    def has_info(self, vcpuid: int) -> bool:
+        """Whether it has a vcpu_info (those beyond the 32nd must register one)."""
+
     def initialise(self, vcpuid: int, context: bytes) -> None: ...
     def up(self, vcpuid: int) -> None: ...
     def down(self, vcpuid: int) -> None: ...
@@ -240,6 +258,7 @@ class DomainPort(Protocol):
     def shutdown(self, reason: int) -> None: ...
     def shutdown_code(self, reason: int) -> None: ...
     def vm_assist(self, type: int, enable: bool) -> None: ...
+    def has_vm_assist(self, type: int) -> bool: ...
     def watchdog(self, id: int, timeout: int) -> int:
         """``timeout`` in seconds; returns the id (for a new one) or 0."""
 
@@ -296,6 +315,3 @@ class Context(Protocol):
 
     def extra_version(self) -> str:
         """The part of Xen's version after major.minor, as XENVER_extraversion gives it (".7")."""
-
-    def features(self, submap: int) -> int:
-        """XENVER_get_features: the bits of one submap."""

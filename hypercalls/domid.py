@@ -14,7 +14,19 @@ from hypercalls.public.xen import DOMID_IO, DOMID_SELF, DOMID_XEN
 if TYPE_CHECKING:
     from hypercalls.context import Context
 
-__all__ = ["check_pg_owner", "check_remote_domain", "check_target_domain"]
+__all__ = [
+    "check_existing_domain",
+    "check_pg_owner",
+    "check_remote_domain",
+    "check_remote_domain_exists",
+    "check_target_domain",
+]
+
+
+def check_existing_domain(ctx: Context, domid: int) -> None:
+    """``rcu_lock_domain_by_any_id``: returns for the caller and domain 0, else ESRCH."""
+    if domid not in (DOMID_SELF, 0, ctx.domain.domid):
+        raise XenError(ESRCH, f"domain {domid}")
 
 
 def check_target_domain(ctx: Context, domid: int) -> None:
@@ -27,7 +39,14 @@ def check_target_domain(ctx: Context, domid: int) -> None:
 
 def check_remote_domain(ctx: Context, domid: int) -> None:
     """``rcu_lock_remote_domain_by_id`` and a privileged check: never returns. EPERM where the domain exists."""
-    raise XenError(EPERM if domid in (0, ctx.domain.domid) else ESRCH, f"domain {domid}")
+    check_remote_domain_exists(ctx, domid)
+    raise XenError(EPERM, f"domain {domid}")
+
+
+def check_remote_domain_exists(ctx: Context, domid: int) -> None:
+    """``rcu_lock_remote_domain_by_id``: returns for domain 0; EPERM for the caller by its number, else ESRCH."""
+    if domid:
+        raise XenError(EPERM if domid == ctx.domain.domid else ESRCH, f"domain {domid}")
 
 
 def check_pg_owner(ctx: Context, domid: int) -> int:

@@ -1,6 +1,7 @@
 """grant_table_op: arrays of operations, each with its own status (xen/common/grant_table.c do_grant_table_op).
 
-The port answers with GNTST_* statuses; this module copies. A fault ends the array with -EFAULT.
+The port answers with GNTST_* statuses; this module copies. Each element is read when its turn comes, and a fault ends
+the array with -EFAULT. Operations whose structures differ in 32 bits go through hypercalls.grant_table_op_compat.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Final
 from hypercalls.arguments import s32, u32
 from hypercalls.domid import check_target_domain
 from hypercalls.errors import XenError
-from hypercalls.guest_handle import check_handle, copy_field_to_guest, put_longs, read_array
+from hypercalls.grant_copy import COPY_FIELDS, decode_copy
+from hypercalls.grant_table_op_compat import COMPAT_HANDLERS
+from hypercalls.guest_handle import check_handle, check_native_handle, copy_field_to_guest, patched, put_array
 from hypercalls.public import grant_table as gt
 from hypercalls.public.errno import EILSEQ, EINVAL, ENOSYS
 from hypercalls.public.xen import DOMID_SELF
@@ -32,6 +35,8 @@ def do_grant_table_op(ctx: Context, cmd: int, uop: int, count: int) -> int:
     cmd, count = u32(cmd), u32(count)
     if s32(count) < 0:
         return -EINVAL
+    if ctx.abi.bits == 32 and cmd in COMPAT_HANDLERS:
+        return COMPAT_HANDLERS[cmd](ctx, uop, count)
     op = cmd & GNTTABOP_CMD_MASK
     if op not in (cmd, gt.GNTTABOP_cache_flush):
         return -EINVAL
@@ -42,11 +47,11 @@ def do_grant_table_op(ctx: Context, cmd: int, uop: int, count: int) -> int:
 
 
 def _each(ctx: Context, cls: type, uop: int, count: int, *fields: str) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """(address, fields) of each structure of an array."""
+    """(address, fields) of each structure of an array, read one by one: an operation may change those after it."""
     layout = ctx.abi.reader(cls, *fields)
-    check_handle(ctx, uop, count, layout.size)
-    for index, values in enumerate(read_array(ctx, uop, count, layout)):
-        yield uop + index * layout.size, values
+    check_native_handle(ctx, uop, count, layout.size)
+    for place in range(uop, uop + count * layout.size, layout.size):
+        yield place, layout.unpack(ctx.guest.copy_from_guest(place, layout.size))
 
 
 def _one(ctx: Context, cls: type, uop: int, *fields: str) -> tuple[int, ...]:
@@ -57,9 +62,10 @@ def _one(ctx: Context, cls: type, uop: int, *fields: str) -> tuple[int, ...]:
 def _map_grant_ref(ctx: Context, uop: int, count: int) -> int:
     cls = gt.gnttab_map_grant_ref
     layout = ctx.abi.reader(cls)
-    for place, (host_addr, flags, ref, dom, _, _, _) in _each(ctx, cls, uop, count):
-        status, handle, dev_bus_addr = ctx.grant_table.map_grant_ref(host_addr, flags, ref, dom)
-        ctx.guest.copy_to_guest(place, layout.pack(host_addr, flags, ref, dom, status, u32(handle), dev_bus_addr))
+    for place, (host_addr, flags, ref, dom, _, *was) in _each(ctx, cls, uop, count):
+        status, *mapped = ctx.grant_table.map_grant_ref(host_addr, flags, ref, dom)
+        answer = mapped if status == gt.GNTST_okay else was
+        ctx.guest.copy_to_guest(place, layout.pack(host_addr, flags, ref, dom, status, *answer))
     return 0
 
 
@@ -81,12 +87,12 @@ def _unmap_and_replace(ctx: Context, uop: int, count: int) -> int:
 
 def _setup_table(ctx: Context, uop: int, count: int) -> int:
     if count != 1:
-        return 0 if count == 0 and ctx.abi.bits == 32 else -EINVAL
+        return -EINVAL
     cls = gt.gnttab_setup_table
     dom, nr_frames, frame_list = _one(ctx, cls, uop, "dom", "nr_frames", "frame_list")
     check_handle(ctx, frame_list, nr_frames, ctx.abi.long_size)
     status, frames = ctx.grant_table.setup_table(dom, nr_frames)
-    if status == gt.GNTST_okay and put_longs(ctx, frame_list, frames) != len(frames):
+    if not put_array(ctx, frame_list, frames, ctx.abi.long_size):
         status = gt.GNTST_bad_virt_addr
     copy_field_to_guest(ctx, uop, cls, "status", status)
     return 0
@@ -101,17 +107,12 @@ def _transfer(ctx: Context, uop: int, count: int) -> int:
 
 def _copy(ctx: Context, uop: int, count: int) -> int:
     cls = gt.gnttab_copy
-    sides = [f"{side}.{field}" for side in ("source", "dest") for field in ("u.gmfn", "domid", "offset")]
-    for place, (source, source_dom, source_offset, dest, dest_dom, dest_offset, length, flags) in _each(
-        ctx, cls, uop, count, *sides, "len", "flags"
-    ):
-        by_ref, to_ref = bool(flags & gt.GNTCOPY_source_gref), bool(flags & gt.GNTCOPY_dest_gref)
-        status = ctx.grant_table.copy(
-            (by_ref, u32(source) if by_ref else source, source_dom, source_offset),
-            (to_ref, u32(dest) if to_ref else dest, dest_dom, dest_offset),
-            length,
-        )
-        copy_field_to_guest(ctx, place, cls, "status", status)
+    copies = ctx.grant_table.begin_copy()
+    try:
+        for place, values in _each(ctx, cls, uop, count, *COPY_FIELDS):
+            copy_field_to_guest(ctx, place, cls, "status", copies.copy(*decode_copy(values)))
+    finally:
+        copies.release()
     return 0
 
 
@@ -119,11 +120,10 @@ def _query_size(ctx: Context, uop: int, count: int) -> int:
     if count != 1:
         return -EINVAL
     cls = gt.gnttab_query_size
-    dom, nr_frames, max_nr_frames = _one(ctx, cls, uop, "dom", "nr_frames", "max_nr_frames")
-    status, now, limit = ctx.grant_table.query_size(dom)
-    if status == gt.GNTST_okay:
-        nr_frames, max_nr_frames = now, limit
-    ctx.guest.copy_to_guest(uop, ctx.abi.reader(cls).pack(dom, nr_frames, max_nr_frames, status))
+    was = ctx.guest.copy_from_guest(uop, ctx.abi.sizeof(cls))
+    status, nr_frames, max_nr_frames = ctx.grant_table.query_size(ctx.abi.unpack(cls, was).dom)
+    answer = {"nr_frames": nr_frames, "max_nr_frames": max_nr_frames} if status == gt.GNTST_okay else {}
+    ctx.guest.copy_to_guest(uop, patched(ctx, was, cls, status=status, **answer))
     return 0
 
 
@@ -149,16 +149,13 @@ def _get_version(ctx: Context, uop: int, _count: int) -> int:
 
 def _get_status_frames(ctx: Context, uop: int, count: int) -> int:
     if count != 1:
-        return 0 if count == 0 and ctx.abi.bits == 32 else -EINVAL
+        return -EINVAL
     cls = gt.gnttab_get_status_frames
     nr_frames, dom, frame_list = _one(ctx, cls, uop, "nr_frames", "dom", "frame_list")
     check_handle(ctx, frame_list, nr_frames, 8)
     status, frames = ctx.grant_table.get_status_frames(dom, nr_frames)
-    if status == gt.GNTST_okay and frames:
-        try:
-            ctx.guest.copy_to_guest(frame_list, b"".join([frame.to_bytes(8, "little") for frame in frames]))
-        except XenError:
-            status = gt.GNTST_bad_virt_addr
+    if not put_array(ctx, frame_list, frames, 8):
+        status = gt.GNTST_bad_virt_addr
     copy_field_to_guest(ctx, uop, cls, "status", status)
     return 0
 

@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Final
 
 from hypercalls.arguments import u32
 from hypercalls.context import E820Entry
-from hypercalls.domid import check_remote_domain, check_target_domain
-from hypercalls.errors import XenError
-from hypercalls.guest_handle import copy_field_to_guest, put_longs, read_array
+from hypercalls.domid import (
+    check_existing_domain,
+    check_remote_domain,
+    check_remote_domain_exists,
+    check_target_domain,
+)
+from hypercalls.guest_handle import check_handle, copy_field_to_guest, put_longs, read_array
 from hypercalls.memory_exchange import memory_exchange
-from hypercalls.memory_reservation import memory_reservation
+from hypercalls.memory_reservation import COMPAT_ARG_XLAT_SIZE, memory_reservation
 from hypercalls.public import memory as xm
-from hypercalls.public.errno import EACCES, EDOM, EFAULT, EINVAL, ENOSYS, EOPNOTSUPP, EPERM, ESRCH
+from hypercalls.public.errno import EACCES, EDOM, EFAULT, EINVAL, ENOSYS, EOPNOTSUPP, EPERM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,21 +36,36 @@ MEMOP_CMD_MASK: Final = (1 << MEMOP_EXTENT_SHIFT) - 1
 #: struct e820entry (xen/arch/x86/include/asm/e820.h): packed, the same in both widths
 E820ENTRY: Final = Struct("<QQI")
 E820MAX: Final = 1024
+#: operations of the toolstack's headers
+XENMEM_get_sharing_freed_pages: Final = 18
+XENMEM_get_sharing_shared_pages: Final = 19
+XENMEM_access_op: Final = 21
+XENMEM_claim_pages: Final = 24
+XENMEM_reserved_device_memory_map: Final = 27
+XENMEM_RDM_ALL: Final = 1
+#: elements of two lists, and of one, that are translated at once for a 32-bit guest beside their 64-bit structures
+COMPAT_BATCH: Final = (COMPAT_ARG_XLAT_SIZE - 32) // 16
+COMPAT_FRAMES: Final = (COMPAT_ARG_XLAT_SIZE - 32) // 8
 
 
 def do_memory_op(ctx: Context, cmd: int, arg: int) -> int:
     """``cmd``: an XENMEM_*, with the first extent to do in the bits above it."""
-    if ctx.abi.bits == 32:
+    is_compat = ctx.abi.bits == 32
+    if is_compat:
         cmd = u32(cmd)
     start_extent, op = cmd >> MEMOP_EXTENT_SHIFT, cmd & MEMOP_CMD_MASK
     if op in (xm.XENMEM_increase_reservation, xm.XENMEM_decrease_reservation, xm.XENMEM_populate_physmap):
         return memory_reservation(ctx, op, start_extent, arg)
     if op in (xm.XENMEM_add_to_physmap, xm.XENMEM_add_to_physmap_batch):
         return _add_to_physmap(ctx, op, start_extent, arg)
+    if op == xm.XENMEM_acquire_resource:
+        return _acquire_resource(ctx, start_extent, arg)
     handler = _HANDLERS.get(op)
-    if handler is None:
+    if handler is None or (is_compat and op == XENMEM_claim_pages):
         return -ENOSYS
-    if start_extent:
+    if start_extent and op != XENMEM_access_op:
+        if is_compat and op in _TRANSLATED:  # what is copied first is missed first
+            _copy(ctx, _TRANSLATED[op], arg)
         # the common operations refuse one; the arch ones look at all of cmd, so that it names no operation
         return -EINVAL if op in _COMMON else -ENOSYS
     return handler(ctx, op, arg)
@@ -75,24 +94,38 @@ def _of_domain(ctx: Context, op: int, arg: int) -> int:
 
 def _add_to_physmap(ctx: Context, op: int, start_extent: int, arg: int) -> int:
     """Only translated domains have a physmap to add to."""
-    if start_extent > 0xFFFF:
-        return -EDOM
     batch = op == xm.XENMEM_add_to_physmap_batch
     cls = xm.xen_add_to_physmap_batch if batch else xm.xen_add_to_physmap
+    if ctx.abi.bits == 32:
+        data = _copy(ctx, cls, arg)
+        if batch:
+            _read_batch(ctx, data, start_extent)
+    if start_extent > 0xFFFF:
+        return -EDOM
     domid, space = ctx.abi.reader(cls, "domid", "space").unpack(_copy(ctx, cls, arg))
     if batch and space == xm.XENMAPSPACE_gmfn_range:
         return -EOPNOTSUPP
     if not batch and space == xm.XENMAPSPACE_gmfn_foreign:
         return -ENOSYS
     if domid != 0:  # domain 0 is found, and refused for the same reason as the caller itself
-        check_target_domain(ctx, domid)
+        check_existing_domain(ctx, domid)
     return -EACCES
+
+
+def _read_batch(ctx: Context, data: bytes, start_extent: int) -> None:
+    """``compat_memory_op`` translates the lists before anything else: XenError(EFAULT) where they cannot be read."""
+    size, idxs, gpfns, errs = ctx.abi.reader(xm.xen_add_to_physmap_batch, "size", "idxs", "gpfns", "errs").unpack(data)
+    for handle in (idxs, gpfns, errs):
+        check_handle(ctx, handle, size, 4)
+    for index in range(start_extent, min(start_extent + COMPAT_BATCH, size)):
+        ctx.guest.copy_from_guest(idxs + 4 * index, 4)
+        ctx.guest.copy_from_guest(gpfns + 4 * index, 4)
 
 
 def _remove_from_physmap(ctx: Context, _op: int, arg: int) -> int:
     domid, _ = ctx.abi.reader(xm.xen_remove_from_physmap).unpack(_copy(ctx, xm.xen_remove_from_physmap, arg))
     if domid != 0:
-        check_target_domain(ctx, domid)
+        check_existing_domain(ctx, domid)
     return -EACCES
 
 
@@ -105,15 +138,33 @@ def _get_vnumainfo(ctx: Context, _op: int, arg: int) -> int:
     return -EOPNOTSUPP
 
 
-def _acquire_resource(ctx: Context, _op: int, arg: int) -> int:
+def _acquire_resource(ctx: Context, start_extent: int, arg: int) -> int:
     """Resources of other domains, for those that run them."""
     cls = xm.xen_mem_acquire_resource
-    layout = ctx.abi.reader(cls, "domid", "nr_frames", "pad", "frame")
-    domid, nr_frames, pad, frame = layout.unpack(_copy(ctx, cls, arg))
-    if pad or frame + nr_frames >= 1 << 32:
+    layout = ctx.abi.reader(cls, "domid", "nr_frames", "pad", "frame", "frame_list")
+    domid, nr_frames, pad, frame, frame_list = layout.unpack(_copy(ctx, cls, arg))
+    if ctx.abi.bits == 32 and frame_list and nr_frames:
+        if start_extent >= nr_frames:
+            return -EINVAL
+        nr_frames, frame = min(nr_frames - start_extent, COMPAT_FRAMES), frame + start_extent & (1 << 64) - 1
+    if pad or frame >> 32 or (frame + nr_frames) >> 32:
         return -EINVAL
     check_remote_domain(ctx, domid)
     return -EPERM
+
+
+def _reserved_device_memory_map(ctx: Context, _op: int, arg: int) -> int:
+    """Memory that devices of the machine claim: without an IOMMU nobody asks for any. struct
+    xen_reserved_device_memory_map is the toolstack's: flags, nr_entries, a handle, a device; an entry is two longs.
+    """
+    size = ctx.abi.long_size
+    data = ctx.guest.copy_from_guest(arg, 8 + 2 * size)
+    flags, nr_entries, buffer = (int.from_bytes(field, "little") for field in (data[:4], data[4:8], data[8 : 8 + size]))
+    check_handle(ctx, buffer, nr_entries, 2 * size)
+    if flags & ~XENMEM_RDM_ALL:
+        return -EINVAL
+    ctx.guest.copy_to_guest(arg, data[:4] + bytes(4) + data[8:])
+    return 0
 
 
 def _memory_map(ctx: Context, _op: int, arg: int) -> int:
@@ -128,7 +179,9 @@ def _memory_map(ctx: Context, _op: int, arg: int) -> int:
     return 0
 
 
-def _machine_memory_map(_ctx: Context, _op: int, _arg: int) -> int:
+def _machine_memory_map(ctx: Context, _op: int, arg: int) -> int:
+    if ctx.abi.bits == 32:
+        _copy(ctx, xm.xen_memory_map, arg)
     return -EPERM
 
 
@@ -163,7 +216,7 @@ def _pod_target(ctx: Context, _op: int, arg: int) -> int:
     """Populate on demand is not for PV domains."""
     (domid,) = ctx.abi.reader(xm.xen_pod_target, "domid").unpack(_copy(ctx, xm.xen_pod_target, arg))
     if domid != 0:
-        check_target_domain(ctx, domid)
+        check_existing_domain(ctx, domid)
     return -EINVAL
 
 
@@ -178,21 +231,16 @@ def _claim_pages(ctx: Context, _op: int, arg: int) -> int:
 
 
 def _access_op(ctx: Context, _op: int, arg: int) -> int:
-    """For introspection tools. struct xen_mem_access_op is not a guest's: its domain id is two bytes in."""
-    domid = int.from_bytes(ctx.guest.copy_from_guest(arg, 24)[2:4], "little")
-    if domid not in (0, ctx.domain.domid):
-        raise XenError(ESRCH, f"domain {domid}")
-    return -EPERM
+    """For introspection tools, on another domain; a PV domain has no such rights on its memory. Of struct
+    xen_mem_access_op, which is no guest's, the domain id is two bytes in, and two handles are at the end.
+    """
+    data = ctx.guest.copy_from_guest(arg, 16 + 2 * ctx.abi.long_size)
+    check_remote_domain_exists(ctx, int.from_bytes(data[2:4], "little"))
+    return -EINVAL
 
 
 def _copy(ctx: Context, cls: type, arg: int) -> bytes:
     return ctx.guest.copy_from_guest(arg, ctx.abi.sizeof(cls))
-
-
-XENMEM_get_sharing_freed_pages: Final = 18
-XENMEM_get_sharing_shared_pages: Final = 19
-XENMEM_access_op: Final = 21
-XENMEM_claim_pages: Final = 24
 
 
 def _no_shared_pages(_ctx: Context, _op: int, _arg: int) -> int:
@@ -219,7 +267,7 @@ _HANDLERS: Final[dict[int, Callable[[Context, int, int], int]]] = {
     XENMEM_access_op: _access_op,
     XENMEM_claim_pages: _claim_pages,
     xm.XENMEM_get_vnumainfo: _get_vnumainfo,
-    xm.XENMEM_acquire_resource: _acquire_resource,
+    XENMEM_reserved_device_memory_map: _reserved_device_memory_map,
 }
 
 #: operations of xen/common/memory.c, which refuse a start extent
@@ -232,6 +280,14 @@ _COMMON: Final = frozenset(
         xm.XENMEM_maximum_gpfn,
         xm.XENMEM_remove_from_physmap,
         xm.XENMEM_get_vnumainfo,
+        XENMEM_reserved_device_memory_map,
         XENMEM_claim_pages,
     }
 )
+
+#: operations whose structure is copied for a 32-bit guest before the start extent is looked at
+_TRANSLATED: Final[dict[int, type]] = {
+    xm.XENMEM_exchange: xm.xen_memory_exchange,
+    xm.XENMEM_remove_from_physmap: xm.xen_remove_from_physmap,
+    xm.XENMEM_get_vnumainfo: xm.xen_vnuma_topology_info,
+}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hypercalls.arguments import s32, u16, u32
 from hypercalls.domid import check_pg_owner
 from hypercalls.errors import XenError
-from hypercalls.guest_handle import check_handle, copy_array
+from hypercalls.guest_handle import check_native_handle, copy_array
 from hypercalls.public.errno import ENOSYS, EPERM, ESRCH
 from hypercalls.public.xen import DOMID_IO, mmu_update
 
@@ -52,7 +52,7 @@ def do_mmu_update(ctx: Context, ureqs: int, count: int, pdone: int, foreigndom: 
     if count == MMU_UPDATE_PREEMPTED and not ureqs:
         return s32(foreigndom)
     count, before = begin_batch(ctx, count, pdone)
-    check_handle(ctx, ureqs, count, 16)
+    check_native_handle(ctx, ureqs, count, 16)
     pt_dom = foreigndom >> 16
     if pt_dom and pt_dom - 1 not in (0, ctx.domain.domid):
         raise XenError(ESRCH, f"page-table owner {pt_dom - 1}")
@@ -62,14 +62,13 @@ def do_mmu_update(ctx: Context, ureqs: int, count: int, pdone: int, foreigndom: 
         denied = not is_io and check_pg_owner(ctx, u16(foreigndom))
         denied = denied or (pt_dom and pt_dom - 1 != ctx.domain.domid)
         request = ctx.abi.reader(mmu_update)
-        update = ctx.mm.mmu_update_io if is_io else ctx.mm.mmu_update
         for piece in copy_array(ctx, ureqs, count, request.size):
             for ptr, val in request.iter_unpack(piece):
                 if ptr & 4:
                     raise XenError(ENOSYS, f"mmu_update command {ptr & 7}")
                 if denied:
                     raise XenError(EPERM, f"mmu_update for {foreigndom:#x}")
-                update(ptr, val)
+                ctx.mm.mmu_update(ptr, val, is_io)
                 done += 1
     except XenError as error:
         result = -error.errno

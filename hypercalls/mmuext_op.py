@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hypercalls.arguments import addr_ok, s32, u16, u32
 from hypercalls.domid import check_pg_owner
 from hypercalls.errors import XenError
-from hypercalls.guest_handle import check_handle, read_array
+from hypercalls.guest_handle import check_native_handle, read_array
 from hypercalls.mmu_update import MMU_UPDATE_PREEMPTED, begin_batch, finish_batch
 from hypercalls.public import xen
 from hypercalls.public.errno import EACCES, EINVAL, ENOSYS, EOPNOTSUPP
@@ -26,8 +26,10 @@ def do_mmuext_op(ctx: Context, uops: int, count: int, pdone: int, foreigndom: in
     count, foreigndom = u32(count), u32(foreigndom)
     if count == MMU_UPDATE_PREEMPTED and not uops:
         return s32(foreigndom)
+    if ctx.abi.bits == 32 and not count & ~MMU_UPDATE_PREEMPTED:
+        return 0  # compat_mmuext_op hands nothing on
     count, before = begin_batch(ctx, count, pdone)
-    check_handle(ctx, uops, count, ctx.abi.sizeof(xen.mmuext_op))
+    check_native_handle(ctx, uops, count, ctx.abi.sizeof(xen.mmuext_op))
     denied = check_pg_owner(ctx, u16(foreigndom))
     if denied:
         return denied
@@ -62,12 +64,14 @@ def _one_op(ctx: Context, cmd: int, arg1: int, arg2: int) -> None:  # noqa: C901
             mm.tlb_flush()
         case xen.MMUEXT_INVLPG_LOCAL:
             mm.invlpg(arg1)
-        case xen.MMUEXT_TLB_FLUSH_MULTI:
-            check_vcpumask(ctx, arg2)
-            mm.tlb_flush()
-        case xen.MMUEXT_INVLPG_MULTI:
-            check_vcpumask(ctx, arg2)
-            if addr_ok(arg1):
+        case xen.MMUEXT_TLB_FLUSH_MULTI | xen.MMUEXT_INVLPG_MULTI:
+            try:
+                check_vcpumask(ctx, arg2)
+            except XenError as error:
+                raise XenError(EINVAL, error.reason) from error
+            if cmd == xen.MMUEXT_TLB_FLUSH_MULTI:
+                mm.tlb_flush()
+            elif addr_ok(arg1):
                 mm.invlpg(arg1)
         case xen.MMUEXT_INVLPG_ALL:
             if addr_ok(arg1):
@@ -92,8 +96,7 @@ def _one_op(ctx: Context, cmd: int, arg1: int, arg2: int) -> None:  # noqa: C901
 
 
 def check_vcpumask(ctx: Context, vcpumask: int) -> None:
-    """A bitmap of vcpus must be readable: EINVAL otherwise. Whom it names does not matter: one TLB serves them all."""
-    try:
-        ctx.guest.copy_from_guest(vcpumask, ctx.abi.long_size)
-    except XenError as error:
-        raise XenError(EINVAL, f"vcpu mask at {vcpumask:#x}") from error
+    """vcpumask_to_pcpumask: XenError(EFAULT) for a bitmap of vcpus that cannot be read. No domain has more vcpus than
+    its first word has bits, and whom it names does not matter: no TLB holds what the page tables do not say.
+    """
+    ctx.guest.copy_from_guest(vcpumask, ctx.abi.long_size)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hypercalls.arguments import u32
 from hypercalls.errors import XenError
-from hypercalls.guest_handle import check_handle, read_array
+from hypercalls.guest_handle import check_native_handle
 from hypercalls.public.errno import EINVAL
 from hypercalls.public.xen import __HYPERVISOR_iret, __HYPERVISOR_multicall, multicall_entry
 
@@ -25,17 +25,17 @@ def do_multicall(ctx: Context, call_list: int, nr_calls: int) -> int:
     """
     nr_calls = u32(nr_calls)
     abi = ctx.abi
-    size, mask, long_size = abi.sizeof(multicall_entry), abi.long_mask, abi.long_size
-    check_handle(ctx, call_list, nr_calls, size)
-    place = call_list + abi.offsetof(multicall_entry, "result")
-    store, call = ctx.guest.copy_to_guest, ctx.call
-    for op, _, *args in read_array(ctx, call_list, nr_calls, abi.reader(multicall_entry)):
+    mask, long_size = abi.long_mask, abi.long_size
+    check_native_handle(ctx, call_list, nr_calls, abi.sizeof(multicall_entry))
+    entry, result_at = abi.reader(multicall_entry), abi.offsetof(multicall_entry, "result")
+    load, store, call = ctx.guest.copy_from_guest, ctx.guest.copy_to_guest, ctx.call
+    for place in range(call_list, call_list + nr_calls * entry.size, entry.size):
+        op, _, *args = entry.unpack(load(place, entry.size))
         result = -EINVAL if op == __HYPERVISOR_multicall else call(op, args)
         encoded = (result & mask).to_bytes(long_size, "little")
         if op == __HYPERVISOR_iret:
             with suppress(XenError):
-                store(place, encoded)
+                store(place + result_at, encoded)
             return result
-        store(place, encoded)
-        place += size
+        store(place + result_at, encoded)
     return 0

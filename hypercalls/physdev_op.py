@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from hypercalls.arguments import s32
+from hypercalls.domid import check_existing_domain
 from hypercalls.errors import XenError
 from hypercalls.guest_handle import check_handle, copy_field_to_guest
 from hypercalls.public import physdev as pd
-from hypercalls.public.errno import EINVAL, ENODEV, ENOSYS, EPERM, ESRCH
-from hypercalls.public.xen import DOMID_SELF
+from hypercalls.public.errno import EINVAL, ENODEV, ENOSYS, EPERM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,15 +92,46 @@ def _irq_status_query(ctx: Context, arg: int) -> int:
 
 
 def _map_pirq(ctx: Context, arg: int) -> int:
+    """The refusal is told after the structure is written back, with the type as Xen read it."""
     domid, type_, table_base = _read(ctx, pd.physdev_map_pirq, arg, "domid", "type", "table_base")
     if type_ == pd.MAP_PIRQ_TYPE_MULTI_MSI and table_base:
         return -EINVAL
-    return -EPERM if domid in (0, DOMID_SELF, ctx.domain.domid) else -ESRCH
+    type_ = pd.MAP_PIRQ_TYPE_MSI if type_ == pd.MAP_PIRQ_TYPE_MSI_SEG else type_
+    copy_field_to_guest(ctx, arg, pd.physdev_map_pirq, "type", type_)
+    check_existing_domain(ctx, domid)
+    return -EPERM
 
 
 def _unmap_pirq(ctx: Context, arg: int) -> int:
     domid, _ = _read(ctx, pd.physdev_unmap_pirq, arg)
-    return -EPERM if domid in (0, DOMID_SELF, ctx.domain.domid) else -ESRCH
+    check_existing_domain(ctx, domid)
+    return -EPERM
+
+
+def _manage_pci_add_ext(ctx: Context, arg: int) -> int:
+    is_extfn, is_virtfn = _read(ctx, pd.physdev_manage_pci_ext, arg, "is_extfn", "is_virtfn")
+    return -EINVAL if is_extfn > 1 or is_virtfn > 1 else -EPERM
+
+
+def _restore_msi(ctx: Context, arg: int) -> int:
+    bus, devfn = _read(ctx, pd.physdev_restore_msi, arg)
+    return _restore_msi_of(0, bus, devfn)
+
+
+def _restore_msi_ext(ctx: Context, arg: int) -> int:
+    return _restore_msi_of(*_read(ctx, pd.physdev_pci_device, arg))
+
+
+def _restore_msi_of(seg: int, bus: int, devfn: int) -> int:
+    """Each machine has a host bridge, which is not the domain's; that is all that can be known of its devices."""
+    return -ENODEV if seg or bus or devfn else -EPERM
+
+
+def _pci_device_add(ctx: Context, arg: int) -> int:
+    (flags,) = _read(ctx, pd.physdev_pci_device_add, arg, "flags")
+    if flags & pd.XEN_PCI_DEV_PXM:
+        ctx.guest.copy_from_guest(arg + ctx.abi.sizeof(pd.physdev_pci_device_add), 4)
+    return -EPERM
 
 
 def _setup_gsi(ctx: Context, arg: int) -> int:
@@ -130,6 +161,10 @@ _HANDLERS: Final[dict[int, Callable[[Context, int], int]]] = {
     pd.PHYSDEVOP_eoi: _eoi,
     pd.PHYSDEVOP_map_pirq: _map_pirq,
     pd.PHYSDEVOP_unmap_pirq: _unmap_pirq,
+    pd.PHYSDEVOP_manage_pci_add_ext: _manage_pci_add_ext,
+    pd.PHYSDEVOP_pci_device_add: _pci_device_add,
+    pd.PHYSDEVOP_restore_msi: _restore_msi,
+    pd.PHYSDEVOP_restore_msi_ext: _restore_msi_ext,
     pd.PHYSDEVOP_setup_gsi: _setup_gsi,
     pd.PHYSDEVOP_pirq_eoi_gmfn_v1: _pirq_eoi_gmfn,
     pd.PHYSDEVOP_pirq_eoi_gmfn_v2: _pirq_eoi_gmfn,
@@ -142,13 +177,9 @@ _REFUSED: Final[dict[int, tuple[type | None, int]]] = {
     pd.PHYSDEVOP_alloc_irq_vector: (pd.physdev_irq, EPERM),
     pd.PHYSDEVOP_manage_pci_add: (pd.physdev_manage_pci, EPERM),
     pd.PHYSDEVOP_manage_pci_remove: (pd.physdev_manage_pci, EPERM),
-    pd.PHYSDEVOP_manage_pci_add_ext: (pd.physdev_manage_pci, EPERM),
     pd.PHYSDEVOP_prepare_msix: (pd.physdev_pci_device, EPERM),
     pd.PHYSDEVOP_release_msix: (pd.physdev_pci_device, EPERM),
-    pd.PHYSDEVOP_pci_device_add: (pd.physdev_pci_device, EPERM),
     pd.PHYSDEVOP_pci_device_remove: (pd.physdev_pci_device, EPERM),
-    pd.PHYSDEVOP_restore_msi: (pd.physdev_restore_msi, ENODEV),
-    pd.PHYSDEVOP_restore_msi_ext: (pd.physdev_pci_device, ENODEV),
     pd.PHYSDEVOP_pci_mmcfg_reserved: (None, EPERM),
     pd.PHYSDEVOP_dbgp_op: (None, EPERM),
 }

@@ -8,61 +8,44 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from hypercalls.arguments import s32, u16, u32
+from hypercalls.domctl import DOMCTL_HEADER, DOMCTL_SIZE, XEN_DOMCTL_INTERFACE_VERSION, XEN_DOMCTL_shadow_op
+from hypercalls.domid import check_remote_domain_exists
 from hypercalls.public.errno import E2BIG, EACCES, EBUSY, EINVAL, ENODATA, ENODEV, ENOSYS, EOPNOTSUPP, EPERM, ESRCH
 
 if TYPE_CHECKING:
     from hypercalls.context import Context
 
 __all__ = [
-    "do_console_io", "do_dm_op", "do_domctl", "do_hypfs_op", "do_kexec_op", "do_mca",
+    "do_console_io", "do_dm_op", "do_hypfs_op", "do_kexec_op", "do_mca",
     "do_paging_domctl_cont", "do_platform_op", "do_sysctl", "do_xenoprof_op", "do_xenpmu_op", "do_xsm_op",
 ]  # fmt: skip
 
 XENPF_INTERFACE_VERSION: Final = 0x03000001
 XEN_SYSCTL_INTERFACE_VERSION: Final = 0x15
-XEN_DOMCTL_INTERFACE_VERSION: Final = 0x15
-XEN_DOMCTL_createdomain: Final = 1
-XEN_DOMCTL_getdomaininfo: Final = 5
-XEN_DOMCTL_shadow_op: Final = 10
 XENOPROF_init: Final = 0
 XENOPROF_get_buffer: Final = 14
 XENOPROF_last_op: Final = 17
 XENOPROF_INIT_SIZE: Final = 72
 
 
-def _words(ctx: Context, arg: int, size: int) -> tuple[int, int, int]:
-    """(cmd, interface version, domain) of a toolstack operation of ``size`` bytes."""
-    data = ctx.guest.copy_from_guest(arg, size)
-    number = int.from_bytes
-    return number(data[:4], "little"), number(data[4:8], "little"), number(data[8:10], "little")
+def _version(ctx: Context, arg: int) -> int:
+    """The interface version of a struct xen_platform_op or xen_sysctl."""
+    return int.from_bytes(ctx.guest.copy_from_guest(arg, 136)[4:8], "little")
 
 
 def do_platform_op(ctx: Context, arg: int) -> int:
     """xen/arch/x86/platform_hypercall.c."""
-    _, version, _ = _words(ctx, arg, 136)
-    return -EPERM if version == XENPF_INTERFACE_VERSION else -EACCES
+    return -EPERM if _version(ctx, arg) == XENPF_INTERFACE_VERSION else -EACCES
 
 
 def do_sysctl(ctx: Context, arg: int) -> int:
     """xen/common/sysctl.c."""
-    _, version, _ = _words(ctx, arg, 136)
-    return -EPERM if version == XEN_SYSCTL_INTERFACE_VERSION else -EACCES
-
-
-def do_domctl(ctx: Context, arg: int) -> int:
-    """xen/common/domctl.c: the domain is looked up before the permission."""
-    cmd, version, domain = _words(ctx, arg, 144)
-    if version != XEN_DOMCTL_INTERFACE_VERSION:
-        return -EACCES
-    found = domain in (0, ctx.domain.domid) or cmd == XEN_DOMCTL_createdomain
-    if cmd == XEN_DOMCTL_getdomaininfo and not found:
-        return -EINVAL if domain >= 0x7FF0 else -EPERM if domain < ctx.domain.domid else -ESRCH
-    return -EPERM if found else -ESRCH
+    return -EPERM if _version(ctx, arg) == XEN_SYSCTL_INTERFACE_VERSION else -EACCES
 
 
 def do_paging_domctl_cont(ctx: Context, arg: int) -> int:
     """xen/arch/x86/mm/paging.c: the rest of an interrupted domctl."""
-    cmd, version, domain = _words(ctx, arg, 144)
+    cmd, version, domain = DOMCTL_HEADER.unpack_from(ctx.guest.copy_from_guest(arg, DOMCTL_SIZE))
     if version != XEN_DOMCTL_INTERFACE_VERSION or cmd != XEN_DOMCTL_shadow_op:
         return -EOPNOTSUPP
     return -EPERM if domain in (0, ctx.domain.domid) else -ESRCH
@@ -119,4 +102,5 @@ def do_dm_op(ctx: Context, domid: int, nr_bufs: int, bufs: int) -> int:
     if nr_bufs > 2:
         return -E2BIG
     ctx.guest.copy_from_guest(bufs, nr_bufs * 2 * ctx.abi.long_size)
-    return -EPERM if domid in (0, ctx.domain.domid) else -ESRCH
+    check_remote_domain_exists(ctx, domid)
+    return -EINVAL  # domain 0 is no HVM domain

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hypercalls import refused
 from hypercalls.callback_op import do_callback_op
+from hypercalls.domctl import do_domctl
 from hypercalls.event_channel_op import do_event_channel_op, do_event_channel_op_compat
 from hypercalls.fpu_taskswitch import do_fpu_taskswitch
 from hypercalls.get_debugreg import do_get_debugreg
@@ -107,7 +108,7 @@ TABLE: Final[Mapping[int, Row]] = {
     xen.__HYPERVISOR_physdev_op: _row("physdev_op", do_physdev_op, 2),
     xen.__HYPERVISOR_hvm_op: _row("hvm_op", do_hvm_op, 2),
     xen.__HYPERVISOR_sysctl: _row("sysctl", refused.do_sysctl, 1),
-    xen.__HYPERVISOR_domctl: _row("domctl", refused.do_domctl, 1),
+    xen.__HYPERVISOR_domctl: _row("domctl", do_domctl, 1),
     xen.__HYPERVISOR_kexec_op: _row("kexec_op", refused.do_kexec_op, 2),
     xen.__HYPERVISOR_tmem_op: _row("tmem_op", do_ni_hypercall, 0),  # removed in Xen 4.13
     xen.__HYPERVISOR_argo_op: _row("argo_op", do_ni_hypercall, 0),  # not in the default build

@@ -16,15 +16,17 @@ __all__ = ["do_update_va_mapping", "do_update_va_mapping_otherdomain"]
 
 
 def do_update_va_mapping(ctx: Context, va: int, val: int, flags_or_hi: int, flags32: int = 0) -> int:
-    """``flags`` is a flush type and whom to flush: UVMF_LOCAL, UVMF_ALL or the address of a vcpu bitmap.
+    """``flags`` is a flush type and whom to flush: UVMF_LOCAL, UVMF_ALL or the address of a vcpu bitmap; EFAULT where
+    that cannot be read, with the entry changed.
 
     64 bits: (va, val, flags). 32 bits: (va, val_lo, val_hi, flags).
     """
     if ctx.abi.bits == 64:
-        flags = flags_or_hi
-    else:
-        val |= flags_or_hi << 32
-        flags = flags32
+        return _update(ctx, va, val, flags_or_hi)
+    return _update(ctx, va, val | flags_or_hi << 32, flags32)
+
+
+def _update(ctx: Context, va: int, val: int, flags: int) -> int:
     ctx.mm.update_va_mapping(va, val, flags)
     whom = flags & ~UVMF_FLUSHTYPE_MASK
     if whom not in (UVMF_LOCAL, UVMF_ALL) and flags & UVMF_FLUSHTYPE_MASK in (UVMF_TLB_FLUSH, UVMF_INVLPG):
@@ -36,5 +38,8 @@ def do_update_va_mapping_otherdomain(
     ctx: Context, va: int, val: int, flags_or_hi: int, domid_or_flags: int, domid32: int = 0
 ) -> int:
     """As update_va_mapping, with the owner of the frame as last argument."""
-    domid = u16(domid_or_flags if ctx.abi.bits == 64 else domid32)
-    return check_pg_owner(ctx, domid) or do_update_va_mapping(ctx, va, val, flags_or_hi, domid_or_flags)
+    if ctx.abi.bits == 64:
+        flags, domid = flags_or_hi, domid_or_flags
+    else:
+        val, flags, domid = val | flags_or_hi << 32, domid_or_flags, domid32
+    return check_pg_owner(ctx, u16(domid)) or _update(ctx, va, val, flags)

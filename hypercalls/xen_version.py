@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from hypercalls.arguments import s32
+from hypercalls.public import features as feat
 from hypercalls.public import version as xv
 from hypercalls.public.arch_x86 import HYPERVISOR_VIRT_START_X86_32, HYPERVISOR_VIRT_START_X86_64
 from hypercalls.public.errno import EINVAL, ENOSYS, EPERM
-from hypercalls.public.features import XENFEAT_NR_SUBMAPS
+from hypercalls.public.xen import VMASST_TYPE_pae_extended_cr3
 
 if TYPE_CHECKING:
     from hypercalls.context import Context
@@ -26,6 +27,14 @@ XEN_CHANGESET: Final = b"unavailable"
 COMPILE_INFO: Final = xv.xen_compile_info(compiler=b"none", compile_by=b"pvemu", compile_domain=b"", compile_date=b"")
 DENIED: Final = b"<denied>"
 PAGE_SIZE: Final = 4096
+#: of every PV domain
+FEATURES: Final = (
+    1 << feat.XENFEAT_mmu_pt_update_preserve_ad
+    | 1 << feat.XENFEAT_highmem_assist
+    | 1 << feat.XENFEAT_gnttab_map_avail_bits
+    | 1 << feat.XENFEAT_memory_op_vnode_supported
+    | 1 << feat.XENFEAT_direct_mapped
+)
 
 
 def do_xen_version(ctx: Context, cmd: int, arg: int) -> int:
@@ -68,7 +77,8 @@ def _text(text: bytes, size: int) -> bytes:
 def _get_features(ctx: Context, arg: int) -> int:
     layout = ctx.abi.reader(xv.xen_feature_info)
     submap_idx, _ = layout.unpack(ctx.guest.copy_from_guest(arg, layout.size))
-    if submap_idx >= XENFEAT_NR_SUBMAPS:
+    if submap_idx >= feat.XENFEAT_NR_SUBMAPS:
         return -EINVAL
-    ctx.guest.copy_to_guest(arg, layout.pack(submap_idx, ctx.features(submap_idx)))
+    pae = ctx.domain.has_vm_assist(VMASST_TYPE_pae_extended_cr3)
+    ctx.guest.copy_to_guest(arg, layout.pack(submap_idx, FEATURES | pae << feat.XENFEAT_pae_pgdir_above_4gb))
     return 0

@@ -42,6 +42,9 @@ PHYSDEVOP_IRQ_UNMASK_NOTIFY = 4
 XENIRQSTAT_needs_eoi = 1 << 0
 XENIRQSTAT_shared = 1 << 1
 
+# -- physdev_pci_device_add.flags
+XEN_PCI_DEV_PXM = 0x4
+
 
 @cstruct
 class physdev_eoi:
@@ -108,6 +111,21 @@ class physdev_manage_pci:
 
 
 @cstruct
+class physdev_manage_pci_ext_physfn:
+    bus: u8 = 0
+    devfn: u8 = 0
+
+
+@cstruct
+class physdev_manage_pci_ext:
+    bus: u8 = 0
+    devfn: u8 = 0
+    is_extfn: u32 = 0
+    is_virtfn: u32 = 0
+    physfn: physdev_manage_pci_ext_physfn = ZERO
+
+
+@cstruct
 class physdev_restore_msi:
     bus: u8 = 0
     devfn: u8 = 0
@@ -140,6 +158,23 @@ class physdev_pci_device:
     seg: u16 = 0
     bus: u8 = 0
     devfn: u8 = 0
+
+
+@cstruct
+class physdev_pci_device_add_physfn:
+    bus: u8 = 0
+    devfn: u8 = 0
+
+
+@cstruct
+class physdev_pci_device_add:
+    """``flags`` may say that a proximity domain, a u32, follows."""
+
+    seg: u16 = 0
+    bus: u8 = 0
+    devfn: u8 = 0
+    flags: u32 = 0
+    physfn: physdev_pci_device_add_physfn = ZERO
 
 
 @cunion

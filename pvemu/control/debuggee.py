@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from pvemu.control.encounters import Encounters
 from pvemu.control.place import Mark, Place, Stop
 from pvemu.control.pulse import Pulse
-from pvemu.control.stop_points import Armed, StopPoint
-from pvemu.cpu.exits import ExitKind, MemoryAccess
+from pvemu.control.stop_points import WATCH_KINDS
+from pvemu.cpu.exits import ExitKind
 from pvemu.debug.symbols import Symbols
 from pvemu.errors import ConfigError
 from pvemu.frames import PAGE_MASK, PAGE_SIZE
@@ -23,17 +24,14 @@ if TYPE_CHECKING:
 
     from hypercalls.table import Row
     from pvemu.control.channel import Channel
+    from pvemu.control.encounters import Hit
     from pvemu.control.keyboard import Keyboard
+    from pvemu.control.stop_points import StopPoint
     from pvemu.debug.symbols import SymbolFiles
     from pvemu.machine import Machine, Outcome
     from pvemu.testing.session import Session
 
-__all__ = ["Debuggee", "Hit"]
-
-_WATCH_KINDS = ("read", "write", "access")
-
-#: Where a stop point was met: exit number, arrivals at it (or accesses) since, and the point.
-Hit = tuple[int, int, StopPoint]
+__all__ = ["Debuggee"]
 
 
 class Debuggee:
@@ -50,16 +48,7 @@ class Debuggee:
         machine.hypercalls.monitor(self._before_hypercall, lambda row, args, result: None)
         self.attach(channel)
         engine = machine.engine
-        engine.watch.on_code = self._on_code
-        engine.watch.on_memory = self._on_memory
-        self._armed = Armed(machine, self._on_event, self._on_fault, self._watch_entry)
-        self._code: dict[int, list[StopPoint]] = {}
-        self._entries: dict[int, tuple[StopPoint, str]] = {}  # of stages that are about to start
-        self._hits: list[tuple[StopPoint, str]] = []
-        self._access_at = 0
-        self._collected: list[Hit] | None = None  # hits are noted, not stopped at
-        self._counts: dict[int, int] = {}  # arrivals by address (accesses by point) since the last exit
-        self._counts_exit = -1
+        self._met = Encounters(machine)
         self._known: int | None = 0  # instructions behind the last exit, where the guest stood last
         self._known_exits = 0
         self._trail: tuple[Mark, ...] = ()
@@ -80,70 +69,6 @@ class Debuggee:
         if row.name == "event_channel_op":
             self.symbols.modules()
 
-    # -- what stops it -----------------------------------------------------------------------------------------------
-    def _arm(self, points: Sequence[StopPoint], extra: Sequence[int] = ()) -> None:
-        self._armed.set([point for point in points if point.kind != "code" and point.kind not in _WATCH_KINDS])
-        self._code = {}
-        for point in points:
-            if point.kind == "code":
-                for address in point.addresses:
-                    self._code.setdefault(address, []).append(point)
-        watch = self.machine.engine.watch
-        watch.set_code([*self._code, *self._entries, *extra])
-        watch.set_memory(
-            [(maddr, size, p.kind) for p in points if p.kind in _WATCH_KINDS for maddr, size in p.ranges]
-        )
-        self._watched = [point for point in points if point.kind in _WATCH_KINDS]
-
-    def _count(self, key: int) -> int:
-        exits = self.machine.engine.exits
-        if exits != self._counts_exit:
-            self._counts, self._counts_exit = {}, exits
-        count = self._counts[key] = self._counts.get(key, 0) + 1
-        return count
-
-    def _on_code(self, address: int) -> bool:
-        count = self._count(address)
-        if address in self._entries:
-            point, text = self._entries.pop(address)
-            return self._meet(point, text, count)
-        points = self._code.get(address, ())
-        stops = [self._meet(point, point.text, count) for point in points]
-        return any(stops) or (self._wanted_arrival == (address, count))
-
-    def _on_memory(self, access: MemoryAccess) -> bool:
-        stops = False
-        for point in self._watched:
-            for maddr, size in point.ranges:
-                wants = point.kind in {access.kind, "access"}
-                if wants and maddr < access.maddr + access.size and access.maddr < maddr + size:
-                    linear = point.linear + max(access.maddr - maddr, 0)
-                    self._access_at = linear
-                    text = f"{access.kind} of {access.size} bytes at {linear:#x}"
-                    stops = self._meet(point, text, self._count(-point.number)) or stops
-        return stops
-
-    def _on_event(self, point: StopPoint, text: str) -> None:
-        if self._meet(point, text, 0):
-            self.machine.engine.pause()
-
-    def _on_fault(self, point: StopPoint, text: str) -> None:
-        self._meet(point, text, 0)
-
-    def _watch_entry(self, point: StopPoint, address: int, text: str) -> None:
-        self._entries[address] = (point, text)
-        watch = self.machine.engine.watch
-        watch.set_code([*watch.code_addresses, address])
-
-    def _meet(self, point: StopPoint, text: str, count: int) -> bool:
-        if self._collected is not None:
-            self._collected.append((self.machine.engine.exits, count, point))
-            return False
-        if self._wanted_hit is not None and self._wanted_hit != (self.machine.engine.exits, count):
-            return False
-        self._hits.append((point, text))
-        return True
-
     def machine_ranges(self, vaddr: int, size: int) -> list[tuple[int, int]]:
         """(machine address, size) of the pieces of a linear range, as it is mapped now. ConfigError."""
         found = []
@@ -159,7 +84,7 @@ class Debuggee:
     # -- running -----------------------------------------------------------------------------------------------------
     def resume(self, points: Sequence[StopPoint] = ()) -> Stop:
         """Run to the next stop point, or the end."""
-        self._arm(points)
+        self._met.arm(points)
         if self.machine.engine.watch.watches_memory:
             self._count_on()
         else:
@@ -168,7 +93,7 @@ class Debuggee:
 
     def step(self, count: int = 1, points: Sequence[StopPoint] = ()) -> Stop:
         """Run ``count`` instructions, counting; fewer when something else stops the guest."""
-        self._arm(points)
+        self._met.arm(points)
         self._count_on()
         stepper = self.machine.engine.stepper
         stepper.budget = count
@@ -177,10 +102,28 @@ class Debuggee:
         finally:
             stepper.budget = None
 
+    def step_range(self, first: int, end: int, points: Sequence[StopPoint] = ()) -> Stop:
+        """Run instructions, counting, until the guest stands outside the linear addresses from ``first`` to before
+        ``end``, or at a stop point.
+        """
+        pulse = self.pulse
+        with pulse.paused():  # each instruction is soon over
+            while True:
+                stop = self.step(1, points)
+                if stop.kind != "step" or not first <= stop.rip < end or self._met.is_code_point(stop.rip):
+                    return stop
+                pulse.look()
+                if pulse.is_interrupted:
+                    pulse.is_interrupted = False
+                    return self._stopped("interrupt", "interrupted")
+                if pulse.wants_checkpoint:
+                    pulse.checkpoint_taken()
+                    self.on_checkpoint()
+
     def approach(self, exits: int) -> int:
         """Run without counting until exit ``exits`` has happened; how many have: in one block there may be more."""
         if self.machine.engine.exits < exits:
-            self._arm(())
+            self._met.arm(())
             self._count_off()
             self._go(target=exits)
         return self.machine.engine.exits
@@ -189,7 +132,7 @@ class Debuggee:
         """Run to a place that is ahead, counting: its exit must not have happened, or the guest stands behind it with a
         known count.
         """
-        self._arm(())
+        self._met.arm(())
         engine = self.machine.engine
         if engine.exits < place.exits:
             self._count_on()
@@ -211,23 +154,23 @@ class Debuggee:
 
     def _arrive(self, address: int, count: int) -> None:
         """Run to the ``count``-th arrival at an address, counting."""
-        self._wanted_arrival = (address, count)
-        self._arm((), [address])
+        self._met.wanted_arrival = (address, count)
+        self._met.arm((), [address])
         self._count_on()
         try:
             self._go()
         finally:
-            self._wanted_arrival = None
+            self._met.wanted_arrival = None
 
     def goto_hit(self, exits: int, count: int, point: StopPoint) -> Stop:
         """Run to where ``collect`` met a stop point, counting: the ``count``-th time behind exit ``exits``."""
-        self._wanted_hit = (exits, count)
-        self._arm([point])
+        self._met.wanted_hit = (exits, count)
+        self._met.arm([point])
         self._count_on()
         try:
             return self._go()
         finally:
-            self._wanted_hit = None
+            self._met.wanted_hit = None
 
     def collect(self, points: Sequence[StopPoint], until: int, place: Place | None = None) -> list[Hit]:
         """Run until exit ``until`` has happened, without counting, and on to ``place`` (its count known) with it; the
@@ -235,9 +178,9 @@ class Debuggee:
         """
         found: list[Hit] = []
         engine = self.machine.engine
-        self._collected = found
+        self._met.collected = found
         try:
-            self._arm(points)
+            self._met.arm(points)
             goes_on = engine.exits < until
             if goes_on:
                 self._count_off()
@@ -254,7 +197,7 @@ class Debuggee:
                 self._go(goes_on=goes_on)
                 engine.stepper.budget = None
         finally:
-            self._collected = None
+            self._met.collected = None
         return found
 
     def stretches(self, until: int) -> list[tuple[int, int]]:
@@ -262,7 +205,7 @@ class Debuggee:
         behind it, the last of them first.
         """
         found: list[tuple[int, int]] = []
-        self._arm(())
+        self._met.arm(())
         self._count_on()
         stepper = self.machine.engine.stepper
         first = None if self._known is not None else self.machine.engine.exits
@@ -275,17 +218,13 @@ class Debuggee:
 
     def spin(self, seconds: float) -> Stop:
         """Run for so many seconds of wall time, counting, and stand still at a place that is known."""
-        self._arm(())
+        self._met.arm(())
         self._count_on()
         self.pulse.spin_seconds = seconds
         try:
             return self._go()
         finally:
             self.pulse.spin_seconds = None
-
-    _wanted_arrival: tuple[int, int] | None = None
-    _wanted_hit: tuple[int, int] | None = None
-    _watched: Sequence[StopPoint] = ()
 
     def _count_on(self) -> None:
         stepper = self.machine.engine.stepper
@@ -299,13 +238,9 @@ class Debuggee:
     def _go(self, target: int | None = None, *, goes_on: bool = False) -> Stop:
         """Run until something stops the guest that a user is to know of. ``goes_on``: arrivals are counted on."""
         machine, engine, pulse = self.machine, self.machine.engine, self.pulse
-        self._hits.clear()
-        self._access_at = 0
-        counts, counts_exit = self._counts, self._counts_exit
         self._begin()
-        if goes_on:
-            self._counts, self._counts_exit = counts, counts_exit
-        else:
+        self._met.go_on(counts_on=goes_on)
+        if not goes_on:
             engine.watch.passes = engine.read("rip")
         while True:
             engine.forget_pause()
@@ -313,8 +248,8 @@ class Debuggee:
             outcome = self._run()
             if outcome.kind != "paused":
                 return self._stopped("end", outcome.detail or outcome.kind)
-            if self._hits:
-                return self._stopped(self._kind_of_hits(), "; ".join(text for _, text in self._hits))
+            if self._met.hits:
+                return self._stopped(self._kind_of_hits(), "; ".join(text for _, text in self._met.hits))
             if machine.leaving.kind == ExitKind.BREAKPOINT:
                 return self._stopped("arrived", "")
             if engine.is_counting and engine.stepper.budget is not None and engine.stepper.budget <= 0:
@@ -329,6 +264,7 @@ class Debuggee:
                 self._stopped("checkpoint", "")
                 self.on_checkpoint()
                 self._begin()
+                self._met.forget_counts()
 
     def _run(self) -> Outcome:
         self.pulse.start()
@@ -338,16 +274,15 @@ class Debuggee:
             self.pulse.stop()
 
     def _kind_of_hits(self) -> str:
-        kinds = {point.kind for point, _ in self._hits}
+        kinds = {point.kind for point, _ in self._met.hits}
         if kinds <= {"code", "stage"}:
             return "breakpoint"
-        return "fault" if "fault" in kinds else "watch" if kinds <= set(_WATCH_KINDS) else "event"
+        return "fault" if "fault" in kinds else "watch" if kinds <= set(WATCH_KINDS) else "event"
 
     # -- where it stands ---------------------------------------------------------------------------------------------
     def _begin(self) -> None:
         """The guest goes on from a place that may be known, or only by a trail."""
         engine = self.machine.engine
-        self._counts, self._counts_exit = {}, engine.exits
         self._known_exits = engine.exits
         if self._known is not None:
             self._trail = (Mark("at", self._known),)
@@ -369,8 +304,8 @@ class Debuggee:
         is_fault = machine.leaving.kind == ExitKind.EXCEPTION and kind in {"fault", "end"}
         self.stop = Stop(
             kind, text, Place(engine.exits, self._known, trail, is_fault), engine.read("rip"),
-            machine.clock.now() - machine.clock.start, tuple(point.number for point, _ in self._hits),
-            self._access_at,
+            machine.clock.now() - machine.clock.start, tuple(point.number for point, _ in self._met.hits),
+            self._met.access_at,
         )  # fmt: skip
         return self.stop
 
@@ -378,7 +313,7 @@ class Debuggee:
         before: tuple[Mark, ...] = () if moved else self._trail
         rip = self.machine.engine.read("rip")
         if self.machine.leaving.kind == ExitKind.BREAKPOINT:
-            return (*before, Mark("code", self._counts.get(rip, 1), rip))
+            return (*before, Mark("code", self._met.arrivals(rip), rip))
         if kind == "end" and self.machine.outcome is not None and self.machine.outcome.kind == "hang":
             return (*before, Mark("code", 1, rip))  # of a loop that does nothing, each turn is like the first
         if self.pulse.was_forced:

@@ -8,12 +8,15 @@ import os
 import select
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pvemu.control.channel import ClosedError
 from pvemu.testing.watchdog import HANG_SECONDS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pvemu.control.channel import Channel
     from pvemu.machine import Machine
 
@@ -22,6 +25,7 @@ __all__ = ["INTERRUPT", "Pulse"]
 #: The message that asks a running guest to stand still.
 INTERRUPT = "interrupt"
 _TICK = 0.05
+_LOOK_EVERY = 64  # instructions
 #: A guest that made no exit for so long is stopped where it is.
 _FORCE_AFTER = 0.4
 
@@ -40,16 +44,47 @@ class Pulse:
         self._last_checkpoint = time.monotonic()
         self._thread: threading.Thread | None = None
         self._wake_read, self._wake_write = -1, -1
+        self._is_paused = False
+        self._looks = 0
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """No thread within: who runs guest code for a moment at a time calls ``look`` in between."""
+        self._is_paused = True
+        try:
+            yield
+        finally:
+            self._is_paused = False
+
+    def look(self) -> None:
+        """What the thread would do, once, or nothing if it was done a moment ago."""
+        self._looks += 1
+        if self._looks % _LOOK_EVERY:
+            return
+        if self._channel is not None and select.select([self._channel.fileno()], [], [], 0)[0]:
+            self._receive(self._channel)
+        self.wants_checkpoint = bool(self.interval) and time.monotonic() - self._last_checkpoint >= self.interval
+
+    def _receive(self, channel: Channel) -> None:
+        try:
+            message, _ = channel.receive()
+        except ClosedError:
+            os._exit(0)  # nobody is there any more
+        if message == INTERRUPT:
+            self.is_interrupted = True
 
     def start(self) -> None:
         """Guest code is about to run."""
+        if self._is_paused:
+            return
         self._wake_read, self._wake_write = os.pipe()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """Guest code was left."""
-        assert self._thread is not None
+        if self._thread is None:
+            return
         os.write(self._wake_write, b".")
         self._thread.join()
         os.close(self._wake_read)
@@ -73,12 +108,7 @@ class Pulse:
                 return
             now = time.monotonic()
             if readable and self._channel is not None:
-                try:
-                    message, _ = self._channel.receive()
-                except ClosedError:
-                    os._exit(0)  # nobody is there any more
-                if message == INTERRUPT:
-                    self.is_interrupted = True
+                self._receive(self._channel)
             if self.spin_seconds is not None and now - began >= self.spin_seconds:
                 self.is_interrupted = True
             if self.is_interrupted:

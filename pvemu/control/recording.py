@@ -149,6 +149,8 @@ def _recording(document: dict[str, Any], folder: Path, search: Sequence[str]) ->
     for name in _FILE_FIELDS:
         domain[name] = found[domain[name]] if domain[name] is not None else None
     domain["disks"] = tuple(DiskConfig(**{**disk, "path": found[disk["path"]]}) for disk in domain["disks"])
+    if "restarts_on" in domain:
+        domain["restarts_on"] = tuple(domain["restarts_on"])
     strict = domain["strict"]
     if strict is not None:
         domain["strict"] = StrictConfig(**{**strict, "aspects": tuple(strict["aspects"])})

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from pvemu.devices.blkback_request import CompletedRequest
     from pvemu.machine import Machine
 
-__all__ = ["EVENT_KINDS", "Armed", "StopPoint", "parse_event", "parse_number"]
+__all__ = ["EVENT_KINDS", "WATCH_KINDS", "Armed", "StopPoint", "parse_event", "parse_number"]
 
 EVENT_KINDS = ("hypercall", "xenstore", "disk", "console", "fault", "stage")
+WATCH_KINDS = ("read", "write", "access")
 _NAME_TO_OP = {name: op for op, name in xen.NAMES.items()}
 _WINDOW = 4096
 _U64 = (1 << 64) - 1
@@ -38,7 +39,7 @@ _U64 = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True)
 class StopPoint:
-    """``kind``: code, read, write or access (a watch point), or one of EVENT_KINDS. ``text`` is how the user put it.
+    """``kind``: code, one of WATCH_KINDS, or one of EVENT_KINDS. ``text`` is how the user put it.
 
     ``addresses`` are linear, of code; ``ranges`` (machine address, size) of memory that is watched, which stood at
     linear address ``linear`` when it was asked for; ``what`` is a name, pattern or vector; ``arguments`` are (index,

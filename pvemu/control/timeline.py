@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pvemu.control.channel import Channel
 from pvemu.control.place import Place, Stop
 from pvemu.control.remote import Remote
+from pvemu.control.stop_points import WATCH_KINDS
 from pvemu.control.worker import Worker, fork_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from pvemu.control.debuggee import Debuggee, Hit
+    from pvemu.control.debuggee import Debuggee
+    from pvemu.control.encounters import Hit
     from pvemu.control.stop_points import StopPoint
 
 __all__ = ["CHECKPOINT_SECONDS", "Timeline"]
@@ -30,7 +32,6 @@ _MAX_CHECKPOINTS = 24
 #: Exits before a place at which counting begins; more where one translated block has that many.
 _MARGINS = (1, 8, 256, 1 << 40)
 _SPIN_SECONDS = 0.5
-_WATCHES = ("read", "write", "access")
 
 
 class _Checkpoint(NamedTuple):
@@ -102,6 +103,10 @@ class Timeline:
     def step(self, count: int = 1, points: Sequence[StopPoint] = ()) -> Stop:
         """Run so many instructions."""
         return self._forward("step", count, tuple(points))
+
+    def step_range(self, first: int, end: int, points: Sequence[StopPoint]) -> Stop:
+        """Run instructions until the guest stands outside ``first`` to before ``end``, or at a stop point."""
+        return self._forward("step_range", first, end, tuple(points))
 
     def _forward(self, name: str, *arguments: object) -> Stop:
         live = self._live
@@ -306,7 +311,7 @@ class Timeline:
             self._forget_after(stop.place)
             self._take_over(remote, stop)
             self._met_event = stop.kind == "event"
-            if point.kind in _WATCHES:  # the debugger goes backwards: it stands before what it watches for
+            if point.kind in WATCH_KINDS:  # the debugger goes backwards: it stands before what it watches for
                 before = self._before(stop.place, 1)
                 if before is not None:
                     there = self.goto(before)

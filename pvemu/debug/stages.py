@@ -7,7 +7,6 @@ that only switches its own tables (GRUB does) keeps a start_info with the old ba
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -19,6 +18,7 @@ from pvemu.frames import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from pvemu.observers import subscribe
 
 if TYPE_CHECKING:
+    import hashlib
     from collections.abc import Callable, Iterator
 
     from hypercalls.abi import Abi
@@ -34,8 +34,13 @@ _MAX_CMDLINE = 1024
 _IMAGE_REACH = 32 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Ramdisk:
+def _sha256(data: bytes = b"") -> hashlib._Hash:
+    import hashlib  # most guests have no ramdisk, and it loads OpenSSL
+
+    return hashlib.sha256(data)
+
+
+class Ramdisk(NamedTuple):
     """A ramdisk as the kernel finds it: bytes and the hex digest of them."""
 
     size: int
@@ -118,7 +123,7 @@ class StageWatch:
         self, image: KernelImage, cmdline: str, ramdisk: bytes | None, ramdisk_file: str | None = None
     ) -> None:
         """Stage 0: the kernel that the domain was built from."""
-        digest = Ramdisk(len(ramdisk), hashlib.sha256(ramdisk).hexdigest()) if ramdisk is not None else None
+        digest = Ramdisk(len(ramdisk), _sha256(ramdisk).hexdigest()) if ramdisk is not None else None
         self._add(
             Stage(
                 image.guest_os or None,
@@ -226,7 +231,7 @@ class StageWatch:
     def _ramdisk(self, info: xen.start_info) -> Ramdisk | None:
         if not info.mod_len:
             return None
-        digest = hashlib.sha256()
+        digest = _sha256()
         left = info.mod_len
         vaddr = info.mod_start
         by_pfn = bool(info.flags & xen.SIF_MOD_START_PFN)

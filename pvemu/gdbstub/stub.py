@@ -178,6 +178,9 @@ class Stub:
         action = rest[:1].lower()
         if action == b"s":
             return self._step()
+        if action == b"r":
+            first, end = (int(part, 16) for part in rest[1:].split(b";")[0].split(b":")[0].split(b","))
+            return self._run(lambda: self._timeline.step_range(first, end, self._all_points()))
         return self._continue() if action == b"c" else b""
 
     def _reply(self, stop: Stop) -> bytes:
@@ -239,7 +242,7 @@ class Stub:
         (b"qfThreadInfo", lambda stub, rest: b"m1"),
         (b"qsThreadInfo", lambda stub, rest: b"l"),
         (b"qSymbol", lambda stub, rest: b"OK"),
-        (b"vCont?", lambda stub, rest: b"vCont;c;C;s;S"),
+        (b"vCont?", lambda stub, rest: b"vCont;c;C;s;S;r"),
         (b"vCont;", _vcont),
         (b"vMustReplyEmpty", lambda stub, rest: b""),
         (b"vKill", _kill),

@@ -45,7 +45,8 @@ class Domain:
         self.uuid = uuid.UUID(int=(0x5076_656D << 96) | (4 << 76) | (0x8 << 60) | domid)
         self.shutdown_reason: int | None = None
         self._code: int | None = None
-        self.assists: set[int] = {xen.VMASST_TYPE_writable_pagetables}
+        #: VMASST_TYPE_* that the guest has asked for; at first those that libxc sets for it, and no others.
+        self.assists: set[int] = set()
         self._watchdogs: dict[int, TimerHandle] = {}
         #: Xen's console.
         self.log: Callable[[str], None] = lambda line: None
@@ -88,6 +89,10 @@ class Domain:
             self.assists.add(type)
         else:
             self.assists.discard(type)
+
+    def has_vm_assist(self, type: int) -> bool:
+        """VM_ASSIST: whether one is on."""
+        return type in self.assists
 
     def watchdog(self, id: int, timeout: int) -> int:
         """SCHEDOP_watchdog (domain_watchdog): ``timeout`` seconds; 0 stops one, but fires a new one. A new one's

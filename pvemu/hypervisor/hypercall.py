@@ -41,7 +41,7 @@ class HypercallContext:
     def __init__(
         self, *, abi: Abi, guest: GuestAccess, domain: DomainPort, vcpu: VcpuPort, event_channels: EventChannelPort,
         grant_table: GrantTablePort, mm: MmPort, descriptor_tables: DescriptorTables, sched: SchedPort,
-        physdev: PhysdevPort, features: Mapping[int, int],
+        physdev: PhysdevPort,
     ) -> None:  # fmt: skip
         self.abi = abi
         self.guest = guest
@@ -53,7 +53,6 @@ class HypercallContext:
         self.descriptor_tables = descriptor_tables
         self.sched = sched
         self.physdev = physdev
-        self._features = features
         self.dispatch: Callable[[int, Sequence[int]], int] = lambda op, args: -e.ENOSYS
 
     def call(self, op: int, args: Sequence[int]) -> int:
@@ -64,10 +63,6 @@ class HypercallContext:
         """XENVER_extraversion: this is a Xen 4.17.7."""
         return _EXTRA_VERSION
 
-    def features(self, submap: int) -> int:
-        """XENVER_get_features."""
-        return self._features.get(submap, 0)
-
 
 class HypercallDispatcher:
     """Runs hypercalls by number. ``counts`` holds how often each was called, by name."""
@@ -77,7 +72,8 @@ class HypercallDispatcher:
         self._context = context
         context.dispatch = self.call
         self.counts: dict[str, int] = {}
-        self.unknown: dict[str, int] = {}  #: those that are not there, by name or number
+        self.unknown: dict[str, int] = {}  #: those that no public header names, by number
+        self.absent: dict[str, int] = {}  #: those that one names and this Xen does not have: answered -ENOSYS as well
         self.refusal = ""  #: why the call that was refused last was, in words
         self._invoke = self._plain_invoke
         self._watches: list[_Watch] = []
@@ -100,9 +96,22 @@ class HypercallDispatcher:
             self.refusal = refusal.reason
             return -refusal.errno
         if result == -e.ENOSYS:
-            name = f"{row.name}({args[0]:#x})" if args else row.name
-            self.unknown[name] = self.unknown.get(name, 0) + 1
+            self._count_absent(row, args)
         return result
+
+    def set_current(self, vcpu: VcpuPort) -> None:
+        """Another vcpu makes hypercalls from now on."""
+        self._context.vcpu = vcpu
+
+    def _count_absent(self, row: Row, args: Sequence[int]) -> None:
+        from hypercalls.signatures import operation_name  # most guests only ask for what is there
+
+        name = operation_name(row.name, args)
+        if name is not None:
+            self.absent[name] = self.absent.get(name, 0) + 1
+        else:
+            number = f"{row.name}({args[0]:#x})"
+            self.unknown[number] = self.unknown.get(number, 0) + 1
 
     def monitor(
         self, before: Callable[[Row, Sequence[int]], None], after: Callable[[Row, Sequence[int], int], None]

@@ -11,7 +11,7 @@ from pvemu.memory.frame_table import FrameTable, Owner
 from pvemu.memory.m2p import INVALID_M2P_ENTRY, MachineToPhys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable
 
     from hypercalls.context import E820Entry
     from pvemu.memory.ram import Ram
@@ -24,11 +24,11 @@ _E820MAX = 1024
 
 
 class Reservation:
-    """Frames of the guest. ``alloc_extent(order)`` takes free machine frames (None when there are none)."""
+    """Frames of the guest. ``alloc_extent(order, bits)`` takes free machine frames (None when there are none)."""
 
     def __init__(
         self, ram: Ram, frames: FrameTable, m2p: MachineToPhys, max_pages: int,
-        alloc_extent: Callable[[int], Mfn | None],
+        alloc_extent: Callable[[int, int], Mfn | None],
     ) -> None:  # fmt: skip
         self._ram = ram
         self._frames = frames
@@ -44,11 +44,11 @@ class Reservation:
         if order > _DOMU_MAX_ORDER:
             raise XenError(e.EPERM, f"extent order {order} is beyond an unprivileged domain's limit")
 
-    def _take(self, order: int) -> Mfn:
+    def _take(self, order: int, bits: int) -> Mfn:
         self._require_order(order)
         if self._frames.tot_pages + (1 << order) > self.max_pages:
             raise XenError(e.ENOMEM, f"{1 << order} more frames pass the limit of {self.max_pages}")
-        mfn = self._alloc_extent(order)
+        mfn = self._alloc_extent(order, bits)
         if mfn is None:
             raise XenError(e.ENOMEM, "the machine has no free frames")
         self._hand_out(mfn, order)
@@ -58,15 +58,15 @@ class Reservation:
         self._frames.assign(mfn, 1 << order, Owner.GUEST)
         self._ram.write(mfn << PAGE_SHIFT, self.scrubbed_page * (1 << order))
 
-    def populate_physmap(self, gpfn: int, order: int) -> int:
+    def populate_physmap(self, gpfn: int, order: int, bits: int = 0) -> int:
         """XENMEM_populate_physmap for one extent: its first mfn."""
-        mfn = self._take(order)
+        mfn = self._take(order, bits)
         self._m2p.set_range(mfn, gpfn, 1 << order)
         return mfn
 
-    def increase_reservation(self, order: int) -> int:
+    def increase_reservation(self, order: int, bits: int = 0) -> int:
         """XENMEM_increase_reservation for one extent: its first mfn, not yet anywhere in the physical map."""
-        return self._take(order)
+        return self._take(order, bits)
 
     def frame_freed(self, mfn: Mfn) -> None:
         """A frame went back to the machine: it has no pfn any more (mark_page_free)."""
@@ -83,23 +83,26 @@ class Reservation:
             if not self._frames.put_alloc_ref(mfn):
                 raise XenError(e.ENXIO, f"frame {mfn:x} is not the domain's")
 
-    def exchange_frames(self, in_mfns: Sequence[int], out_order: int, count: int) -> list[int]:
+    def exchange_frames(self, in_mfns: Iterable[int], out_order: int, count: int, bits: int = 0) -> list[int]:
         """XENMEM_exchange, one chunk: give ``in_mfns`` back, take ``count`` extents, all or nothing. Only frames that
         nothing refers to can be exchanged (steal_page); the new ones have no pfn yet.
         """
         self._require_order(out_order)
-        if len(set(in_mfns)) != len(in_mfns) or not all(map(self._frames.can_steal, in_mfns)):
-            raise XenError(e.EINVAL, "a frame is not the domain's or in use")
+        stolen: dict[int, None] = {}
+        for mfn in in_mfns:
+            if mfn in stolen or not self._frames.can_steal(mfn):
+                raise XenError(e.EINVAL, f"frame {mfn:x} is not the domain's or in use")
+            stolen[mfn] = None
         taken: list[Mfn] = []
         for _ in range(count):
-            out = self._alloc_extent(out_order)
+            out = self._alloc_extent(out_order, bits)
             if out is None:
                 for mfn in taken:
                     for i in range(1 << out_order):
                         self._frames.on_free(Mfn(mfn + i))
                 raise XenError(e.ENOMEM, "the machine has no free extent")
             taken.append(out)
-        for number in in_mfns:
+        for number in stolen:
             self._frames.put_alloc_ref(number)
         for out in taken:
             self._hand_out(out, out_order)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from pvemu.hypervisor.memory import Reservation
     from pvemu.hypervisor.page_types import PageTypes
+    from pvemu.hypervisor.vcpu.vcpu import Vcpu
     from pvemu.memory.m2p import MachineToPhys
     from pvemu.memory.ram import Ram
 
@@ -94,45 +95,31 @@ class Mm:
             self._tell(maddr, 1, old)
 
     # -- mmu_update --------------------------------------------------------------------------------------------------
-    def mmu_update(self, ptr: int, val: int) -> None:
-        """One request of HYPERVISOR_mmu_update; see the ``MMU_*`` commands in its low three bits."""
+    def mmu_update(self, ptr: int, val: int, is_io: bool = False) -> None:
+        """One request of HYPERVISOR_mmu_update; see the ``MMU_*`` commands in its low three bits. ``is_io``: for
+        DOMID_IO as the frames' owner, which owns none.
+        """
         command = ptr & 7
         ptr &= ~7
         if command > xen.MMU_PT_UPDATE_NO_TRANSLATE:
             raise XenError(e.ENOSYS, f"mmu_update command {command}")
-        if command == xen.MMU_MACHPHYS_UPDATE:
-            self._types.get_page(ptr >> PAGE_SHIFT)
-            self._types.put_page(ptr >> PAGE_SHIFT)
-            self._m2p.set(ptr >> PAGE_SHIFT, val)
-        else:
-            self._normal_update(ptr, val, command == xen.MMU_PT_UPDATE_PRESERVE_AD)
+        if command != xen.MMU_MACHPHYS_UPDATE:
+            self._normal_update(ptr, val, command == xen.MMU_PT_UPDATE_PRESERVE_AD, is_io)
+            return
+        if is_io:
+            raise XenError(e.EINVAL, f"mfn {ptr >> PAGE_SHIFT:x} is not DOMID_IO's")
+        self._types.get_page(ptr >> PAGE_SHIFT)
+        self._types.put_page(ptr >> PAGE_SHIFT)
+        self._m2p.set(ptr >> PAGE_SHIFT, val)
 
-    def mmu_update_io(self, ptr: int, val: int) -> None:
-        """One request for DOMID_IO as the frames' owner: an entry that maps nothing, or a word of a frame that is no
-        table. Nothing that the domain owns can be mapped so, and MMIO space is not its own.
-        """
-        command, mfn = ptr & 7, ptr >> PAGE_SHIFT
-        if command > xen.MMU_PT_UPDATE_NO_TRANSLATE:
-            raise XenError(e.ENOSYS, f"mmu_update command {command}")
-        if command == xen.MMU_MACHPHYS_UPDATE:
-            raise XenError(e.EINVAL, f"mfn {mfn:x} is not DOMID_IO's")
-        kind = self._frames.type_of(mfn)
-        if kind != PageType.L1 and TABLE_LEVEL[kind]:
-            raise XenError(e.EINVAL, f"mfn {mfn:x} is a {kind.name} table")
-        if kind == PageType.L1 and val & PTE_P:
-            self._types.get_from_l1e(val)
-            self._types.put_from_l1e(val)
-            raise XenError(e.EBUSY, f"entry {val:#x} is for a frame of the domain's")
-        self.mmu_update(ptr, val)
-
-    def _normal_update(self, ptr: int, val: int, preserve_ad: bool) -> None:
+    def _normal_update(self, ptr: int, val: int, preserve_ad: bool, is_io: bool) -> None:
         mfn = ptr >> PAGE_SHIFT
         i = self._types.get_page(mfn)
         try:
             kind = self._frames.type[i] if self._frames.type_count[i] else PageType.NONE
             if kind == PageType.L1:
-                self._changed(ptr, self._types.mod_l1_entry(ptr, val, preserve_ad))
-            elif TABLE_LEVEL[kind]:
+                self._changed(ptr, self._types.mod_l1_entry(ptr, val, preserve_ad, is_io))
+            elif TABLE_LEVEL[kind] and not is_io and mfn not in self._types.partial:
                 old = self._types.mod_table_entry(ptr, val, PageType(kind), preserve_ad)
                 if old & PTE_P:
                     self._walker.upper_entry_changed(ptr)
@@ -147,7 +134,7 @@ class Mm:
 
     def swap_l1_entry(self, at: int, new: int) -> int:
         """Store a level-1 entry whose references are taken already; returns the old one, which keeps its own."""
-        old = self._types.replace_entry(at, new)
+        old = self._types.l1_tables.replace_entry(at, new)
         self._changed(at, old)
         return old
 
@@ -227,6 +214,16 @@ class Mm:
         if old:
             self._types.put_page_and_type(old)
 
+    def park(self, vcpu: Vcpu) -> None:
+        """The vcpu that ran gives up the CPU; its tables stay its own."""
+        vcpu.parked.guest_root, vcpu.parked.guest_root_user = self.guest_root, self.guest_root_user
+
+    def take_up(self, vcpu: Vcpu) -> None:
+        """write_ptbase: go on with a vcpu's own tables."""
+        self.guest_root, self.guest_root_user = vcpu.parked.guest_root, vcpu.parked.guest_root_user
+        is_kernel = self.root_type != PageType.L4 or vcpu.kernel_mode  # a 32-bit guest has one root
+        self._walker.load_root((self.guest_root if is_kernel else self.guest_root_user) << PAGE_SHIFT)
+
     def read_cr3(self) -> int:
         """The kernel's root as CR3 shows it: a PV guest's frames are machine frames."""
         return self.guest_root << PAGE_SHIFT
@@ -262,7 +259,7 @@ class Mm:
     def machphys_mapping(self) -> tuple[int, int, int]:
         """XENMEM_machphys_mapping: (v_start, v_end, max_mfn)."""
         start = 0xFFFF_8000_0000_0000
-        return start, 0xFFFF_8080_0000_0000, (1 << 36) - 1
+        return start, 0xFFFF_8040_0000_0000, (1 << 35) - 1
 
     def machphys_mfn_list(self) -> list[int]:
         """XENMEM_machphys_mfn_list: first mfn of every 2 MiB of the table."""

@@ -7,48 +7,41 @@ reference of its own on what it points at (``promote_ln_table``); the last refer
 
 from __future__ import annotations
 
-from array import array
 from typing import TYPE_CHECKING
 
 from hypercalls.errors import XenError
 from hypercalls.public import errno as e
-from pvemu.cpu.paging import PTE_A, PTE_ADDR, PTE_D, PTE_P, PTE_RW, PTE_US
+from pvemu.cpu.paging import PTE_A, PTE_ADDR, PTE_P, PTE_RW, PTE_US
 from pvemu.frames import PAGE_SHIFT, Mfn
+from pvemu.hypervisor.l1_tables import PTE_AD, PTE_CACHE_ATTRS, PTE_G, REVALIDATE, L1Tables, adjust_l1e
 from pvemu.memory.frame_table import TABLE_LEVEL, FrameTable, Owner, PageType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from pvemu.memory.ram import Ram
 
-__all__ = ["PTE_G", "PTE_GUEST_KERNEL", "XEN_L4_SLOTS", "PageTypes", "adjust_l1e"]
+__all__ = ["XEN_L4_SLOTS", "PageTypes"]
 
-PTE_G = 1 << 8
-PTE_GUEST_KERNEL = 1 << 52  #: Xen's mark on a kernel mapping of a 64-bit guest, which has no supervisor bit
-_PTE_CACHE_ATTRS = (1 << 3) | (1 << 4) | (1 << 7)
 #: base_disallow_mask: everything but P RW US A D, the available bits and NX (and the address).
-_DISALLOW = _PTE_CACHE_ATTRS | PTE_G
-_L1_DISALLOW = _PTE_CACHE_ATTRS
-#: What FASTPATH_FLAG_WHITELIST leaves out: a change of these needs references of its own.
-_REVALIDATE = PTE_ADDR | PTE_P | PTE_RW | _PTE_CACHE_ATTRS
-_AD = PTE_A | PTE_D
-_INVALID_MFN = PTE_ADDR >> PAGE_SHIFT
+_DISALLOW = PTE_CACHE_ATTRS | PTE_G
 
 #: L4 slots that belong to Xen in every 64-bit guest (ROOT_PAGETABLE_FIRST/LAST_XEN_SLOT).
 XEN_L4_SLOTS = range(256, 272)
-_ALL_GUEST = bytes([Owner.GUEST]) * 512
-_ALL_WRITABLE = bytes([PageType.WRITABLE]) * 512
 _NO_SLOTS = range(0)
 
 
-def adjust_l1e(entry: int) -> int:
-    """adjust_guest_l1e: kernel mappings of a 64-bit guest get USER and a mark, user mappings get GLOBAL."""
-    if entry & PTE_P:
-        if not entry & PTE_US:
-            entry |= PTE_GUEST_KERNEL | PTE_US
-        if not entry & PTE_GUEST_KERNEL:
-            entry |= PTE_G | PTE_US
-    return entry
+class PromotionError(XenError):
+    """A table cannot be one. ``undone`` is what Xen undoes later (v->arch.old_guest_table): a table that was refused
+    behind its first slot and how many slots it had by then; None where the first slot was to blame.
+    """
+
+    def __init__(self, cause: XenError, level: int, mfn: int, slot: int) -> None:
+        super().__init__(cause.errno, f"{cause.reason}; failure in promote_l{level}_table {mfn:x}: slot {slot:#x}")
+        inner: tuple[int, int] | None = cause.undone if isinstance(cause, PromotionError) else None
+        self.undone: tuple[int, int] | None = (mfn, slot) if slot else inner
+        #: The table of the entry's own that Xen undoes as a part of this one.
+        self.inner = inner
 
 
 class PageTypes:
@@ -62,6 +55,13 @@ class PageTypes:
         self._ram = ram
         self._frames = frames
         self._xen_entries = xen_entries
+        self.l1_tables = L1Tables(ram, frames, self.adjust_l1e)
+        self.get_from_l1e = self.l1_tables.get_from_l1e
+        self.put_from_l1e = self.l1_tables.put_from_l1e
+        self.mod_l1_entry = self.l1_tables.mod_l1_entry
+        #: Tables that Xen has lost sight of while it refused what led to them: how many of their slots are validated.
+        #: They keep their type, and cannot be used, until somebody wants them as what they are.
+        self.partial: dict[int, int] = {}
         #: Root tables validated and not loaded since.
         self.fresh_roots: set[int] = set()
         #: validate_segdesc_page: checks and adjusts a frame of descriptors; XenError(EINVAL) if it cannot be one.
@@ -94,6 +94,9 @@ class PageTypes:
                 raise XenError(
                     e.EINVAL, f"Bad type (saw {PageType(frames.type[i]).name} != exp {wanted.name}) for mfn {mfn:x}"
                 )
+            if mfn in self.partial:
+                self._resume(mfn, wanted)
+                return
             frames.type_count[i] += 1
             return
         frames.type[i] = wanted
@@ -106,6 +109,18 @@ class PageTypes:
             frames.type_count[i] = 0
             frames.type[i] = PageType.NONE
             raise
+
+    def _resume(self, mfn: int, level: PageType) -> None:
+        """The use of a table with PGT_partial: it is validated from where Xen had stopped."""
+        frames = self._frames
+        try:
+            self._promote(mfn, level, self.partial.pop(mfn))
+        except XenError:
+            frames.type_count[mfn - frames.first_mfn] = 0
+            frames.type[mfn - frames.first_mfn] = PageType.NONE
+            raise
+        finally:
+            self.put_page(mfn)
 
     def put_type(self, mfn: int, table_mfn: int | None = None) -> None:
         """put_page_type: one use less; the last one of a page table drops what its entries hold. ``table_mfn`` is the
@@ -145,39 +160,6 @@ class PageTypes:
                 linear.pop(index, None)
 
     # -- entries -----------------------------------------------------------------------------------------------------
-    def get_from_l1e(self, entry: int) -> None:
-        """get_page_from_l1e: references for a present level-1 entry (a mapping of a frame)."""
-        if entry & _L1_DISALLOW:
-            raise XenError(e.EINVAL, f"Bad L1 flags {entry & _L1_DISALLOW:x}")
-        frames = self._frames
-        mfn = (entry & PTE_ADDR) >> PAGE_SHIFT
-        i = mfn - frames.first_mfn
-        if not 0 <= i < frames.nr_frames:
-            raise XenError(e.EINVAL if mfn == _INVALID_MFN else e.EPERM, f"mfn {mfn:#x} is MMIO space")
-        owner = frames.owner[i]
-        if owner == Owner.GUEST or owner == Owner.SHARED:
-            if entry & PTE_RW:
-                if frames.type_count[i] and frames.type[i] != PageType.WRITABLE:
-                    raise XenError(
-                        e.EBUSY, f"mfn {mfn:x} is in use as {PageType(frames.type[i]).name}: no writable mapping"
-                    )
-                frames.type[i] = PageType.WRITABLE
-                frames.type_count[i] += 1
-            frames.refs[i] += 1
-            return
-        raise XenError(e.EBUSY, f"mfn {mfn:#x} is not the domain's")
-
-    def put_from_l1e(self, entry: int) -> None:
-        """Drop what ``get_from_l1e`` took."""
-        if entry & PTE_P:
-            frames = self._frames
-            i = ((entry & PTE_ADDR) >> PAGE_SHIFT) - frames.first_mfn
-            if entry & PTE_RW:
-                frames.type_count[i] -= 1
-            frames.refs[i] -= 1
-            if not frames.refs[i]:
-                frames.release(Mfn(i + frames.first_mfn))
-
     def get_from_table_entry(self, entry: int, level: PageType, table_mfn: int) -> None:
         """get_page_from_l2e .. l4e: references for an entry of a level 2..4 table. A read-only entry may also point at
         a table of its own level (a linear page table).
@@ -207,7 +189,7 @@ class PageTypes:
         table = table_mfn - frames.first_mfn
         if not frames.is_guest(mfn) or not frames.type_count[i]:
             return False
-        if TABLE_LEVEL[frames.type[i]] != TABLE_LEVEL[level]:
+        if TABLE_LEVEL[frames.type[i]] != TABLE_LEVEL[level] or mfn in self.partial:
             return False
         if frames.linear.get(table, 0) < 0 or frames.linear.get(i, 0) > 0:
             return False
@@ -223,40 +205,50 @@ class PageTypes:
             self.put_page_and_type(mfn, table_mfn)
 
     # -- whole tables ------------------------------------------------------------------------------------------------
-    def _table(self, mfn: int) -> int:
-        return ((mfn << PAGE_SHIFT) - self._ram.base) >> 3
-
-    def _promote(self, mfn: int, level: PageType) -> None:
+    def _promote(self, mfn: int, level: PageType, first: int = 0) -> None:
+        """promote_ln_table, from slot ``first`` on; PromotionError and nothing taken where an entry cannot be."""
+        if level == PageType.L1:
+            self.l1_tables.promote(mfn)
+            return
         if level == PageType.SEG_DESC:
             self.validate_segdesc(mfn)
             return
-        quads, start = self._ram.quads, self._table(mfn)
-        entries = quads[start : start + 512].tolist()
-        taken = 0
+        quads, start = self._ram.quads, self._ram.quad_index(mfn)
+        slot = first
         try:
-            if level == PageType.L1:
-                if self._promote_uniform(entries, start):
-                    return
-                for taken, entry in self._promote_l1_entries(entries, start):  # noqa: B007 - needed on failure
-                    self.get_from_l1e(entry)
-                return
             set_bits, xen_slots = self._forced_bits(level), self._xen_slots(level)
-            for taken, entry in enumerate(entries):
-                if not entry & PTE_P or taken in xen_slots:
+            for slot, entry in enumerate(quads[start + first : start + 512].tolist(), first):
+                if not entry & PTE_P or slot in xen_slots:
                     continue
                 self.get_from_table_entry(entry, level, mfn)
                 if entry & set_bits != set_bits:
-                    quads[start + taken] = entry | set_bits
+                    quads[start + slot] = entry | set_bits
         except XenError as error:
-            for slot in range(taken):
-                self._put_entry(quads[start + slot], slot, level, mfn)
-            raise XenError(
-                error.errno, f"{error.reason}; failure in promote_l{TABLE_LEVEL[level]}_table {mfn:x}: slot {taken:#x}"
-            ) from error
+            for taken in range(slot):
+                self._put_entry(quads[start + taken], taken, level, mfn)
+            refusal = PromotionError(error, TABLE_LEVEL[level], mfn, slot)
+            inner = refusal.inner
+            if slot and inner is not None and inner[0] != (quads[start + slot] & PTE_ADDR) >> PAGE_SHIFT:
+                self._lose(*inner)
+            raise refusal from error
         for slot in xen_slots:
             quads[start + slot] = self._xen_entries.get(slot, 0)
         if level == PageType.L4:
             self.fresh_roots.add(mfn)
+
+    def _lose(self, mfn: int, slots: int) -> None:
+        """An L2 refused behind its first slot, under an L3 refused for its first slot, under an L4 refused behind its
+        own first: v->arch.old_guest_table has no room for the L2 any more, which stays half validated for good.
+        """
+        frames = self._frames
+        i = mfn - frames.first_mfn
+        frames.type[i], frames.type_count[i] = PageType.L2, 1
+        frames.refs[i] += 2  # old_guest_table's and PGT_partial's
+        start = self._ram.quad_index(mfn)
+        for entry in self._ram.quads[start : start + slots].tolist():
+            if entry & PTE_P:
+                self.get_from_table_entry(entry, PageType.L2, mfn)
+        self.partial[mfn] = slots
 
     def _forced_bits(self, level: PageType) -> int:
         """adjust_guest_l2e .. l4e: what Xen adds to a present entry of a level 2..4 table."""
@@ -266,154 +258,35 @@ class PageTypes:
         """Slots of a level 2..4 table that are Xen's."""
         return XEN_L4_SLOTS if level == PageType.L4 else _NO_SLOTS
 
-    def _promote_uniform(self, entries: list[int], start: int) -> bool:
-        """An L1 table that maps 512 frames in a row, all alike in flags and in use so far, as a loader's map of all
-        memory is made of: taken as a whole. False, and nothing done, for any other.
-        """
-        entry = entries[0]
-        frames = self._frames
-        i = ((entry & PTE_ADDR) >> PAGE_SHIFT) - frames.first_mfn
-        end = i + 512
-        if not entry & PTE_P or entry & _L1_DISALLOW or i < 0 or end > frames.nr_frames:
-            return False
-        if entries != list(range(entry, entry + (512 << PAGE_SHIFT), 1 << PAGE_SHIFT)):
-            return False
-        uses, refs = frames.type_count[i], frames.refs[i]
-        if frames.owner[i:end] != _ALL_GUEST or frames.refs[i:end] != array("I", (refs,)) * 512:
-            return False
-        if entry & PTE_RW:
-            if frames.type_count[i:end] != array("I", (uses,)) * 512 or (uses and frames.type[i:end] != _ALL_WRITABLE):
-                return False
-            frames.type[i:end] = _ALL_WRITABLE
-            frames.type_count[i:end] = array("I", (uses + 1,)) * 512
-        frames.refs[i:end] = array("I", (refs + 1,)) * 512
-        adjusted = self.adjust_l1e(entry)
-        if adjusted != entry:
-            self._ram.quads[start : start + 512] = memoryview(
-                array("Q", range(adjusted, adjusted + (512 << PAGE_SHIFT), 1 << PAGE_SHIFT))
-            )
-        return True
-
-    def _promote_l1_entries(self, entries: list[int], start: int) -> Iterator[tuple[int, int]]:
-        """Take what most entries need in one sweep (a domain has 100,000s); yield (slot, entry) for the others, which
-        the caller must take or refuse before going on.
-        """
-        frames, quads = self._frames, self._ram.quads
-        owner, kinds, counts, refs = frames.owner, frames.type, frames.type_count, frames.refs
-        first, limit, writable = frames.first_mfn, frames.nr_frames, int(PageType.WRITABLE)
-        marks, adjust = PTE_US | PTE_GUEST_KERNEL, self.adjust_l1e
-        for slot, entry in enumerate(entries):
-            if not entry & PTE_P:
-                continue
-            i = ((entry & PTE_ADDR) >> PAGE_SHIFT) - first
-            if entry & _L1_DISALLOW or not 0 <= i < limit or owner[i] != 1:
-                yield slot, entry
-            elif entry & PTE_RW:
-                if counts[i] and kinds[i] != writable:
-                    yield slot, entry
-                else:
-                    kinds[i] = writable
-                    counts[i] += 1
-                    refs[i] += 1
-            else:
-                refs[i] += 1
-            if entry & marks != marks:
-                adjusted = adjust(entry)
-                if adjusted != entry:
-                    quads[start + slot] = adjusted
-
     def _demote(self, mfn: int, level: PageType) -> None:
-        start = self._table(mfn)
-        entries = self._ram.quads[start : start + 512].tolist()
         if level == PageType.L1:
-            if not self._demote_uniform(entries):
-                self._demote_l1_entries(entries)
+            self.l1_tables.demote(mfn)
             return
-        for slot, entry in enumerate(entries):
+        start = self._ram.quad_index(mfn)
+        for slot, entry in enumerate(self._ram.quads[start : start + 512].tolist()):
             self._put_entry(entry, slot, level, mfn)
 
-    def _demote_uniform(self, entries: list[int]) -> bool:
-        """The reverse of ``_promote_uniform``, whatever the CPU has marked as accessed since. False, and nothing done,
-        for any other table, and where a frame would lose its last reference.
-        """
-        entry = entries[0] & ~_AD
-        frames = self._frames
-        i = ((entry & PTE_ADDR) >> PAGE_SHIFT) - frames.first_mfn
-        end = i + 512
-        if not entry & PTE_P or i < 0 or end > frames.nr_frames or (entries[511] ^ entry + (511 << PAGE_SHIFT)) & ~_AD:
-            return False
-        uses, refs = frames.type_count[i], frames.refs[i]
-        if refs <= 1 or frames.refs[i:end] != array("I", (refs,)) * 512:
-            return False
-        if entry & PTE_RW and frames.type_count[i:end] != array("I", (uses,)) * 512:
-            return False
-        if [each & ~_AD for each in entries] != list(range(entry, entry + (512 << PAGE_SHIFT), 1 << PAGE_SHIFT)):
-            return False
-        if entry & PTE_RW:
-            frames.type_count[i:end] = array("I", (uses - 1,)) * 512
-        frames.refs[i:end] = array("I", (refs - 1,)) * 512
-        return True
-
-    def _demote_l1_entries(self, entries: list[int]) -> None:
-        """``put_from_l1e`` for each, in one sweep: a domain has 100,000s."""
-        frames = self._frames
-        counts, refs, first, release = frames.type_count, frames.refs, frames.first_mfn, frames.release
-        for entry in entries:
-            if entry & PTE_P:
-                i = ((entry & PTE_ADDR) >> PAGE_SHIFT) - first
-                if entry & PTE_RW:
-                    counts[i] -= 1
-                refs[i] -= 1
-                if not refs[i]:
-                    release(Mfn(i + first))
-
     def _put_entry(self, entry: int, slot: int, level: PageType, table_mfn: int) -> None:
-        if not entry & PTE_P or slot in self._xen_slots(level):
-            return
-        if level == PageType.L1:
-            self.put_from_l1e(entry)
-        else:
+        if entry & PTE_P and slot not in self._xen_slots(level):
             self.put_from_table_entry(entry, table_mfn)
 
     # -- changing one entry ------------------------------------------------------------------------------------------
-    def replace_entry(self, maddr: int, new: int) -> int:
-        """Store an entry whose references are taken already; returns the old one, whose references the caller drops."""
-        old = self._ram.read_u64(maddr)
-        self._ram.write_u64(maddr, new)
-        return old
-
-    def mod_l1_entry(self, maddr: int, new: int, preserve_ad: bool = False) -> int:
-        """mod_l1_entry: replace the level-1 entry at ``maddr``; returns the old one."""
-        ram = self._ram
-        old = ram.quads[(maddr - ram.base) >> 3]
-        if new & PTE_P:
-            if new & _L1_DISALLOW:
-                raise XenError(e.EINVAL, f"Bad L1 flags {new & _L1_DISALLOW:x}")
-            new = self.adjust_l1e(new)
-            if not (old ^ new) & _REVALIDATE:
-                ram.write_u64(maddr, new | (old & _AD) if preserve_ad else new)
-                return old
-            self.get_from_l1e(new)
-        ram.write_u64(maddr, new | (old & _AD) if preserve_ad else new)
-        if old & PTE_P:
-            self.put_from_l1e(old)
-        return old
-
     def mod_table_entry(self, maddr: int, new: int, level: PageType, preserve_ad: bool = False) -> int:
         """mod_l2_entry .. mod_l4_entry: replace an entry of a level 2..4 table; returns the old one."""
         ram = self._ram
         table_mfn = maddr >> PAGE_SHIFT
         slot = (maddr >> 3) & 511
         if slot in self._xen_slots(level):
-            raise XenError(e.EINVAL, f"L{TABLE_LEVEL[level]} update in Xen-private area, slot {slot:#x}")
+            errno = e.EINVAL if level == PageType.L4 else e.EPERM
+            raise XenError(errno, f"L{TABLE_LEVEL[level]} update in Xen-private area, slot {slot:#x}")
         old = ram.quads[(maddr - ram.base) >> 3]
         if new & PTE_P:
             self._check_flags(new, level)
             new |= self._forced_bits(level)
-            if not (old ^ new) & _REVALIDATE:
-                ram.write_u64(maddr, new | (old & _AD) if preserve_ad else new)
+            if not (old ^ new) & REVALIDATE:
+                ram.write_u64(maddr, new | (old & PTE_AD) if preserve_ad else new)
                 return old
             self.get_from_table_entry(new, level, table_mfn)
-        ram.write_u64(maddr, new | (old & _AD) if preserve_ad else new)
+        ram.write_u64(maddr, new | (old & PTE_AD) if preserve_ad else new)
         self.put_from_table_entry(old, table_mfn)
         return old

@@ -6,7 +6,7 @@ one extent to the next and nothing can confuse the two.
 
 from __future__ import annotations
 
-from pvemu.frames import Mfn
+from pvemu.frames import PAGE_SHIFT, Mfn
 
 __all__ = ["FrameAllocator"]
 
@@ -34,22 +34,29 @@ class FrameAllocator:
         self._heap_next += count
         return mfn
 
-    def alloc_extent(self, order: int) -> Mfn | None:
-        """1 << order consecutive frames, aligned to their size; None when there are none."""
-        if order == 0 and self._free:
+    def alloc_extent(self, order: int, bits: int = 0) -> Mfn | None:
+        """1 << order consecutive frames, aligned to their size, at addresses of at most ``bits`` bits (0: any); None
+        when there are none.
+        """
+        limit = min(1 << max(bits - PAGE_SHIFT, 1), self._end) if bits else self._end
+        if limit < self._end:
+            found = self._take_run(1 << order, limit)
+            if found is not None:
+                return found
+        elif order == 0 and self._free:
             mfn, _ = self._free.popitem()
             return mfn
-        base = (self._high >> order) - 1 << order
+        base = (min(self._high, limit) >> order) - 1 << order
         if base < self._low:
-            return self._take_run(1 << order)
+            return self._take_run(1 << order, limit)
         self._free.update((Mfn(mfn), None) for mfn in range(base + (1 << order), self._high))
         self._high = base
         return Mfn(base)
 
-    def _take_run(self, count: int) -> Mfn | None:
-        """An aligned run of frames that were given back one by one, the highest one."""
+    def _take_run(self, count: int, limit: int) -> Mfn | None:
+        """An aligned run of frames below ``limit`` that were given back one by one, the highest one."""
         free = self._free
-        for base in sorted((mfn for mfn in free if not mfn % count), reverse=True):
+        for base in sorted((mfn for mfn in free if not mfn % count and mfn + count <= limit), reverse=True):
             if all(mfn in free for mfn in range(base, base + count)):
                 for mfn in range(base, base + count):
                     del free[Mfn(mfn)]

@@ -47,6 +47,10 @@ class Ram:
         """Whether ``mfn`` is a frame of this machine."""
         return 0 <= mfn - self.first_mfn < self.nr_frames
 
+    def quad_index(self, mfn: int) -> int:
+        """Index in ``quads`` of a frame's first u64."""
+        return (mfn - self.first_mfn) << (PAGE_SHIFT - 3)
+
     def frame(self, mfn: Mfn) -> memoryview:
         """The 4096 bytes of one frame, writable, no copy. Callers that write code frames use :meth:`write`."""
         start = (mfn - self.first_mfn) << PAGE_SHIFT

@@ -18,8 +18,9 @@ import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
 from pvemu.errors import InputError
-from pvemu.scenario.judge import IDLE_SECONDS, Judge, stage_sentence
+from pvemu.scenario.judge import Judge, stage_sentence
 from pvemu.scenario.result import Difference, Result
+from pvemu.scenario.typist import IDLE_SECONDS
 from pvemu.testing.exhibits import exhibits
 from pvemu.testing.guest import Guest
 
@@ -106,8 +107,9 @@ class _Drive:
         """The guest second until which nothing but the guest itself can make a difference."""
         now = self._guest.seconds
         moments = [judge.deadline for _, judge in self._watched]
-        moments += [judge.wants_time for _, judge in self._watched if judge.wants_time is not None]
-        if any(judge.waits_for_input for _, judge in self._watched):  # it may sleep, and be quiet for long enough
+        typists = [judge.typist for _, judge in self._watched]
+        moments += [typist.wants_time for typist in typists if typist.wants_time is not None]
+        if any(typist.waits_for_input for typist in typists):  # it may sleep, and be quiet for long enough
             quiet = self._last_output + IDLE_SECONDS
             moments.append(quiet if quiet > now else now + IDLE_SECONDS)
         later = [moment for moment in moments if moment > now]

@@ -13,29 +13,23 @@ from typing import TYPE_CHECKING
 from hypercalls.public import sched
 from hypercalls.public.io.xenbus import XenbusState
 from pvemu.hypervisor.domain import SHUTDOWN_NAMES
-from pvemu.scenario.model import PRESSED
 from pvemu.scenario.result import Difference
+from pvemu.scenario.typist import Typist, WrongKeyError
 from pvemu.testing.guest import BENIGN_ERRORS
-from pvemu.testing.menu import menu_rows
 
 if TYPE_CHECKING:
     from pvemu.debug.stages import Stage
     from pvemu.machine import Outcome
-    from pvemu.scenario.model import Key, Scenario, StageExpect
+    from pvemu.scenario.model import Scenario, StageExpect
     from pvemu.testing.guest import Guest
 
-__all__ = ["DEFAULT_WITHIN", "IDLE_SECONDS", "Judge", "stage_field", "stage_sentence"]
+__all__ = ["DEFAULT_WITHIN", "Judge", "stage_field", "stage_sentence"]
 
 #: Guest seconds that a run may take when the scenario does not say.
 DEFAULT_WITHIN = 60.0
-#: A guest that sleeps waits for input when nothing came from it for so long, in guest seconds.
-IDLE_SECONDS = 1.0
-_ROUNDING = 1e-6
 _ERROR = re.compile(r"error: [^\n]*(?=\n)")
 #: How far back a match may begin in output that was searched before, in characters.
 _WINDOW = 1 << 14
-#: How many entries GRUB's menu moves by for a page (GRUB_MENU_PAGE_SIZE).
-_PAGE = 10
 _CRASHES = (sched.SHUTDOWN_crash, sched.SHUTDOWN_watchdog)
 
 
@@ -56,17 +50,13 @@ class Judge:
         self._never_at = 0
         self._errors_at = 0
         self._nr_stages = 0
-        self._last_output = 0.0
         self._menu_seen = self._expect.menu is None
-        self._keys_done = 0
-        self._key_at = 0  #: where in the text the next key's pattern may begin
-        self._key_matched = False
+        self.typist = Typist(scenario.keys, guest)
 
     # -- what happens ------------------------------------------------------------------------------------------------
     def on_text(self, fresh: int) -> None:
         """The console showed ``fresh`` more characters."""
         text = self._guest.text
-        self._last_output = self._guest.seconds
         start = len(text) - fresh - _WINDOW
         self._follow_console(text, start)
         for index, pattern in enumerate(self._never):
@@ -80,7 +70,7 @@ class Judge:
             if not any(re.fullmatch(allowed, line) for allowed in (*BENIGN_ERRORS, *self._allow.errors)):
                 self._differs("allow.errors", "no error on the console but those listed", repr(line))
                 return
-        self._look_for_key(text, start)
+        self.typist.on_text(text, start)
         self._end_if_done()
 
     def on_stage(self, stage: Stage) -> None:
@@ -149,83 +139,19 @@ class Judge:
         self._end_unmet(f"none in {self.deadline:g} guest seconds", is_down=False)
 
     # -- what to type ------------------------------------------------------------------------------------------------
-    @property
-    def wants_time(self) -> float | None:
-        """The guest second at which the next key may be due, when that is all it waits for."""
-        key = self._next_key
-        return key.at if key is not None else None
+    def is_key_due(self) -> bool:
+        """Whether ``due_key`` would say something."""
+        return not self.is_over and self.typist.is_due
 
     def due_key(self) -> str | None:
         """What is to be typed now; None for nothing. The guest stands still meanwhile."""
-        key = self._next_key
-        if key is None or self.is_over or not self._is_due(key):
+        if self.is_over:
             return None
-        place = f"keys[{self._keys_done}]"
-        self._keys_done += 1
-        self._key_at, self._key_matched = len(self._guest.text), False
-        if key.send is not None:
-            return key.send
-        if key.press is not None:
-            return "".join(PRESSED[name] for name in key.press)
-        return self._choice(key, place)
-
-    @property
-    def waits_for_input(self) -> bool:
-        """Whether the next key is for when the guest waits for one."""
-        key = self._next_key
-        return key is not None and _when(key) is not None
-
-    @property
-    def _next_key(self) -> Key | None:
-        keys = self._scenario.keys
-        return keys[self._keys_done] if self._keys_done < len(keys) else None
-
-    def _is_due(self, key: Key) -> bool:
-        guest = self._guest
-        if len(guest.stages) <= key.stage or (key.at is not None and guest.seconds < key.at):
-            return False
-        if key.after is not None and not self._key_matched:
-            return False
-        when = _when(key)
-        if when == "menu":
-            return guest.machine.console.is_waiting and guest.menu is not None
-        return when is None or guest.machine.console.is_waiting or self._sleeps_for_input()
-
-    def _sleeps_for_input(self) -> bool:
-        """A guest that does not poll: it sleeps, and nothing has come from it for a while."""
-        machine = self._guest.machine
-        has_read = machine.sched.is_idle and machine.console.is_input_taken
-        return has_read and self._guest.seconds - self._last_output >= IDLE_SECONDS - _ROUNDING
-
-    def _look_for_key(self, text: str, start: int) -> None:
-        key = self._next_key
-        if key is not None and key.after is not None and not self._key_matched:
-            found = re.compile(key.after, re.MULTILINE).search(text, max(start, self._key_at))
-            self._key_matched = found is not None
-
-    def is_key_due(self) -> bool:
-        """Whether ``due_key`` would say something."""
-        key = self._next_key
-        return key is not None and not self.is_over and self._is_due(key)
-
-    def _choice(self, key: Key, place: str) -> str | None:
-        menu = self._guest.menu
-        assert menu is not None
-        place += ".choose"
-        if isinstance(key.choose, str):
-            if key.choose not in menu.entries:
-                self._differs(place, f"a menu entry {key.choose!r}", f"entries {_listed(menu.entries)}")
-                return None
-            target = menu.entries.index(key.choose)
-        else:
-            target = key.choose or 0
-            if target >= len(menu.entries) < menu_rows(self._guest.screen):
-                self._differs(place, f"a menu entry of number {target}", f"{len(menu.entries)} entries")
-                return None
-        steps = target - menu.selected
-        page, line = ("page-down", "down") if steps > 0 else ("page-up", "up")
-        pages, lines = divmod(abs(steps), _PAGE)  # a menu is drawn anew for every key
-        return PRESSED[page] * pages + PRESSED[line] * lines + PRESSED["enter"]
+        try:
+            return self.typist.due()
+        except WrongKeyError as error:
+            self._differs(error.field, error.wanted, error.found)
+            return None
 
     # -- the verdict -------------------------------------------------------------------------------------------------
     def check_files(self) -> None:
@@ -267,10 +193,9 @@ class Judge:
             unmet.append(Difference("expect.stages", f"{number} stages", f"{self._nr_stages}, and {found} more"))
         if not self._menu_seen:
             unmet.append(Difference("expect.menu", "a menu", found))
-        if self._keys_done < len(self._scenario.keys):
-            number = self._keys_done
-            wanted = f"{_moment(self._scenario.keys[number])}, to type then"
-            unmet.append(Difference(f"keys[{number}]", wanted, found))
+        if self.typist.missing is not None:
+            field, moment = self.typist.missing
+            unmet.append(Difference(field, f"{moment}, to type then", found))
         for index in range(self._console_done, len(self._console)):
             wanted = f"a match for {self._console[index].pattern!r}"
             unmet.append(Difference(f"expect.console[{index}]", wanted, found))
@@ -344,24 +269,6 @@ def stage_field(stage: Stage, name: str) -> str | None:
 
 def _is_connected(state: int) -> bool:
     return state in (XenbusState.XenbusStateInitialised, XenbusState.XenbusStateConnected)
-
-
-def _when(key: Key) -> str | None:
-    """At which kind of waiting a key is typed; a key that says nothing waits for any."""
-    if key.choose is not None:
-        return "menu"
-    if key.when is None and key.after is None and key.at is None:
-        return "input"
-    return key.when
-
-
-def _moment(key: Key) -> str:
-    parts = [f"stage {key.stage}"] if key.stage else []
-    parts += [f"a match for {key.after!r}"] if key.after is not None else []
-    parts += [f"guest second {key.at:g}"] if key.at is not None else []
-    when = _when(key)
-    parts += [{"menu": "a menu", "input": "the guest to wait for a key"}[when]] if when is not None else []
-    return " and ".join(parts)
 
 
 def _listed(names: list[str] | tuple[str, ...]) -> str:

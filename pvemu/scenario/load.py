@@ -17,7 +17,8 @@ import msgspec
 
 from pvemu.errors import ConfigError
 from pvemu.mkimage.schema import Document
-from pvemu.scenario.model import PRESSED, Key, Scenario, ScenarioFile
+from pvemu.scenario.model import Key, Scenario, ScenarioFile
+from pvemu.testing.keys import PRESSED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

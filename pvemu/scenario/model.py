@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from pvemu.testing.keys import PRESSED
+
 __all__ = [
-    "PRESSED",
     "Allow",
     "Case",
     "Expect",
@@ -22,13 +23,6 @@ __all__ = [
     "StageExpect",
     "json_schema",
 ]
-
-#: What a terminal sends for a key's name.
-PRESSED = {
-    "enter": "\r", "escape": "\x1b", "tab": "\t", "backspace": "\x7f", "space": " ", "up": "\x1b[A", "down": "\x1b[B",
-    "right": "\x1b[C", "left": "\x1b[D", "home": "\x1b[1~", "end": "\x1b[4~", "delete": "\x1b[3~",
-    "page-up": "\x1b[5~", "page-down": "\x1b[6~",
-}  # fmt: skip
 
 Regex = Annotated[str, msgspec.Meta(description="a regular expression (Python's)")]
 Seconds = Annotated[float, msgspec.Meta(gt=0, description="guest seconds")]

@@ -29,6 +29,7 @@ from pvemu.testing.failures import (
     UnexpectedOutputError,
 )
 from pvemu.testing.guest_view import BENIGN_ERRORS, GuestView
+from pvemu.testing.menu import EntrySearch
 from pvemu.testing.session import crash_report
 from pvemu.testing.snapshot import Elsewhere, Snapshot, take_snapshot, wherever_it_runs
 from pvemu.testing.watchdog import HANG_SECONDS, Watchdog
@@ -174,6 +175,16 @@ class Guest(GuestView):
         menu = self.menu
         assert menu is not None
         return menu
+
+    @wherever_it_runs
+    def choose(self, entry: str | int, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Run until a menu is on the screen, and then the entry of that title (or place, from 0) in it; a menu that is
+        longer than the screen is looked through. Raises NoEntryError.
+        """
+        search = EntrySearch(entry)
+        while not search.is_over:
+            self.wait_for_menu(timeout)
+            self.send(search.look(self.screen))
 
     @wherever_it_runs
     def wait_for_stage(self, number: int, timeout: float = DEFAULT_TIMEOUT) -> Stage:

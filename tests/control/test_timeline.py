@@ -168,6 +168,41 @@ def test_every_step_can_be_taken_back(counting: Run) -> None:
     assert (stop.kind, stop.place) == ("start", Place(0, 0))
 
 
+def test_a_range_is_stepped_through_to_its_end_or_a_breakpoint(counting: Run) -> None:
+    line = counting.timeline
+    first, crash, store = (address(counting, name) for name in ("_start", "crash", "store"))
+    stop = line.step_range(first, crash, [code(counting, "store")])
+    assert (stop.rip, value(counting)) == (store, 0)
+    stop = line.step_range(first, crash, [code(counting, "store")])
+    assert (stop.rip, value(counting)) == (store, 1), "each time it comes there"
+    stop = line.step_range(first, crash, [watch(counting, "write", "value")])
+    assert (stop.kind, value(counting)) == ("watch", 2)
+    stop = line.step_range(first, crash, ())
+    assert (stop.kind, stop.rip, value(counting)) == ("step", crash, 20)
+    there = counting.state()
+    line.reverse_step()
+    before = line.stop.rip
+    stop = line.step_range(0, 1, ())
+    assert (stop.rip, counting.state()) == (crash, there), "one instruction at least, and no more outside"
+    assert before != crash
+    assert line.step_range(first, crash + 1, ()).kind == "end"
+
+
+def test_a_range_that_is_never_left_can_be_interrupted(assemble: Assemble, start: Callable[..., Run]) -> None:
+    run = start(assemble(SPINNING, script=SCRIPT))
+    reader, writer = os.pipe()
+    run.timeline.listen, run.timeline.interrupts = reader, lambda: bool(os.read(reader, 1))
+    os.write(writer, b".")
+    stop = run.timeline.step_range(0, 1 << 47, ())
+    assert stop.kind == "interrupt"
+    before = run.state()
+    run.timeline.step()
+    run.timeline.reverse_step()
+    assert run.state() == before
+    os.close(writer)
+    os.close(reader)
+
+
 def test_a_breakpoint_is_met_each_time_in_both_directions(counting: Run) -> None:
     line = counting.timeline
     point = code(counting, "store")

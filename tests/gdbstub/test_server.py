@@ -95,6 +95,19 @@ def test_garbage_is_answered_or_ignored(serve: Serve, kernel: Path, connect: Cal
     assert client.ask(b"?") == b"T05thread:1;"
 
 
+def test_a_range_of_instructions_is_one_request(
+    serve: Serve, kernel: Path, connect: Callable[[Served], Client]
+) -> None:
+    client = connect(serve(kernel, "--memory", "16"))
+    assert client.ask(b"vCont?") == b"vCont;c;C;s;S;r"
+    start = 0x100000
+    assert client.ask(b"vCont;r%x,%x:1;c" % (start, start + 7)) == b"T05thread:1;"
+    rip = int.from_bytes(bytes.fromhex(client.ask(b"p10").decode()), "little")
+    assert rip == start + 7, "mov $0, %rbx is 7 bytes"
+    for wrong in (b"vCont;r", b"vCont;r1", b"vCont;rx,y"):
+        assert client.ask(wrong) == b"E01"
+
+
 def test_a_guest_that_ends_stands_there(serve: Serve, kernel: Path, connect: Callable[[Served], Client]) -> None:
     served = serve(kernel, "--memory", "16")
     client = connect(served)

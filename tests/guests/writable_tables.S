@@ -15,11 +15,13 @@ main:
         add     %rax, %rbx
         show    entry, (%rbx)
         mov     (%rbx), %r12
+        try     mov %r12, (%rbx)                # trap 0: Xen emulates stores only when asked to
+        hypercall __HYPERVISOR_vm_assist, $0, $2           # enable writable_pagetables
         xor     %eax, %eax
         try     xchg %rax, (%rbx)
         show    xchg_old, %rax
         show    xchg_new, (%rbx)
-        try     mov target, %al                 # trap 0: gone
+        try     mov target, %al                 # trap 1: gone
         mov     %r12, %rax
         try     mov %rax, (%rbx)
         movq    $0x55, target
@@ -30,7 +32,7 @@ main:
         movzbl  %al, %eax
         show    btr_carry, %rax
         hypercall __HYPERVISOR_mmuext_op, $flush_op, $1, $0, $DOMID_SELF
-        try     movq $1, target                 # trap 1
+        try     movq $1, target                 # trap 2
         try     orb $2, (%rbx)
         try     movq $1, target
         mov     (%rbx), %rax
@@ -49,7 +51,7 @@ main:
         shl     $12, %rdi
         or      $7, %rdi
         mov     $0x77, %eax
-at_bad: try     mov %rdi, (%rbx)                # trap 2: refused
+at_bad: try     mov %rdi, (%rbx)                # trap 3: refused
         mov     %rdi, %rsi
         hypercall __HYPERVISOR_update_va_mapping, $target, , $2
         show    writable_table, %rax
@@ -74,7 +76,7 @@ at_bad: try     mov %rdi, (%rbx)                # trap 2: refused
         # an L4 store is not emulated
         mov     start_info, %rdx
         mov     SI_pt_base(%rdx), %rdi
-        try     movq $0, 8*300(%rdi)            # trap 3
+        try     movq $0, 8*300(%rdi)            # trap 4
         # pinning: a frame with a writable mapping, then without
         mfn_of  new_l1
         mov     %rax, %r13

@@ -195,7 +195,7 @@ def _memory() -> list[Case]:
         no(e.EOPNOTSUPP, op, xm.XENMEM_get_vnumainfo, xm.xen_vnuma_topology_info(domid=SELF)),
         no(e.EINVAL, op, xm.XENMEM_get_vnumainfo, xm.xen_vnuma_topology_info(domid=SELF, pad=1)),
         no(e.ENOSYS, op, 63, NOWHERE),
-        no(e.EPERM, op, 24, xm.xen_memory_reservation(domid=OWN_DOMID)),
+        no(e.ENOSYS, op, 20, NOWHERE),
         no(e.EPERM, op, 21, bytes(2) + OWN_DOMID.to_bytes(2, "little") + bytes(20)),
         ok(op, 18, 0),
         ok(op, 19, 0),
@@ -295,8 +295,8 @@ def _devices() -> list[Case]:
         no(e.EPERM, op, pd.PHYSDEVOP_dbgp_op, 0),
         no(e.ENOSYS, op, pd.PHYSDEVOP_free_irq_vector, 0),
         no(e.ENOSYS, op, 99, 0),
-        no(e.ENODEV, op, pd.PHYSDEVOP_restore_msi, pd.physdev_restore_msi()),
-        no(e.ENODEV, op, pd.PHYSDEVOP_restore_msi_ext, pd.physdev_pci_device()),
+        no(e.ENODEV, op, pd.PHYSDEVOP_restore_msi, pd.physdev_restore_msi(bus=1)),
+        no(e.ENODEV, op, pd.PHYSDEVOP_restore_msi_ext, pd.physdev_pci_device(seg=1)),
         ok("physdev_op_compat", pd.physdev_op(cmd=pd.PHYSDEVOP_set_iopl)),
         no(e.EPERM, "physdev_op_compat", pd.physdev_op(cmd=pd.PHYSDEVOP_apic_read)),
         no(e.EFAULT, "physdev_op_compat", NOWHERE),
@@ -310,8 +310,10 @@ def _devices() -> list[Case]:
     for names, argument in (
         ("apic_read apic_write", pd.physdev_apic()),
         ("alloc_irq_vector", pd.physdev_irq()),
-        ("manage_pci_add manage_pci_remove manage_pci_add_ext", pd.physdev_manage_pci()),
-        ("prepare_msix release_msix pci_device_add pci_device_remove", pd.physdev_pci_device()),
+        ("manage_pci_add manage_pci_remove", pd.physdev_manage_pci()),
+        ("manage_pci_add_ext", pd.physdev_manage_pci_ext()),
+        ("pci_device_add", pd.physdev_pci_device_add()),
+        ("prepare_msix release_msix pci_device_remove", pd.physdev_pci_device()),
     ):
         for name in names.split():
             number = getattr(pd, f"PHYSDEVOP_{name}")

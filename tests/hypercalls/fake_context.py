@@ -46,7 +46,8 @@ class FakeGuest:
         return bytes(self.memory[vaddr - BASE : vaddr - BASE + size])
 
     def copy_to_guest(self, vaddr: int, data: bytes) -> None:
-        if vaddr < BASE or vaddr + len(data) > BASE + SIZE or vaddr in self.read_only:
+        refused = range(max(vaddr, self.read_only.start), min(vaddr + len(data), self.read_only.stop))
+        if vaddr < BASE or vaddr + len(data) > BASE + SIZE or refused:
             raise XenError(EFAULT, f"{vaddr:#x}")
         self.memory[vaddr - BASE : vaddr - BASE + len(data)] = data
 
@@ -73,7 +74,7 @@ ANSWERS: dict[str, Any] = {
     "swap_grant_ref": 0,
     "populate_physmap": 0x777,
     "increase_reservation": 0x888,
-    "exchange_frames": lambda in_mfns, out_order, count: [0x900 + i for i in range(count)],
+    "exchange_frames": lambda in_mfns, out_order, count, bits: [0x900 + i for i in range(count)],
     "maximum_ram_page": 0x8000,
     "current_reservation": 0x2000,
     "maximum_reservation": 0x2100,
@@ -82,6 +83,7 @@ ANSWERS: dict[str, Any] = {
     "machphys_mfn_list": [0x40, 0x41, 0x42],
     "machphys_compat_mfn_list": [0x50, 0x51],
     "get_free_pirq": 17,
+    "has_vm_assist": False,
     "now": 123_456_789_012,
     "machphys_mapping": (0xF5800000, 0xF6800000, 0x3FFFFF),
     "get_debugreg": 0xFFFF0FF0,
@@ -117,6 +119,9 @@ class FakeVcpu(FakePort):
     def exists(self, vcpuid: int) -> bool:
         return vcpuid < 2
 
+    def has_info(self, vcpuid: int) -> bool:
+        return True
+
 
 class FakeDomain(FakePort):
     domid = OWN_DOMID
@@ -136,6 +141,7 @@ class FakeContext:
         self.vcpu: VcpuPort = FakeVcpu(self)
         self.event_channels: EventChannelPort = port
         self.grant_table: GrantTablePort = port
+        self.answers.setdefault("begin_copy", lambda: port)
         self.mm: MmPort = port
         self.descriptor_tables: DescriptorTables = port
         self.sched: SchedPort = port
@@ -154,9 +160,6 @@ class FakeContext:
 
     def extra_version(self) -> str:
         return ".7"
-
-    def features(self, submap: int) -> int:
-        return 0x22E0 + submap
 
     # -- for tests
     def hypercall(self, name: str, *args: int) -> int:

@@ -90,7 +90,7 @@ def test_version_numbers(abi: Abi) -> None:
     assert context.get(xv.xen_platform_parameters).virt_start == start
     context.put(xv.xen_feature_info(submap_idx=0))
     assert context.hypercall("xen_version", xv.XENVER_get_features, BASE) == 0
-    assert context.get(xv.xen_feature_info).submap == 0x22E0
+    assert context.get(xv.xen_feature_info).submap == 0x220E0
     context.put(xv.xen_feature_info(submap_idx=1))
     assert context.hypercall("xen_version", xv.XENVER_get_features, BASE) == -EINVAL
     assert context.hypercall("xen_version", xv.XENVER_compile_info, BASE) == 0
@@ -132,7 +132,7 @@ PHYSDEV_OPS: list[tuple[int, object, object]] = [
     (pd.PHYSDEVOP_setup_gsi, pd.physdev_setup_gsi(gsi=3), -EPERM),
     (pd.PHYSDEVOP_setup_gsi, pd.physdev_setup_gsi(gsi=-1), -EINVAL),
     (pd.PHYSDEVOP_manage_pci_add, pd.physdev_manage_pci(), -EPERM),
-    (pd.PHYSDEVOP_restore_msi, pd.physdev_restore_msi(), -ENODEV),
+    (pd.PHYSDEVOP_restore_msi, pd.physdev_restore_msi(devfn=8), -ENODEV),
     (pd.PHYSDEVOP_get_free_pirq, pd.physdev_get_free_pirq(type=1), ("get_free_pirq", 1)),
     (pd.PHYSDEVOP_pci_mmcfg_reserved, None, -EPERM),
     (pd.PHYSDEVOP_dbgp_op, None, -EPERM),

@@ -58,7 +58,8 @@ def test_arrays(abi: Abi, op: int, argument: object, call: tuple[object, ...], s
     end = BASE + SIZE - size
     context.put(argument, end)
     assert context.hypercall("grant_table_op", op, end, 2) == -EFAULT
-    assert len(context.calls) == 4
+    # in 32 bits, transfers are read before any is done
+    assert len(context.calls) == (3 if abi is ABI32 and op == gt.GNTTABOP_transfer else 4)
     context.guest.read_only = range(BASE, BASE + size)
     assert context.hypercall("grant_table_op", op, BASE, 2) == -EFAULT
     assert context.hypercall("grant_table_op", op, BASE, 0) == 0
@@ -72,7 +73,9 @@ def test_copy_by_reference_and_by_frame(abi: Abi) -> None:
     op.dest.u.gmfn, op.dest.domid = 0x1234, DOMID_SELF
     context.put(op)
     assert context.hypercall("grant_table_op", gt.GNTTABOP_copy, BASE, 1) == 0
-    assert context.calls == [("copy", (True, 8, 0, 16), (False, 0x1234, DOMID_SELF, 0), 100)]
+    assert context.calls == [
+        ("begin_copy",), ("copy", (True, 8, 0, 16), (False, 0x1234, DOMID_SELF, 0), 100), ("release",),
+    ]  # fmt: skip
     assert context.get(gt.gnttab_copy).status == gt.GNTST_bad_gntref
 
 
@@ -83,9 +86,12 @@ def test_setup_table(abi: Abi) -> None:
     assert context.hypercall("grant_table_op", gt.GNTTABOP_setup_table, BASE, 1) == 0
     assert context.longs(LIST, 2) == [0x100, 0x101]
     assert context.get(gt.gnttab_setup_table).status == gt.GNTST_okay
-    context.put(gt.gnttab_setup_table(dom=DOMID_SELF, nr_frames=2, frame_list=8))
-    assert context.hypercall("grant_table_op", gt.GNTTABOP_setup_table, BASE, 1) == 0
-    assert context.get(gt.gnttab_setup_table).status == gt.GNTST_bad_virt_addr
+    for frame_list in (8, BASE - abi.long_size):
+        context.put(gt.gnttab_setup_table(dom=DOMID_SELF, nr_frames=2, frame_list=frame_list), LIST)
+        assert context.hypercall("grant_table_op", gt.GNTTABOP_setup_table, LIST, 1) == 0
+        status = context.get(gt.gnttab_setup_table, LIST).status
+        assert status == (gt.GNTST_okay if abi is ABI32 else gt.GNTST_bad_virt_addr)
+    assert context.longs(BASE, 1) == [0x101]  # what can be written is
     context.answers["setup_table"] = (gt.GNTST_bad_domain, [])
     assert context.hypercall("grant_table_op", gt.GNTTABOP_setup_table, BASE, 1) == 0
     assert context.get(gt.gnttab_setup_table).status == gt.GNTST_bad_domain
@@ -118,7 +124,8 @@ def test_sizes_versions_status_frames(abi: Abi) -> None:
     assert context.guest.copy_from_guest(LIST, 8) == (0x200).to_bytes(8, "little")  # 64 bits in both widths
     context.put(gt.gnttab_get_status_frames(nr_frames=1, dom=DOMID_SELF, frame_list=8))
     assert context.hypercall("grant_table_op", gt.GNTTABOP_get_status_frames, BASE, 1) == 0
-    assert context.get(gt.gnttab_get_status_frames).status == gt.GNTST_bad_virt_addr
+    status = context.get(gt.gnttab_get_status_frames).status
+    assert status == (gt.GNTST_okay if abi is ABI32 else gt.GNTST_bad_virt_addr)
     for op in (gt.GNTTABOP_query_size, gt.GNTTABOP_set_version, gt.GNTTABOP_get_version, gt.GNTTABOP_setup_table):
         assert context.hypercall("grant_table_op", op, 0, 1) == -EFAULT
 

@@ -122,8 +122,10 @@ def test_the_last_l2_serves_one_l3(world: World32) -> None:
 
 def test_updates_stay_out_of_xens_slots(world: World32) -> None:
     world.boot()
-    for mfn, slot in ((world.l3, 3), (world.l3, 4), (world.xen_l2, XEN_L2_SLOTS[0])):
-        with refused(e.EINVAL):
+    for mfn, slot, errno in (
+        (world.l3, 3, e.EINVAL), (world.l3, 4, e.EINVAL), (world.xen_l2, XEN_L2_SLOTS[0], e.EPERM)
+    ):  # fmt: skip
+        with refused(errno):
             world.mm.mmu_update((mfn << 12) + 8 * slot, 0)
     l1 = world.mfns[11]
     world.mm.mmu_update((world.xen_l2 << 12) + 8, l1 << 12 | P | RW)
@@ -208,3 +210,29 @@ def test_m2p_for_the_guest(world: World32) -> None:
     at = world.compat.page_at(0x100000)
     assert at is not None
     assert world.ram.read(at + 4 * (world.mfns[7] - FIRST), 4) == (0x23456789).to_bytes(4, "little")
+
+
+def test_entries_of_a_refused_root_are_as_they_were(world: World32) -> None:
+    """promote_l3_table: also the one to blame, where its L2 was refused behind the first slot."""
+    l1 = world.mfns[11]
+    for bad_slot, shown in ((0, P | RW | US), (1, P)):
+        l3, l2 = world.mfns[12], world.mfns[13]
+        world.poke(l2, 0, 0)
+        world.poke(l2, bad_slot, l1 << 12 | P | 0x10)
+        world.poke(l2, 5, 0)
+        world.poke(l3, 1, l2 << 12 | P | RW | US)
+        with refused(e.EINVAL):
+            world.mm.pin_table(3, l3)
+        assert world.entry(l3, 1) & 0xFFF == shown, bad_slot
+
+
+def test_a_last_l2_that_two_roots_want_stays_one(world: World32) -> None:
+    """pae_xen_mappings_check refuses the second root and keeps the reference that it took."""
+    world.boot()
+    other = world.mfns[12]
+    world.poke(other, 3, world.xen_l2 << 12 | P)
+    i = world.xen_l2 - world.frames.first_mfn
+    before = world.frames.type_count[i]
+    with refused(e.EINVAL):
+        world.mm.pin_table(3, other)
+    assert (world.frames.type_count[i], world.frames.type_of(other)) == (before + 1, PageType.NONE)

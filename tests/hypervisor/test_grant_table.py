@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING
+
 import pytest
 
 from hypercalls.public import errno as e
@@ -11,6 +14,9 @@ from pvemu.cpu.exits import Access
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
 from pvemu.hypervisor.grant_table import GrantRefusedError
 from tests.hypervisor.world import DOMID, END, FIRST, RWX, US, P, World, pte, refused
+
+if TYPE_CHECKING:
+    from hypercalls.context import CopySide
 
 DOM0, NOBODY, SELF = 0, 99, xen.DOMID_SELF
 READING, WRITING = gt.GTF_reading, gt.GTF_writing
@@ -28,6 +34,13 @@ def world() -> World:
 
 def grant(world: World, ref: int, mfn: int, domid: int = DOM0, flags: int = gt.GTF_permit_access) -> None:
     world.grants.shared.put_reserved(ref, (flags, domid, mfn))
+
+
+def copy_one(world: World, source: CopySide, dest: CopySide, length: int) -> int:
+    copies = world.grants.begin_copy()
+    status = copies.copy(source, dest, length)
+    copies.release()
+    return status
 
 
 def flags(world: World, ref: int = REF) -> int:
@@ -226,7 +239,7 @@ def test_copy_between_frames_and_grants(world: World) -> None:
     grant(world, REF, a, DOMID, gt.GTF_permit_access | gt.GTF_readonly)
     grant(world, REF + 1, b, DOMID)
     before = world.counts()
-    copy = world.grants.copy
+    copy = partial(copy_one, world)
     assert copy((False, a, SELF, 10), (False, b, SELF, 4086), 10) == gt.GNTST_okay
     assert bytes(world.ram.frame(Mfn(b)))[4085:] == b"\0" + bytes(range(10, 20))
     assert copy((True, REF, DOMID, 0), (True, REF + 1, SELF, 0), PAGE_SIZE) == gt.GNTST_okay
@@ -264,7 +277,7 @@ def test_copy_refusals(
         return is_gref, number if is_gref else END if number < 0 else world.mfns[number], dom, offset
 
     before = world.counts()
-    assert world.grants.copy(place(source), place(dest), length) == status
+    assert copy_one(world, place(source), place(dest), length) == status
     assert world.counts()[1:] == before[1:]
     world.audit()
 
@@ -485,7 +498,7 @@ def test_parts_of_pages_can_only_be_copied(second: World) -> None:
     assert grants.map_grant_ref(0x5000, HOST, REF, DOMID)[0] == gt.GNTST_general_error
 
     def copy(offset: int, length: int) -> int:
-        return grants.copy((True, REF, SELF, offset), (False, other, SELF, 0), length)
+        return copy_one(second, (True, REF, SELF, offset), (False, other, SELF, 0), length)
 
     assert copy(100, 300) == gt.GNTST_okay
     assert bytes(second.ram.frame(Mfn(other)))[:3] == bytes([100, 101, 102])
@@ -493,8 +506,8 @@ def test_parts_of_pages_can_only_be_copied(second: World) -> None:
         assert copy(offset, length) == gt.GNTST_general_error
     assert copy(400, 0) == gt.GNTST_okay
     assert copy(4000, 97) == gt.GNTST_bad_copy_arg
-    assert grants.copy((False, other, SELF, 0), (True, REF, SELF, 399), 1) == gt.GNTST_okay
-    assert grants.copy((False, other, SELF, 0), (True, REF, SELF, 399), 2) == gt.GNTST_general_error
+    assert copy_one(second, (False, other, SELF, 0), (True, REF, SELF, 399), 1) == gt.GNTST_okay
+    assert copy_one(second, (False, other, SELF, 0), (True, REF, SELF, 399), 2) == gt.GNTST_general_error
     assert status(second) == 0
     second.audit()
 
@@ -506,27 +519,26 @@ def test_an_entry_in_use_cannot_change_its_meaning(second: World) -> None:
     _, handle, bus = grants.map_grant_ref(0, DEVICE | RO, REF, DOMID)
     entry_v2(second, REF, DOMID, gt.GTF_permit_access, 0, other)
     copy_to = (True, REF, SELF, 0)  # the first to write reads the entry again
-    assert grants.copy((False, other, SELF, 0), copy_to, 8) == gt.GNTST_general_error
+    assert copy_one(second, (False, other, SELF, 0), copy_to, 8) == gt.GNTST_general_error
     assert status(second) == READING
-    assert grants.copy((True, REF, SELF, 0), (False, other, SELF, 0), 8) == gt.GNTST_okay  # a reader gets the old one
+    assert copy_one(second, (True, REF, SELF, 0), (False, other, SELF, 0), 8) == gt.GNTST_okay  # the old one
     entry_v2(second, REF, DOMID, gt.GTF_permit_access, 0, END)
-    assert grants.copy((False, other, SELF, 0), copy_to, 8) == gt.GNTST_bad_page
+    assert copy_one(second, (False, other, SELF, 0), copy_to, 8) == gt.GNTST_bad_page
     assert grants.unmap_grant_ref(0, bus, handle) == gt.GNTST_okay
     assert status(second) == 0
     second.audit()
 
 
 def test_transitive_grants_lead_nowhere(second: World) -> None:
-    grants = second.grants
     for trans_domid, gref, expected in (
         (DOMID, 5, gt.GNTST_general_error), (NOBODY, 5, gt.GNTST_general_error),
         (DOM0, 5, gt.GNTST_general_error), (DOM0, 700, gt.GNTST_bad_gntref),
     ):  # fmt: skip
         entry_v2(second, REF, DOMID, gt.GTF_transitive, trans_domid, gref)
-        assert grants.copy((True, REF, SELF, 0), (False, second.mfns[22], SELF, 0), 1) == expected
+        assert copy_one(second, (True, REF, SELF, 0), (False, second.mfns[22], SELF, 0), 1) == expected
         assert status(second) == 0
     entry_v2(second, REF, NOBODY, gt.GTF_transitive, DOM0, 5)
-    assert grants.copy((True, REF, SELF, 0), (False, second.mfns[22], SELF, 0), 1) == gt.GNTST_general_error
+    assert copy_one(second, (True, REF, SELF, 0), (False, second.mfns[22], SELF, 0), 1) == gt.GNTST_general_error
 
 
 def test_swap_and_transfer_in_version_2(second: World) -> None:

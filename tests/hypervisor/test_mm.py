@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -345,7 +346,7 @@ def test_an_entry_that_maps_nothing_may_hold_anything(world: World) -> None:
 
 
 def test_mmu_update_for_domid_io(world: World) -> None:
-    update = world.mm.mmu_update_io
+    update = partial(world.mm.mmu_update, is_io=True)
     *_, l2, l1 = world.boot({0: pte(world.mfns[20], RWX)})
     before = world.counts()
     at = (l1 << 12) + 8 * 4
@@ -353,6 +354,11 @@ def test_mmu_update_for_domid_io(world: World) -> None:
     assert world.entry(l1, 4) == 0x1000
     update(world.mfns[30] << 12, 7)  # no table
     refused(e.EBUSY, update, at, pte(world.mfns[21], RWX))
+    refused(e.EBUSY, update, at, pte(FIRST, RWX))
+    mapped = world.entry(l1, 0)
+    update(l1 << 12, mapped ^ 0x60)  # what is mapped already may have other flags, if they need no look at the frame
+    assert world.entry(l1, 0) == mapped ^ 0x60
+    refused(e.EBUSY, update, l1 << 12, mapped & ~RW)
     refused(e.EPERM, update, at, pte(END, RWX))
     refused(e.EINVAL, update, at, pte((1 << 40) - 1, RWX))
     refused(e.EINVAL, update, at, pte(world.mfns[21], RWX | 0x80))
@@ -481,9 +487,58 @@ def test_a_table_given_back_stays_a_table_until_it_is_unpinned(world: World) -> 
 
 
 def test_machphys_mapping_and_list(world: World) -> None:
-    assert world.mm.machphys_mapping() == (0xFFFF_8000_0000_0000, 0xFFFF_8080_0000_0000, (1 << 36) - 1)
+    assert world.mm.machphys_mapping() == (0xFFFF_8000_0000_0000, 0xFFFF_8040_0000_0000, (1 << 35) - 1)
     assert world.mm.machphys_mfn_list() == [0, world.m2p.table_mfn]  # below the first frame there is nothing
 
 
 def test_frame_types_are_numbered_as_xen_prints_them() -> None:
     assert (PageType.L1, PageType.L4, PageType.SEG_DESC, PageType.WRITABLE, HEAP) == (1, 4, 5, 7, 48)
+
+
+def test_a_table_refused_under_two_others_is_lost_half_validated(world: World) -> None:
+    """promote_l4_table keeps one table to undo later. An L3 refused for its first slot leaves it the L2 below; that is
+    overwritten with the L4 itself, and the L2 stays as it is: typed, of no use, until it is wanted as an L2 again.
+    """
+    l4, l3, l2, l1, bad, data = world.mfns[:6]
+    world.poke(l1, 0, pte(data, RWX))
+    world.poke(l2, 0, pte(l1, RWX))
+    world.poke(l2, 1, pte(bad, RWX))
+    world.poke(bad, 0, pte(l1, RWX | 0x10))
+    world.poke(l3, 0, pte(l2, RWX))
+    world.poke(l4, 2, pte(l3, RWX))
+    before = world.counts()
+    refused(e.EINVAL, world.mm.pin_table, 3, l3)
+    assert world.counts() == before  # the L2 is undone where the L3 is not under another
+    refused(e.EINVAL, world.mm.pin_table, 4, l4)
+    assert [of(world, mfn) for mfn in (l4, l3, l2, l1)] == [
+        ("NONE", 0, 1), ("NONE", 0, 1), ("L2", 1, 3), ("L1", 1, 2)
+    ]  # fmt: skip
+    assert of(world, data) == ("WRITABLE", 1, 2)
+    refused(e.EINVAL, world.update, l2, 5, 0)
+    refused(e.EINVAL, world.mm.clear_page, l2)
+    refused(e.EINVAL, world.mm.pin_table, 1, l2)
+    world.poke(bad, 0, 0)
+    world.mm.pin_table(2, l2)
+    assert (of(world, l2), of(world, bad)) == (("L2", 1, 3), ("L1", 1, 2))
+    world.update(l2, 5, 0)
+    world.mm.unpin_table(l2)
+    assert of(world, l2) == ("NONE", 0, 2)  # one reference is nobody's for good
+    assert of(world, l1) == of(world, bad) == ("NONE", 0, 1)
+
+
+def test_a_lost_table_may_be_refused_again(world: World) -> None:
+    l4, l3, l2, l1, bad = world.mfns[:5]
+    world.poke(l2, 0, pte(l1, RWX))
+    world.poke(l2, 1, pte(bad, RWX))
+    world.poke(bad, 0, pte(l1, RWX | 0x10))
+    world.poke(l3, 0, pte(l2, RWX))
+    world.poke(l4, 2, pte(l3, RWX))
+    refused(e.EINVAL, world.mm.pin_table, 4, l4)
+    refused(e.EINVAL, world.mm.pin_table, 2, l2)
+    assert [of(world, mfn) for mfn in (l2, l1, bad)] == [("NONE", 0, 2), ("NONE", 0, 1), ("NONE", 0, 1)]
+
+
+def test_memory_of_others_is_busy_and_mmio_space_is_not_permitted(world: World) -> None:
+    *_, l1 = world.boot({})
+    for mfn, errno in ((0, e.EPERM), (0xFF, e.EPERM), (0x100, e.EBUSY), (FIRST - 1, e.EBUSY), (END, e.EPERM)):
+        refused(errno, world.update, l1, 1, pte(mfn, RWX))

@@ -158,7 +158,9 @@ class Player:
             (self.random.random() < 0.5, self.random.choice([self.mfn(), 8, 9, 600]), self.random.choice(
                 [0x7FF0, DOMID, 0, 5]), self.random.randrange(4200)) for _ in range(2)
         ]  # fmt: skip
-        self.world.grants.copy(sides[0], sides[1], self.random.randrange(200))
+        copies = self.world.grants.begin_copy()
+        copies.copy(sides[0], sides[1], self.random.randrange(200))
+        copies.release()
 
     def do_transfer(self) -> None:
         if self.random.random() < 0.2:

@@ -25,9 +25,9 @@ def frames_after(
     frames.assign(FIRST, FRAMES, Owner.GUEST)
     types = PageTypes(ram, frames, {})
     if not at_once:
-        monkeypatch.setattr(types, "_promote_uniform", lambda entries, start: False)
-        monkeypatch.setattr(types, "_demote_uniform", lambda entries: False)
-        monkeypatch.setattr(types, "_demote_l1_entries", lambda entries: list(map(types.put_from_l1e, entries)))
+        monkeypatch.setattr(types.l1_tables, "_promote_uniform", lambda entries, start: False)
+        monkeypatch.setattr(types.l1_tables, "_demote_uniform", lambda entries: False)
+        monkeypatch.setattr(types.l1_tables, "_demote_entries", lambda entries: list(map(types.put_from_l1e, entries)))
     answers: list[object] = []
     for table in (TABLE, OTHER):
         for slot, entry in enumerate(entries):

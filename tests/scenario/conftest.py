@@ -40,6 +40,12 @@ menuentry "save" { set root=xen/xvda,msdos1; saved=this; save_env -f (xen/xvda,m
 menuentry "ask" { echo "Say something:"; read answer; echo "You said $answer."; halt; }
 menuentry "wait" { echo "waiting"; sleep 30; halt; }
 menuentry "reboot" { reboot; }
+submenu "many" {
+  for n in 0 1 2 3 4 5 6 7 8 9; do
+    for m in a b c; do menuentry "number $n$m" "$n$m" { echo "I am $2"; halt; }; done
+  done
+  menuentry "a title that is longer than a line of the screen has room for, so that its end cannot be seen" { halt; }
+}
 menuentry "crash" { multiboot (xen/xvda,msdos1)/crash.elf; boot; }
 """
 [[artifact]]

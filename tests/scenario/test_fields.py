@@ -112,7 +112,13 @@ WRONG = {
         "a menu entry 'boot'",
         "entries 'halt', 'chainload', .*",
     ),
-    "choose-number": ("keys = [{ choose = 9 }]\n", "keys[0].choose", "a menu entry of number 9", "8 entries"),
+    "choose-number": ("keys = [{ choose = 9 }]\n", "keys[0].choose", "a menu entry of number 9", "9 entries"),
+    "choose-from-many": (
+        'keys = [{ choose = "many" }, { choose = "number 10a" }]\n',
+        "keys[1].choose",
+        "a menu entry 'number 10a'",
+        "entries 'number 0a', 'number 0b', .*, 'number 9c', 'a title that .*>'",
+    ),
     "key-never-due": (
         'keys = [{ send = "x", after = "no such thing" }]\n[scenario.expect]\nconsole = ["I halt"]\n',
         "keys[0]",
@@ -129,6 +135,13 @@ WRONG = {
 
 #: The same with what is right: all of it passes.
 RIGHT = {
+    "far-down": 'keys = [{ choose = "many" }, { choose = "number 8b" }]\n[scenario.expect]\nconsole = ["I am 8b"]\n',
+    "back-up": 'keys = [{ choose = "many" }, { press = ["page-down", "page-down"] }, { choose = "number 0a" }]\n'
+    '[scenario.expect]\nconsole = ["I am 0a"]\n',
+    "by-place": 'keys = [{ choose = "many" }, { press = ["page-down", "page-down"] }, { choose = 17 }]\n'
+    '[scenario.expect]\nconsole = ["I am 5c"]\n',
+    "cut": 'keys = [{ choose = "many" }, { choose = "a title that is longer than a line of the screen has room for, so '
+    'that its end cannot be seen" }]\n[scenario.expect]\nshutdown = "poweroff"\n',
     "stages": CHAIN
     + STAGES.format(
         f'os = "GRUB", file = "xvda1:/second.elf", cmdline = "an argument", ramdisk = "{RAMDISK}", '

@@ -13,6 +13,7 @@ from pvemu.config import DomainConfig
 from pvemu.disk.spec import parse_disk_specs
 from pvemu.testing.failures import ExpectTimeoutError, GuestCrashError, GuestStoppedError, UnexpectedOutputError
 from pvemu.testing.guest import Guest
+from pvemu.testing.menu import NoEntryError
 from pvemu.testing.repro import repro_command
 from tests.builder.make_elf import make_kernel
 
@@ -145,6 +146,20 @@ class TestLooking:
             started.send("\x1b[A")
             started.wait_for_input()
             assert started.menu == (("first", "second"), 0, None)
+
+    def test_an_entry_is_chosen_by_its_title_or_place(self, guest: Artifact) -> None:
+        disk = guest("guide-basic", "basic.img")
+        with Guest.boot(guest("guide-basic", "grub-x86_64-xen.bin"), f"xvda={disk},ro") as started:
+            started.wait_for_menu()
+            at_the_menu = started.snapshot()
+            started.choose("first")
+            started.expect("I am the first entry")
+            started.restore(at_the_menu)
+            started.choose(1)
+            started.expect("I am the second entry")
+            started.restore(at_the_menu)
+            with pytest.raises(NoEntryError, match=r"no entry 'third', it has entries 'first', 'second'"):
+                started.choose("third")
 
     def test_a_countdown_goes_down(self, guest: Artifact) -> None:
         disk = guest("guide-basic", "basic.img")

@@ -7,8 +7,7 @@ among its siblings, which is the order of its making.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,8 +24,7 @@ _Node = tuple[str, str, tuple[str, ...]]
 _DOM0 = ("n0",)
 
 
-@dataclass(frozen=True, slots=True)
-class Vbd:
+class Vbd(NamedTuple):
     """One disk as the backend and libxl describe it.
 
     ``vdev`` is the number of ``name`` (51712 is xvda), ``mode`` ``w`` or ``r``, ``physical_device`` the
@@ -41,8 +39,7 @@ class Vbd:
     physical_device: str = "7:0"
 
 
-@dataclass(frozen=True, slots=True)
-class PvDomain:
+class PvDomain(NamedTuple):
     """A domain as the toolstack describes it; memory in KiB, ``*_ring_ref`` are machine frame numbers.
 
     The defaults of what differs from run to run on a real host are fixed, so that runs repeat.
@@ -56,6 +53,7 @@ class PvDomain:
     static_max: int = 131072
     target: int = 131072
     vcpus: int = 1
+    max_vcpus: int = 1
     disks: tuple[Vbd, ...] = ()
     protocol: str = "x86_64-abi"
     store_port: int = 1
@@ -188,8 +186,8 @@ def _home_nodes(domain: PvDomain) -> Iterator[_Node]:
     home = domain.home
     yield from _below(home, shared, {"vm": domain.vm, "name": domain.name})
     yield f"{home}/cpu", "", shared
-    for cpu in range(domain.vcpus):
-        yield from _below(f"{home}/cpu/{cpu}", shared, {"availability": "online"})
+    for cpu in range(max(domain.vcpus, domain.max_vcpus)):
+        yield from _below(f"{home}/cpu/{cpu}", shared, {"availability": "online" if cpu < domain.vcpus else "offline"})
     memory = {"static-max": str(domain.static_max), "target": str(domain.target), "videoram": "0"}
     yield from _below(f"{home}/memory", shared, memory)
     yield from _frontend_nodes(domain)

@@ -12,7 +12,7 @@ from hypercalls.errors import XenError
 from hypercalls.public import errno as e
 from pvemu.cpu.paging import PTE_A, PTE_ADDR, PTE_P, PTE_RW, PTE_US
 from pvemu.frames import PAGE_SHIFT
-from pvemu.hypervisor.page_types import PageTypes
+from pvemu.hypervisor.page_types import PageTypes, PromotionError
 from pvemu.memory.frame_table import PageType
 
 if TYPE_CHECKING:
@@ -71,20 +71,20 @@ class CompatPageTypes(PageTypes):
             raise XenError(e.EINVAL, "update of the L3 slot with Xen's mappings")
         return super().mod_table_entry(maddr, new, level, preserve_ad)
 
-    def _promote(self, mfn: int, level: PageType) -> None:
+    def _promote(self, mfn: int, level: PageType, first: int = 0) -> None:
         if level == PageType.L3:
             self._promote_l3(mfn)
         elif level == PageType.L4:
             raise XenError(e.EINVAL, "a 32-bit guest has no L4 tables")
         else:
-            super()._promote(mfn, level)
+            super()._promote(mfn, level, first)
 
     def _promote_l3(self, mfn: int) -> None:
         """promote_l3_table: slots that do not count are cleared, since the CPU of a 64-bit Xen would see them."""
-        quads, start = self._ram.quads, self._table(mfn)
+        quads, start = self._ram.quads, self._ram.quad_index(mfn)
         for slot in range(_L3_ENTRIES, 512):
             quads[start + slot] = 0
-        taken: list[int] = []
+        slot = 0
         try:
             for slot in range(_L3_ENTRIES):
                 entry = quads[start + slot]
@@ -94,29 +94,31 @@ class CompatPageTypes(PageTypes):
                     continue
                 else:
                     self.get_from_table_entry(entry, PageType.L3, mfn)
-                taken.append(slot)
                 quads[start + slot] = entry | _L3_FORCED
         except XenError as error:
-            for slot in taken:
-                self.put_from_table_entry(quads[start + slot], mfn)
-                quads[start + slot] = _unadjusted(quads[start + slot])
-            raise XenError(error.errno, f"{error.reason}; failure in promote_l3_table {mfn:x}") from error
+            refusal = PromotionError(error, 3, mfn, slot)
+            for taken in range(slot):
+                self.put_from_table_entry(quads[start + taken], mfn)
+            for each in range(slot + 1 if slot and refusal.inner is not None else slot):
+                quads[start + each] = _unadjusted(quads[start + each])
+            raise refusal from error
         self.fresh_roots.add(mfn)
 
     def _get_xen_l2(self, entry: int) -> None:
-        """The entry that must be there; its table may serve no other L3 (pae_xen_mappings_check)."""
+        """The entry that must be there; its table may serve no other L3 (pae_xen_mappings_check). Of one that does, Xen
+        keeps the references it took: it stays what it is for good.
+        """
         if not entry & PTE_P or entry & _L3_DISALLOW:
             raise XenError(e.EINVAL, f"L3 slot with Xen's mappings is {entry:x}")
         mfn = (entry & PTE_ADDR) >> PAGE_SHIFT
         self.get_page_and_type(mfn, PageType.PAE_XEN_L2)
         if self._frames.type_count[mfn - self._frames.first_mfn] != 1:
-            self.put_page_and_type(mfn)
             raise XenError(e.EINVAL, "PAE L3 3rd slot is shared")
 
     def _demote(self, mfn: int, level: PageType) -> None:
         super()._demote(mfn, level)
         if level == PageType.L3:
-            quads, start = self._ram.quads, self._table(mfn)
+            quads, start = self._ram.quads, self._ram.quad_index(mfn)
             for slot in range(_L3_ENTRIES):
                 quads[start + slot] = _unadjusted(quads[start + slot])
 

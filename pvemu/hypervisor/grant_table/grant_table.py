@@ -13,14 +13,10 @@ from hypercalls.errors import XenError
 from hypercalls.public import errno as e
 from hypercalls.public import grant_table as gt
 from hypercalls.public import xen
+from pvemu.config import GrantLimits
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
-from pvemu.hypervisor.grant_table.grant_entry import (
-    PIN_HSTR,
-    PIN_HSTW,
-    ActiveEntries,
-    GrantRefusedError,
-    foreign_status,
-)
+from pvemu.hypervisor.grant_table.grant_copy import GrantCopies
+from pvemu.hypervisor.grant_table.grant_entry import PIN_HSTR, PIN_HSTW, ActiveEntries, GrantRefusedError
 from pvemu.hypervisor.grant_table.grant_mapping import GrantMappings
 from pvemu.hypervisor.grant_table.grant_shared import (
     RESERVED_ENTRIES,
@@ -39,31 +35,33 @@ if TYPE_CHECKING:
     from pvemu.memory.frame_table import FrameTable
     from pvemu.memory.ram import Ram
 
-__all__ = ["DEFAULT_MAX_GRANT_FRAMES", "GrantRefusedError", "GrantTable"]
+__all__ = ["GrantRefusedError", "GrantTable"]
 
-#: max_grant_frames that xl gives a domain (LIBXL_MAX_GRANT_FRAMES_DEFAULT follows Xen's 64).
-DEFAULT_MAX_GRANT_FRAMES = 64
 
 class GrantTable:
-    """``alloc_frame`` gives Xen heap frames that the guest may map writable, ``frames`` takes them back."""
+    """``alloc_frame`` gives Xen heap frames that the guest may map writable, ``frames`` takes them back; ``limits`` are
+    the toolstack's (grant_table_init).
+    """
 
     def __init__(
         self, domid: int, ram: Ram, frames: FrameTable, types: PageTypes, mm: Mm, reservation: Reservation,
-        alloc_frame: Callable[[], Mfn],
+        alloc_frame: Callable[[], Mfn], limits: GrantLimits | None = None,
     ) -> None:  # fmt: skip
+        limits = limits or GrantLimits()
         self._domid = domid
         self._ram = ram
         self._frames = frames
         self._types = types
         self._reservation = reservation
         self._alloc_frame = alloc_frame
-        self.max_frames = DEFAULT_MAX_GRANT_FRAMES
+        self.max_frames = limits.frames
+        self.max_version = limits.version
         self.table: list[Mfn] = [alloc_frame()]
         self.status: list[Mfn] = []  #: status frames of version 2
         self._unshared: list[Mfn] = []  #: status frames that version 1 has no use for
         self.shared: SharedEntries = SharedV1(ram, self.table)
         self._entries = ActiveEntries(types, lambda: self.shared)
-        self.mappings = mappings = GrantMappings(domid, ram, types, mm, self._entries)
+        self.mappings = mappings = GrantMappings(domid, ram, types, mm, self._entries, limits.maptrack_frames)
         self.map_grant_ref = mappings.map_grant_ref
         self.unmap_grant_ref = mappings.unmap_grant_ref
         self.unmap_and_replace = mappings.unmap_and_replace
@@ -132,11 +130,14 @@ class GrantTable:
         return status, [int(mfn) for mfn in self.status[:nr_frames]] if status == gt.GNTST_okay else []
 
     def set_version(self, version: int) -> int:
-        """GNTTABOP_set_version. EBUSY while an entry beyond the toolstack's is in use, or a status frame is mapped;
-        EAGAIN while a part of a page is, ERANGE when version 1 cannot express one of the toolstack's entries.
+        """GNTTABOP_set_version. ENOSYS for one that the domain may not have; EBUSY while an entry beyond the
+        toolstack's is in use, or a status frame is mapped; EAGAIN while a part of a page is, ERANGE when version 1
+        cannot express one of the toolstack's entries.
         """
         if version not in (1, 2):
             raise XenError(e.EINVAL, f"grant table version {version}")
+        if version > self.max_version:
+            raise XenError(e.ENOSYS, f"grant table version {version} is more than the domain may have")
         old = self.shared
         if version == old.version:
             return version
@@ -209,51 +210,9 @@ class GrantTable:
         shared.add_flags(ref, gt.GTF_transfer_completed)
         return gt.GNTST_okay
 
-    def copy(self, source: tuple[bool, int, int, int], dest: tuple[bool, int, int, int], length: int) -> int:
-        """GNTTABOP_copy between frames and grants of the caller."""
-        for is_gref, _, dom, _ in (source, dest):
-            if not is_gref and dom != xen.DOMID_SELF:
-                return gt.GNTST_permission_denied
-            if not self._is_self(dom) and dom:
-                return gt.GNTST_bad_domain
-        undo: list[Callable[[], None]] = []
-        try:
-            src, *readable = self._claim(source, True, undo)
-            dst, *writable = self._claim(dest, False, undo)
-            if source[3] + length > PAGE_SIZE or dest[3] + length > PAGE_SIZE:
-                return gt.GNTST_bad_copy_arg
-            for (start, size), offset in ((readable, source[3]), (writable, dest[3])):
-                if offset < start or offset + length > start + size:
-                    return gt.GNTST_general_error
-            self._ram.write((dst << PAGE_SHIFT) + dest[3], self._ram.read((src << PAGE_SHIFT) + source[3], length))
-            return gt.GNTST_okay
-        except GrantRefusedError as refused:
-            return refused.status
-        finally:
-            for step in reversed(undo):
-                step()
-
-    def _claim(
-        self, side: tuple[bool, int, int, int], readonly: bool, undo: list[Callable[[], None]]
-    ) -> tuple[int, int, int]:
-        """gnttab_copy_claim_buf: (frame, first byte, length) of one side, held until ``undo`` is run."""
-        is_gref, number, dom, _offset = side
-        if is_gref:
-            if not self._is_self(dom):
-                raise GrantRefusedError(foreign_status(dom, number), "not the caller's grant")
-            found = self._entries.pin_for_copy(number, self._domid, readonly)
-            undo.append(lambda: self._entries.unpin(number, readonly, PIN_HSTR if readonly else PIN_HSTW))
-        else:
-            found = number, 0, PAGE_SIZE
-            try:
-                self._types.get_page(number)
-            except XenError as error:
-                raise GrantRefusedError(gt.GNTST_bad_page, error.reason) from error
-            undo.append(lambda: self._types.put_page(number))
-        if not readonly:
-            self._entries.get_writable(found[0])
-            undo.append(lambda: self._types.put_type(found[0]))
-        return found
+    def begin_copy(self) -> GrantCopies:
+        """GNTTABOP_copy between frames and grants of the caller: an array of requests."""
+        return GrantCopies(self._domid, self._ram, self._types, self._entries)
 
     def swap_grant_ref(self, ref_a: int, ref_b: int) -> int:
         """GNTTABOP_swap_grant_ref: not while one of the two is in use."""

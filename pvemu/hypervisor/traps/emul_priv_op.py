@@ -17,6 +17,7 @@ from pvemu.cpu.paging import access_ok, is_canonical
 from pvemu.frames import PAGE_SIZE
 from pvemu.hypervisor.traps.emulate import MODRM_ORDER, CodeReader, Instruction
 from pvemu.hypervisor.traps.traps import GuestException
+from pvemu.hypervisor.vcpu.current import ServesCurrent
 from pvemu.observers import subscribe
 
 if TYPE_CHECKING:
@@ -42,10 +43,7 @@ _PORT_PREFIXES, _LOOK_AHEAD = bytes((0x26, 0x2E, 0x36, 0x3E, *range(0x40, 0x50),
 #: CR0 as Xen runs: PG AM WP NE ET MP PE.
 _CR0 = 0x8005_0033
 _CR0_TS = 8
-_CR4_TSD, _CR4_DE, _CR4_FSGSBASE = 1 << 2, 1 << 3, 1 << 16
-#: PV_CR4_GUEST_MASK: what of CR4 a guest of this CPU may change.
-_CR4_GUEST = _CR4_TSD | _CR4_DE | _CR4_FSGSBASE
-_CR4_VISIBLE = 0x660  #: PAE MCE OSFXSR OSXMMEXCPT
+_CR4_FSGSBASE = 1 << 16
 _PCI_CONFIG_ADDRESS = 0xCF8
 _RTC_INDEX = 0x70
 _ALL_ONES = 0xFFFF_FFFF
@@ -61,7 +59,7 @@ class PortAccess(NamedTuple):
     is_allowed: bool
 
 
-class PrivilegedOps:
+class PrivilegedOps(ServesCurrent):
     """Emulates for one vcpu what ``code`` reads. GuestException is what an instruction raises instead."""
 
     def __init__(
@@ -77,7 +75,6 @@ class PrivilegedOps:
         self._physdev = physdev
         self._msrs = msrs
         self._code = code
-        vcpu.cr4 = _CR4_VISIBLE
         self._pci_config_address = 0
         self._rtc_index = 0
         self._observers: list[Callable[[int, Instruction], None]] = []
@@ -228,9 +225,7 @@ class PrivilegedOps:
                 except XenError:
                     return False
             case 4:
-                self._vcpu.cr4 = value & _CR4_GUEST | _CR4_VISIBLE
-                self._vcpu.debugreg.has_extensions = bool(value & _CR4_DE)
-                self._regs.write("cr4", self._regs.read("cr4") & ~_CR4_TSD | value & _CR4_TSD)
+                self._vcpu.write_cr4(value)
             case _:
                 return False
         return True
@@ -358,7 +353,7 @@ class PrivilegedOps:
     def _guest_io_okay(self, port: int, size: int) -> bool:
         if self._iopl_ok():
             return True
-        bitmap, nr_ports = self._physdev.iobitmap
+        bitmap, nr_ports = self._vcpu.iobitmap
         if port + size > nr_ports:
             return False
         toggles = not self._vcpu.kernel_mode  # the bitmap lies in the kernel's address space

@@ -14,6 +14,7 @@ from pvemu.cpu.exits import PF_INSTR, PF_PRESENT, PF_WRITE, Exit
 from pvemu.hypervisor.descriptor_tables import GDT_VADDR
 from pvemu.hypervisor.traps.debugreg import DR_STEP
 from pvemu.hypervisor.traps.traps import GuestException
+from pvemu.hypervisor.vcpu.current import ServesCurrent
 from pvemu.observers import subscribe
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ _NOT_FOR_USERS = frozenset((0x0F07, 0x0F33))
 _GDT_LDT_END = GDT_VADDR + 0x20000
 
 
-class ExceptionEntry:
+class ExceptionEntry(ServesCurrent):
     """Handles the exceptions of one vcpu, whose instructions ``code`` reads. ``cpuid(leaf, subleaf)`` is the guest's
     CPUID; a 32-bit one has call ``gates``.
     """

@@ -13,13 +13,14 @@ from hypercalls.errors import XenError
 from pvemu.cpu.exits import PF_WRITE
 from pvemu.cpu.paging import is_canonical
 from pvemu.hypervisor.traps.traps import GuestException
+from pvemu.hypervisor.vcpu.current import ServesCurrent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pvemu.hypervisor.guest_access import GuestMemory
     from pvemu.hypervisor.traps.emulate import CodeReader
-    from pvemu.hypervisor.vcpu.vcpu import Vcpu
+    from pvemu.hypervisor.vcpu import Vcpu
 
 __all__ = ["FarBranches"]
 
@@ -31,7 +32,7 @@ _POINTER = struct.Struct("<IH")
 _U64 = 0xFFFF_FFFF_FFFF_FFFF
 
 
-class FarBranches:
+class FarBranches(ServesCurrent):
     """Those of ``vcpu``, whose instructions ``code`` reads; ``read_descriptor`` as in CodeReader."""
 
     def __init__(
