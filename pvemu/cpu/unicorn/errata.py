@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from unicorn import unicorn_const
 
-from pvemu.cpu.exits import ExitKind
 from pvemu.cpu.unicorn.native import CODE
 from pvemu.frames import PAGE_MASK, PAGE_SHIFT, Mfn
 
 if TYPE_CHECKING:
-    from pvemu.cpu.unicorn.hooks import Hooks
+    from collections.abc import Callable
+
     from pvemu.cpu.unicorn.native import Native
     from pvemu.memory.ram import Ram
 
@@ -33,17 +33,19 @@ _WANTED = re.compile(
 _PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
 #: Each one costs a little whenever code is translated.
 _MAX_HOOKS = 64
-_VECTOR_UD = 6
 
 
 class Errata:
     """For one CPU. ``found`` has the places in each frame that code was fetched from, by its machine address; ``pages``
-    the frames that pages with such places stand for now, by linear address.
+    the frames that pages with such places stand for now, by linear address. ``refuse`` is called where one begins.
     """
 
-    def __init__(self, native: Native, hooks: Hooks, ram: Ram) -> None:
+    def __init__(
+        self, native: Native, ram: Ram, refuse: Callable[[], None], keep_error: Callable[[BaseException], None]
+    ) -> None:
         self._native = native
-        self._hooks = hooks
+        self._refuse = refuse
+        self._keep_error = keep_error
         self._ram = ram
         self._armed: set[int] = set()
         self._on_code_c = CODE(self._reached)
@@ -78,9 +80,6 @@ class Errata:
 
     def _reached(self, _uc: int, address: int, size: int, _data: int) -> None:
         """An instruction of ``size`` bytes begins where there was one of them, in this address space or another."""
-        hooks = self._hooks
-        if hooks.undo_for is not None:
-            return
         try:
             maddr = self.pages[address & ~PAGE_MASK]
             if not self._ram.contains(maddr >> PAGE_SHIFT):
@@ -88,6 +87,6 @@ class Errata:
             code = self._ram.read(maddr | address & PAGE_MASK, size)
             match = _WANTED.match(code.lstrip(bytes(_PREFIXES)) + bytes(2))
             if match is not None and match.end() <= size + 2 and size > 2:
-                hooks.undo(ExitKind.EXCEPTION, _VECTOR_UD)
+                self._refuse()
         except BaseException as error:  # noqa: BLE001 - must not cross C; raised again by run()
-            hooks.keep_error(error)
+            self._keep_error(error)

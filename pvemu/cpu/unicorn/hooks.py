@@ -62,7 +62,7 @@ class Hooks:
         self.pause_requested = False  #: by one who only looks on
         self.alarm: float = math.inf  #: from this exit on, ``on_alarm`` is told of each
         self.on_alarm: Callable[[bool], None] = lambda ends_block: None
-        self.errata = Errata(native, self, ram)
+        self.errata = Errata(native, ram, lambda: self.undo(ExitKind.EXCEPTION, _VECTOR_UD), self.keep_error)
         self._plain_miss = mmu.on_tlb_miss
         self._fill_watches: list[Callable[[int, int, tuple[int, int] | None], None]] = []
         self._use_miss: Callable[[Callable[[int, int], tuple[int, int] | None]], None]
