@@ -225,6 +225,9 @@ class VcpuPort(Protocol):
 
     # -- vcpu_op on vcpu ``vcpuid`` (XenError(ENOENT) where there is none)
     def exists(self, vcpuid: int) -> bool: ...
+    def has_info(self, vcpuid: int) -> bool:
+        """Whether it has a vcpu_info (those beyond the 32nd must register one)."""
+
     def initialise(self, vcpuid: int, context: bytes) -> None: ...
     def up(self, vcpuid: int) -> None: ...
     def down(self, vcpuid: int) -> None: ...
@@ -268,7 +271,7 @@ class SchedPort(Protocol):
         """Unmask events and sleep until one is pending."""
 
     def poll(self, ports: Iterable[int], timeout: int) -> None:
-        """Sleep until one of ``ports`` is pending or system time is ``timeout`` (0: no limit)."""
+        """Sleep until one of ``ports`` is pending or system time is ``timeout`` (0: no limit; negative: past)."""
 
 
 class PhysdevPort(Protocol):

@@ -1,6 +1,7 @@
 """What the arguments of each hypercall mean, for people: which is a command, which points to which structures.
 
-Names of the arguments themselves are those of the handlers. Used by traces only; the handlers read what they need.
+Names of the arguments themselves are those of the handlers. Used by traces and reports; the handlers read what they
+need.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from hypercalls.public import arch_x86, callback, event_channel, memory, nmi, ph
 from hypercalls.public import grant_table as gt
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import ModuleType
 
-__all__ = ["FIELD_NAMES", "SIGNATURES", "Signature"]
+__all__ = ["FIELD_NAMES", "SIGNATURES", "Signature", "operation_name"]
 
 
 class Signature(NamedTuple):
@@ -140,3 +141,11 @@ FIELD_NAMES: Final[Mapping[str, Mapping[int, str]]] = {
     "status": _names(gt, "GNTST_"),
     "dom": _names(xen, "DOMID_", "DOMID_FIRST", "DOMID_MASK"),
 }
+
+
+def operation_name(call: str, args: Sequence[int]) -> str | None:
+    """The operation that a hypercall asks for, as the public headers name it; that of the hypercall where it has none,
+    None where no header knows the number.
+    """
+    commands = SIGNATURES[call].commands if call in SIGNATURES else {}
+    return commands.get(args[0]) if commands and args else call

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hypercalls.public.arch_x86 import XEN_LEGACY_MAX_VCPUS
 from pvemu.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,6 +22,8 @@ MIN_MEMORY_MIB = 4
 #: Past this the host mapping alone (sparse as it is) is refused by common kernels.
 MAX_MEMORY_MIB = 256 * 1024
 DEFAULT_MEMORY_MIB = 128
+#: Far below what Xen allows (8192): all share one CPU here.
+MAX_VCPUS = 128
 #: MAX_GUEST_CMDLINE without its NUL: the toolstack cuts off what is longer, which nobody ever wants.
 MAX_CMDLINE = 1023
 
@@ -49,12 +50,33 @@ class StrictConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class GrantLimits:
+    """How far a domain's grant table may go: ``frames`` of the table, ``maptrack_frames`` with 256 mappings in each,
+    and the newest ``version``. A toolstack may ask for less than Xen's own limits, which are the defaults.
+    """
+
+    frames: int = 64
+    maptrack_frames: int = 1024
+    version: int = 2
+
+    def __post_init__(self) -> None:
+        for name, value, least, most in (
+            ("max_grant_frames", self.frames, 1, 64),
+            ("max_maptrack_frames", self.maptrack_frames, 0, 1024),
+            ("max_grant_version", self.version, 1, 2),
+        ):
+            if not least <= value <= most:
+                raise ConfigError(f"{name} {value}: Xen takes {least} to {most}; give a number in that range")
+
+
+@dataclass(frozen=True, slots=True)
 class DomainConfig:
     """``kernel`` and ``ramdisk`` are paths; ``memory_mib`` in MiB; ``epoch`` the wall clock at start, Unix seconds.
-    ``write`` lets disks that were given ``rw`` write to their files; ``strict`` withholds what Xen does not promise. Of
-    ``vcpus`` only the first runs. ``maxmem_mib`` is what its memory map and
-    xenstore say it may have some day; 0 stands for ``memory_mib``. ``tsc_mode`` is one of TSC_MODES; a domain that
-    may not migrate is told that its TSC never changes its rate.
+    ``write`` lets disks that were given ``rw`` write to their files; ``strict`` withholds what Xen does not promise.
+    ``maxmem_mib`` is what its memory map and xenstore say it may have some day; 0 stands for ``memory_mib``. The domain
+    has ``maxvcpus`` vcpus (0: as many as ``vcpus``), of which it is told to bring up ``vcpus``. ``tsc_mode`` is one of
+    TSC_MODES; a domain that may not migrate is told that its TSC never changes its rate. ``restarts_on`` are the
+    reasons of a shutdown, in xl's words, after which it boots again.
     """
 
     kernel: str
@@ -66,11 +88,19 @@ class DomainConfig:
     name: str = "guest"
     domid: int = 1
     vcpus: int = 1
+    maxvcpus: int = 0
     maxmem_mib: int = 0
     epoch: int = field(default=DEFAULT_EPOCH)
     tsc_mode: str = TSC_MODES[0]
     may_migrate: bool = True
     strict: StrictConfig | None = None
+    restarts_on: tuple[str, ...] = ("reboot",)
+    grants: GrantLimits = field(default_factory=GrantLimits)
+
+    @property
+    def nr_vcpus(self) -> int:
+        """How many vcpus the domain has, told to come up or not."""
+        return self.maxvcpus or self.vcpus
 
     def __post_init__(self) -> None:
         if not MIN_MEMORY_MIB <= self.memory_mib <= MAX_MEMORY_MIB:
@@ -78,10 +108,9 @@ class DomainConfig:
                 f"--memory {self.memory_mib}: a guest has {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} MiB; give a number "
                 "in that range"
             )
-        if not 1 <= self.vcpus <= XEN_LEGACY_MAX_VCPUS:
-            raise ConfigError(
-                f"--vcpus {self.vcpus}: a guest has 1 to {XEN_LEGACY_MAX_VCPUS} vcpus; give a number in that range"
-            )
+        for count in (self.vcpus, self.nr_vcpus):
+            if not 1 <= count <= MAX_VCPUS:
+                raise ConfigError(f"--vcpus {count}: a guest has 1 to {MAX_VCPUS} vcpus; give a number in that range")
         if self.maxmem_mib and not self.memory_mib <= self.maxmem_mib <= MAX_MEMORY_MIB:
             raise ConfigError(
                 f"maxmem {self.maxmem_mib}: is at least the guest's memory, {self.memory_mib} MiB, and at most "

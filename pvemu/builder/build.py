@@ -15,6 +15,7 @@ from pvemu.builder.guest_pages import GuestPages
 from pvemu.builder.hypercall_page import hypercall_page
 from pvemu.builder.kernel import KernelImage, parse_image
 from pvemu.builder.layout import Layout, Segment, lay_out
+from pvemu.builder.load_binary import load_binary
 from pvemu.builder.pgtables import setup_pgtables
 from pvemu.builder.start_info import encode_cmdline, pack_start_info
 from pvemu.errors import KernelError
@@ -117,8 +118,7 @@ def build_image(image: KernelImage, ram: Ram, p2m: array[int], ramdisk: bytes | 
         contents, ramdisk_room = _ramdisk_contents(ramdisk, image)
     layout = lay_out(image, nr_pages, ramdisk_room)
     pages = GuestPages(ram, p2m)
-    for vaddr, data, _memsz in image.segments:
-        pages.write(vaddr - image.virt_base, data)
+    load_binary(image, layout.segments["kernel"], pages)
     if ramdisk is not None:
         pages.write(layout.segments["ramdisk"].pfn << PAGE_SHIFT, contents)
     guest_p2m = p2m if layout.paging.sizeof_pfn == 8 else array("I", p2m)
@@ -142,9 +142,8 @@ def _built(image: KernelImage, layout: Layout, pages: GuestPages, *, ramdisk_giv
         nr_tables = layout.mappings[1].area.pgtables
         end = p2m_segment.pfn + p2m_segment.pages
         p2m_pt_pfns = range(end - nr_tables, end)
-    hypercall_mfn = None
-    if image.virt_hypercall is not None:
-        hypercall_mfn = pages.mfn((image.virt_hypercall - image.virt_base) >> PAGE_SHIFT)
+    _check_context(image, stack.vstart + PAGE_SIZE)
+    hypercall_pfn = _hypercall_pfn(image, len(pages.p2m), range(tables.pfn, tables.pfn + tables.pages))
     return BuiltDomain(
         image=image,
         bits=image.bits,
@@ -166,7 +165,7 @@ def _built(image: KernelImage, layout: Layout, pages: GuestPages, *, ramdisk_giv
         stack_top=Vaddr(stack.vstart + PAGE_SIZE),
         virt_entry=Vaddr(image.virt_entry),
         virt_hypercall=None if image.virt_hypercall is None else Vaddr(image.virt_hypercall),
-        hypercall_mfn=hypercall_mfn,
+        hypercall_mfn=None if hypercall_pfn is None else pages.mfn(hypercall_pfn),
         mfn_list=Vaddr(layout.p2m_vaddr),
         first_p2m_pfn=Pfn(p2m_segment.pfn if image.init_p2m is not None else 0),
         nr_p2m_frames=p2m_segment.pages if image.init_p2m is not None else 0,
@@ -177,6 +176,32 @@ def _built(image: KernelImage, layout: Layout, pages: GuestPages, *, ramdisk_giv
         registers=_registers(image.bits, image.virt_entry, stack.vstart + PAGE_SIZE, start_info.vstart),
         vm_assist=1 << VMASST_TYPE_pae_extended_cr3 if image.pae_extended_cr3 else 0,
     )
+
+
+def _hypercall_pfn(image: KernelImage, nr_pages: int, pt_pfns: range) -> int | None:
+    """The page that Xen fills with its hypercall stubs, which may be any page of the domain; None without a note."""
+    if image.virt_hypercall is None:
+        return None
+    pfn = ((image.virt_hypercall - image.virt_base) % (1 << 64)) >> PAGE_SHIFT
+    note = f"{image.name}: HYPERCALL_PAGE note {image.virt_hypercall:#x}"
+    if pfn >= nr_pages:
+        raise KernelError(
+            f"{note} is no page of the domain's memory: correct it "
+            "(setup_hypercall_page: HYPERCALL_INIT failed: 22 - Invalid argument)"
+        )
+    if pfn in pt_pfns:
+        raise KernelError(f"{note} is one of the initial page tables: correct it (bootlate_pv: pin_table failed)")
+    return pfn
+
+
+def _check_context(image: KernelImage, stack_top: int) -> None:
+    """Refuse what Xen would not have in a vcpu's registers (arch_set_info_guest)."""
+    for what, address in (("the entry", image.virt_entry), ("the boot stack", stack_top)):
+        if image.bits == 64 and (address + (1 << 47)) % (1 << 64) >> 48:
+            raise KernelError(
+                f"{image.name}: {what} at {address:#x} is no canonical address: link the kernel elsewhere "
+                "(vcpu_x86_64: SETVCPUCONTEXT failed)"
+            )
 
 
 def _registers(bits: int, entry: int, stack_top: int, start_info: int) -> dict[str, int]:

@@ -1,8 +1,8 @@
 """ELF headers as libelf reads them: class, machine, loadable extents by physical address, sections on demand.
 
 Mirrors xen/common/libelf/libelf-loader.c (``elf_init``, ``elf_parse_binary``) and libelf-tools.c. Loadable means
-``PT_LOAD`` with any of R, W, X; extents and load addresses go by ``p_paddr``, never by ``p_vaddr``. Where libelf would
-load such a file partly (data outside the file, more file than memory), the file is refused here, with a reason.
+``PT_LOAD`` with any of R, W, X; extents and load addresses go by ``p_paddr``, never by ``p_vaddr``. What the headers
+say is taken as libelf takes it, however odd; ``doubts`` says what is odd.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ class ElfBinary:
     """One parsed file (``struct elf_binary``): ``pstart``/``pend`` are the physical extent of what it loads."""
 
     __slots__ = (
-        "bits", "data", "ehdr_size", "entry", "image", "layout", "loadable", "machine", "name", "pend", "phdrs",
-        "pstart", "shdr_size", "shentsize", "shnum", "shoff", "shstrndx",
+        "bits", "data", "doubts", "ehdr_size", "entry", "image", "layout", "loadable", "machine", "name", "pend",
+        "phdrs", "pstart", "shdr_size", "shentsize", "shnum", "shoff", "shstrndx",
     )  # fmt: skip
 
     def __init__(self, data: bytes, name: str, layout: _Layout) -> None:
@@ -116,14 +116,37 @@ class ElfBinary:
         self.ehdr_size = _EI_NIDENT + layout.ehdr.size
         self.shdr_size = layout.shdr.size
         self.shnum = min(shnum, len(data) // _LAYOUT32.shdr.size)
-        _check_identity(name, e_type, self.machine, self.bits)
+        self.doubts: list[str] = []
+        self._check_identity(e_type)
         self._check_table("program headers (phdr)", phoff, phentsize, phnum, layout.phdr.size)
         self._check_table("section headers (shdr)", self.shoff, self.shentsize, self.shnum, self.shdr_size)
         self.phdrs = [self._phdr(phoff + i * phentsize) for i in range(phnum)]
         self.loadable = [p for p in self.phdrs if p.p_type == PT_LOAD and p.p_flags & PF_RWX]
-        self._check_loadable()
+        self._doubt_loadable()
         self.pstart = min((p.p_paddr for p in self.loadable), default=0)
-        self.pend = max((p.p_paddr + p.p_memsz for p in self.loadable), default=0)
+        self.pend = max(((p.p_paddr + p.p_memsz) % (1 << 64) for p in self.loadable), default=0)
+
+    @property
+    def guest_bits(self) -> int:
+        """The width of the guest, which goes by the machine that the file is for."""
+        return 64 if self.machine == EM_X86_64 else 32
+
+    def _check_identity(self, e_type: int) -> None:
+        if self.machine not in (EM_386, EM_X86_64):
+            what = _MACHINES.get(self.machine, "another machine")
+            raise KernelError(
+                f"{self.name}: ELF for {what} (e_machine {self.machine}); give an x86-64 or i386 PV kernel "
+                f"(xc_dom_guest_type: unknown image type {self.machine}: Invalid kernel)"
+            )
+        if self.guest_bits != self.bits:
+            self.doubts.append(f"a {self.bits}-bit ELF file for a {self.guest_bits}-bit machine")
+        if e_type == ET_REL:
+            self.doubts.append("a relocatable object, not linked")
+
+    def file_bytes(self, phdr: Phdr) -> memoryview:
+        """What is loaded of a segment: nothing, when the file ends before it does."""
+        end = phdr.p_offset + phdr.p_filesz
+        return self.image[phdr.p_offset : end] if end <= len(self.data) else self.image[:0]
 
     def _check_table(self, what: str, offset: int, stride: int, count: int, least: int) -> None:
         if count and stride < least:
@@ -141,29 +164,28 @@ class ElfBinary:
         fields = self.layout.phdr.unpack_from(self.data, offset)
         return Phdr(*[fields[i] for i in self.layout.phdr_order])
 
-    def _check_loadable(self) -> None:
-        """Refuse segments that cannot be loaded whole, each once."""
+    def _doubt_loadable(self) -> None:
+        """What libelf loads in part, twice, or where nobody expects it."""
         limit = 1 << self.bits
         for number, p in enumerate(self.phdrs):
             if p.p_type != PT_LOAD or not p.p_flags & PF_RWX:
                 continue
-            where = f"{self.name}: program header {number} (paddr {p.p_paddr:#x}, memsz {p.p_memsz:#x})"
+            where = f"program header {number} (paddr {p.p_paddr:#x}, memsz {p.p_memsz:#x})"
             if p.p_filesz > p.p_memsz:
-                raise KernelError(f"{where} has more file ({p.p_filesz:#x} bytes) than memory: corrupted; rebuild it")
+                self.doubts.append(f"{where} has more file ({p.p_filesz:#x} bytes) than memory")
             if p.p_offset + p.p_filesz > len(self.data):
-                raise KernelError(
+                self.doubts.append(
                     f"{where} ends at {p.p_offset + p.p_filesz:#x} of a file of {len(self.data):#x} bytes: "
-                    "truncated or corrupted; copy it again"
+                    "truncated or corrupted; nothing of it is loaded"
                 )
             if p.p_paddr + p.p_memsz > limit:
-                raise KernelError(f"{where} wraps around the {self.bits}-bit address space: corrupted; rebuild it")
+                self.doubts.append(f"{where} wraps around the {self.bits}-bit address space")
         extents = sorted((p.p_paddr, p.p_paddr + p.p_memsz) for p in self.loadable if p.p_memsz)
-        for (_, end), (start, _) in pairwise(extents):
-            if start < end:
-                raise KernelError(
-                    f"{self.name}: program headers overlap at paddr {start:#x} (the one before ends at {end:#x}): "
-                    "link the kernel with separate segments"
-                )
+        self.doubts += [
+            f"program headers overlap at paddr {start:#x} (the one before ends at {end:#x})"
+            for (_, end), (start, _) in pairwise(extents)
+            if start < end
+        ]
 
     def section(self, index: int) -> Shdr | None:
         """Section header ``index``, or None when there is none such."""
@@ -206,28 +228,10 @@ def elf_init(data: bytes, name: str) -> ElfBinary:
             f"give a PV kernel ({NO_LOADER})"
         )
     elf_class, elf_data = data[4], data[5]
-    if elf_class not in (1, 2) or elf_data not in (1, 2):
-        raise KernelError(f"{name}: ELF class {elf_class}, data {elf_data} unknown: corrupted ELF image; rebuild it")
-    if elf_data == 2:
-        raise KernelError(f"{name}: big-endian ELF; give an x86 PV kernel ({NO_LOADER})")
+    if elf_data != 1:
+        what = "big-endian ELF" if elf_data == 2 else f"ELF of byte order {elf_data}"
+        raise KernelError(f"{name}: {what}; give an x86 PV kernel ({NO_LOADER})")
     layout = _LAYOUT64 if elf_class == 2 else _LAYOUT32
     if len(data) < _EI_NIDENT + layout.ehdr.size:
         raise KernelError(f"{name}: ELF header cut short ({len(data)} bytes in all): truncated; copy it again")
     return ElfBinary(data, name, layout)
-
-
-def _check_identity(name: str, e_type: int, machine: int, bits: int) -> None:
-    """Machine and type: an x86 file of the matching class that is linked."""
-    if machine not in (EM_386, EM_X86_64):
-        what = _MACHINES.get(machine, "another machine")
-        raise KernelError(
-            f"{name}: ELF for {what} (e_machine {machine}); give an x86-64 or i386 PV kernel "
-            f"(xc_dom_guest_type: unknown image type {machine}: Invalid kernel)"
-        )
-    if (machine == EM_X86_64) != (bits == 64):
-        raise KernelError(
-            f"{name}: {bits}-bit ELF for e_machine {machine}: "
-            "give an ELF64 x86-64 or an ELF32 i386 kernel (x32 is not a PV kernel)"
-        )
-    if e_type == ET_REL:
-        raise KernelError(f"{name}: relocatable object, not linked: link it into a kernel first ({NO_LOADER})")

@@ -66,13 +66,14 @@ _ADDRESSES = {
 class ElfDomParms:
     """What the notes say (``struct elf_dom_parms``); None is Xen's UNSET_ADDR, addresses are virtual byte addresses.
 
-    ``nr_notes`` counts the Xen notes read; ``legacy`` means a ``__xen_guest`` section in their place.
+    ``nr_notes`` counts the Xen notes read; ``legacy`` means a ``__xen_guest`` section in their place; without
+    ``has_entry`` the entry is the ELF file's.
     """
 
     __slots__ = (
-        "bsd_symtab", "elf_paddr_offset", "f_required", "f_supported", "guest_os", "guest_ver", "legacy", "loader",
-        "nr_notes", "p2m_base", "pae", "phys_entry", "unmapped_initrd", "virt_base", "virt_entry", "virt_hv_start_low",
-        "virt_hypercall", "xen_ver",
+        "bsd_symtab", "elf_paddr_offset", "f_required", "f_supported", "guest_os", "guest_ver", "has_entry", "legacy",
+        "loader", "nr_notes", "p2m_base", "pae", "phys_entry", "unmapped_initrd", "virt_base", "virt_entry",
+        "virt_hv_start_low", "virt_hypercall", "xen_ver",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -94,6 +95,7 @@ class ElfDomParms:
         self.f_required = 0
         self.nr_notes = 0
         self.legacy = False
+        self.has_entry = False
 
     def add(self, note: Note) -> None:
         """Take in one note of Xen's. Raises ValueError naming a required feature that Xen does not know."""

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from pvemu.config import DomainConfig
     from pvemu.control.recorder import Recorder
+    from pvemu.testing.tally import DomainRun
     from pvemu.testing.verdict import Verdict
 
 __all__ = ["add_parser", "print_verdict", "run"]
@@ -79,6 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
         how = {"until": until, "timeout": timeout, "send": send, "max_reboots": max_reboots}
         return run_seeds(arguments, config, how, open_output(arguments.json, "--json"))
     machine = Machine.create(config)
+    for doubt in machine.image.doubts:
+        print(f"pvemu: warning: {doubt}", file=sys.stderr)
     recorder: Recorder | None = None
     try:
         refuse_overwriting(arguments, config, *outputs)
@@ -164,16 +167,20 @@ def _watch_origins(machine: Machine) -> None:
     Origins(machine.stages, machine.ram, machine.backends, machine.config.disks)
 
 
+def _restarted(domain: DomainRun) -> str:
+    what = "rebooted" if domain.shutdown == "reboot" else f"shut down ({domain.shutdown})"
+    return f"pvemu: domain {domain.domid} {what} at {domain.end_ns / 1e9:.3f} s, and is domain {domain.domid + 1} now"
+
+
 def print_verdict(verdict: Verdict) -> None:
     """The crash report if there is one, the stages, and one line of verdict, to stderr."""
     lines = list(verdict.crash_report)
     if lines:
         lines.append("")
-    rebooted = {domain.domid: domain.end_ns for domain in verdict.domains[:-1]}
+    rebooted = {domain.domid: domain for domain in verdict.domains[:-1]}
     for number, stage in enumerate(verdict.stages):
         if stage.domid - 1 in rebooted:
-            end = rebooted.pop(stage.domid - 1) / 1e9
-            lines.append(f"pvemu: domain {stage.domid - 1} rebooted at {end:.3f} s, and is domain {stage.domid} now")
+            lines.append(_restarted(rebooted.pop(stage.domid - 1)))
         what = " ".join(filter(None, (stage.guest_os or "a kernel", stage.guest_version)))
         ramdisk = f", ramdisk of {stage.ramdisk.size} bytes" if stage.ramdisk is not None else ""
         cmdline = f", command line {stage.cmdline!r}" if stage.cmdline else ""

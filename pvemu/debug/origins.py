@@ -212,7 +212,7 @@ def _is_loaded(loaded: _Loaded, content: bytes, name: str) -> bool:
         return False
     hypercall_page = image.virt_hypercall if image.virt_hypercall is not None else -1
     segments = [segment for segment in image.segments if len(segment.data)]
-    return bool(segments) and all(loaded.holds(vaddr, data, hypercall_page) for vaddr, data, _ in segments)
+    return bool(segments) and all(loaded.holds(vaddr, data, hypercall_page) for vaddr, data, *_ in segments)
 
 
 def _parse(content: bytes, name: str) -> KernelImage | None:

@@ -45,6 +45,7 @@ class Domain:
         self.uuid = uuid.UUID(int=(0x5076_656D << 96) | (4 << 76) | (0x8 << 60) | domid)
         self.shutdown_reason: int | None = None
         self._code: int | None = None
+        #: VMASST_TYPE_* that the guest has asked for; at first those that libxc sets for it, and no others.
         self.assists: set[int] = set()
         self._watchdogs: dict[int, TimerHandle] = {}
         #: Xen's console.

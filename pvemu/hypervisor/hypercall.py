@@ -72,7 +72,8 @@ class HypercallDispatcher:
         self._context = context
         context.dispatch = self.call
         self.counts: dict[str, int] = {}
-        self.unknown: dict[str, int] = {}  #: those that are not there, by name or number
+        self.unknown: dict[str, int] = {}  #: those that no public header names, by number
+        self.absent: dict[str, int] = {}  #: those that one names and this Xen does not have: answered -ENOSYS as well
         self.refusal = ""  #: why the call that was refused last was, in words
         self._invoke = self._plain_invoke
         self._watches: list[_Watch] = []
@@ -95,9 +96,22 @@ class HypercallDispatcher:
             self.refusal = refusal.reason
             return -refusal.errno
         if result == -e.ENOSYS:
-            name = f"{row.name}({args[0]:#x})" if args else row.name
-            self.unknown[name] = self.unknown.get(name, 0) + 1
+            self._count_absent(row, args)
         return result
+
+    def set_current(self, vcpu: VcpuPort) -> None:
+        """Another vcpu makes hypercalls from now on."""
+        self._context.vcpu = vcpu
+
+    def _count_absent(self, row: Row, args: Sequence[int]) -> None:
+        from hypercalls.signatures import operation_name  # most guests only ask for what is there
+
+        name = operation_name(row.name, args)
+        if name is not None:
+            self.absent[name] = self.absent.get(name, 0) + 1
+        else:
+            number = f"{row.name}({args[0]:#x})"
+            self.unknown[number] = self.unknown.get(number, 0) + 1
 
     def monitor(
         self, before: Callable[[Row, Sequence[int]], None], after: Callable[[Row, Sequence[int], int], None]

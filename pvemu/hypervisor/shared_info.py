@@ -66,8 +66,13 @@ class VcpuInfo:
         """Where a guest finds the address of a page fault (arch.cr2)."""
         self._long.pack_into(self._page, self._cr2_at, value)
 
+    @property
+    def time_version(self) -> int:
+        """The version of vcpu_time_info, as the guest left it."""
+        return int.from_bytes(self._page[self._time_at : self._time_at + 4], "little")
+
     def set_time(self, version: int, tsc: int, system_time: int, mul: int, shift: int) -> None:
-        """Fill vcpu_time_info."""
+        """Fill vcpu_time_info: all of it, what has no meaning with zeros."""
         self._page[self._time_at : self._time_at + self._time.size] = self._time.pack(
             version, tsc, system_time, mul, shift
         )
@@ -95,6 +100,12 @@ class SharedInfo:
     def vcpu_info(self, vcpu_id: int) -> VcpuInfo:
         """The vcpu_info of one of the first 32 vcpus, in the page."""
         return VcpuInfo(self.abi, self.page, self.abi.offsetof(xen.shared_info, f"vcpu_info[{vcpu_id}]"))
+
+    def vcpu_infos(self, count: int) -> list[VcpuInfo]:
+        """Those of as many vcpus; the page has room for 32, the others share one that nobody sees (dummy_vcpu_info)."""
+        shown = [self.vcpu_info(i) for i in range(min(count, arch_x86.XEN_LEGACY_MAX_VCPUS))]
+        dummy = memoryview(bytearray(self.abi.sizeof(xen.vcpu_info)))
+        return shown + [VcpuInfo(self.abi, dummy, 0) for _ in range(len(shown), count)]
 
     @property
     def max_pfn(self) -> int:

@@ -17,7 +17,7 @@ from pvemu.debug.crash_report import execution_state, page_walk, recent_hypercal
 from pvemu.debug.loader_refusal import LoaderWatch
 from pvemu.debug.screen import render
 from pvemu.machine import Outcome
-from pvemu.testing.tally import Tally
+from pvemu.testing.tally import Tally, shutdown_name
 from pvemu.testing.verdict import Verdict
 from pvemu.testing.watchdog import HANG_SECONDS, Watchdog
 
@@ -46,8 +46,8 @@ class Session:
     """``until`` is matched against the console's bytes and against its text without escape sequences; ``timeout`` is in
     guest seconds; ``send`` is typed piece by piece; ``sink`` gets the console's bytes as they come.
 
-    A guest that shuts down to reboot goes on as a new domain, ``max_reboots`` times (None: always); ``on_domain`` is
-    told of each machine before it starts.
+    A guest that shuts down for a reason after which its configuration has it boot again (to reboot, as a rule) goes on
+    as a new domain, ``max_reboots`` times (None: always); ``on_domain`` is told of each machine before it starts.
     """
 
     def __init__(
@@ -87,15 +87,30 @@ class Session:
         began = time.perf_counter()
         outcome = self._run_domain()
         while self._is_to_boot_again():
-            self._tally.add(self.machine)
-            self._attach(self.machine.reboot())
-            gc.collect()  # the old domain's memory, which may be gigabytes
+            self._boot_again()
             outcome = Outcome("timeout", "") if self._is_out_of_time() else self._run_domain()
         self._tally.add(self.machine)
         return self._judge(outcome, time.perf_counter() - began)
 
+    def run_to_reboot(self, seconds: float) -> bool:
+        """Run the domain that stands before its start for so many guest seconds; whether it rebooted, and the next one
+        stands before its own.
+        """
+        machine = self.machine
+        machine.clock.call_at(machine.clock.now() + round(seconds * _NS_PER_S), lambda: machine.stop("timeout"))
+        self._run_domain()
+        is_rebooted = self._is_to_boot_again()
+        if is_rebooted:
+            self._boot_again()
+        return is_rebooted
+
+    def _boot_again(self) -> None:
+        self._tally.add(self.machine, is_followed=True)
+        self._attach(self.machine.reboot())
+        gc.collect()  # the old domain's memory, which may be gigabytes
+
     def _is_to_boot_again(self) -> bool:
-        if self.matched is not None or self.machine.domain.shutdown_reason != sched.SHUTDOWN_reboot:
+        if self.matched is not None or shutdown_name(self.machine) not in self.machine.config.restarts_on:
             return False
         return self._max_reboots is None or len(self._tally.domains) < self._max_reboots
 
@@ -171,7 +186,8 @@ class Session:
             verdict=verdict, reason=reason, shutdown=tally.domains[-1].shutdown, stages=tally.stages,
             guest_seconds=(machine.clock.now() - machine.clock.start) / _NS_PER_S, wall_seconds=wall_seconds,
             hypercalls=dict(tally.hypercalls), disks=tally.disks, unknown_hypercalls=dict(tally.unknown_hypercalls),
-            domains=tally.domains, refusal=refusal, xen_log=tally.xen_log,
+            absent_hypercalls=dict(tally.absent_hypercalls), domains=tally.domains, refusal=refusal,
+            xen_log=tally.xen_log,
         )  # fmt: skip
         if verdict == "crash":
             report.crash_report = crash_report(machine, bytes(self.console))
@@ -180,7 +196,8 @@ class Session:
     def _words(self, outcome: Outcome) -> tuple[str, str]:
         reason_code, shutdown = self.machine.domain.shutdown_reason, self._tally.domains[-1].shutdown
         reboots = len(self._tally.domains) - 1
-        after = f" after {_times(reboots, 'reboot')}" if reboots else ""
+        is_reboot = all(domain.shutdown == "reboot" for domain in self._tally.domains[:-1])
+        after = f" after {_times(reboots, 'reboot' if is_reboot else 'restart')}" if reboots else ""
         if self.matched is not None:
             return "success", f"the console matched {_shown(self.matched)}{after}"
         if reason_code in (sched.SHUTDOWN_crash, sched.SHUTDOWN_watchdog):
@@ -190,7 +207,7 @@ class Session:
             if self._until is None and reason_code == sched.SHUTDOWN_poweroff:
                 return "success", f"the guest powered itself off{after}"
             unmet = "" if self._until is None else f" before the console matched {_shown(self._until.pattern)}"
-            if reason_code == sched.SHUTDOWN_reboot and reboots:
+            if reason_code == sched.SHUTDOWN_reboot and reboots and shutdown in self.machine.config.restarts_on:
                 times = _times(reboots, "reboot is", "reboots are")
                 return "failure", f"the guest rebooted again{unmet}, and {times} allowed (--max-reboots)"
             return "failure", f"the guest shut down ({shutdown}){unmet}{after}"

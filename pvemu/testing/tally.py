@@ -45,11 +45,12 @@ class Tally:
         self.stages: list[Stage] = []
         self.hypercalls: Counter[str] = Counter()
         self.unknown_hypercalls: Counter[str] = Counter()
+        self.absent_hypercalls: Counter[str] = Counter()
         self.disks: dict[str, dict[str, int]] = {}
         self.xen_log: list[str] = []
 
-    def add(self, machine: Machine) -> None:
-        """A domain is at its end."""
+    def add(self, machine: Machine, *, is_followed: bool = False) -> None:
+        """A domain is at its end; with ``is_followed`` another one takes its place, and nobody will see it crashed."""
         clock = machine.clock
         start = self.domains[-1].end_ns if self.domains else 0
         self.domains.append(
@@ -58,7 +59,10 @@ class Tally:
         self.stages += machine.stages.stages
         self.hypercalls.update(machine.hypercalls.counts)
         self.unknown_hypercalls.update(machine.hypercalls.unknown)
+        self.absent_hypercalls.update(machine.hypercalls.absent)
         self.xen_log += machine.xen_log
+        if is_followed:
+            self.xen_log += machine.crash_lines
         for vdev, counts in machine.disk_statistics().items():
             known = self.disks.setdefault(vdev, dict.fromkeys(counts, 0))
             for name, count in counts.items():

@@ -20,7 +20,8 @@ EXIT_CODES = {"success": 0, "error": 4, "failure": 5, "crash": 6}
 class Verdict:
     """``verdict`` is a key of EXIT_CODES, ``reason`` one sentence; times in seconds; ``disks`` by vdev;
     ``domains`` more than one where the guest rebooted; ``refusal`` where a boot loader would not start a kernel.
-    ``xen_log`` is what Xen's own console would have shown.
+    ``xen_log`` is what Xen's own console would have shown. Of the hypercalls that Xen 4.17 does not have, public
+    headers name the ``absent`` ones; nothing names the ``unknown`` ones.
     """
 
     verdict: str
@@ -32,6 +33,7 @@ class Verdict:
     hypercalls: dict[str, int]
     disks: dict[str, dict[str, int]]
     unknown_hypercalls: dict[str, int] = field(default_factory=dict)
+    absent_hypercalls: dict[str, int] = field(default_factory=dict)
     domains: list[DomainRun] = field(default_factory=list)
     refusal: Refusal | None = None
     crash_report: list[str] = field(default_factory=list)
@@ -52,6 +54,8 @@ class Verdict:
             "guest_seconds": self.guest_seconds,
             "wall_seconds": self.wall_seconds,
             "hypercalls": dict(sorted(self.hypercalls.items())),
+            "unknown_hypercalls": dict(sorted(self.unknown_hypercalls.items())),
+            "absent_hypercalls": dict(sorted(self.absent_hypercalls.items())),
             "disks": self.disks,
             "domains": [domain.as_json() for domain in self.domains],
             "refusal": self.refusal.as_json() if self.refusal is not None else None,

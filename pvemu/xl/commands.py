@@ -88,15 +88,17 @@ def _create(runtime: Runtime, words: list[str]) -> int:
     if kind == "exit":
         return number
     entry = Entry(f"{runtime.path}/domains/{number}", {})
-    console = entry.connect() if "c" in flags else None
+    console = None
+    if "c" in flags:
+        from pvemu.xl.console import attach, open_console
+
+        console = open_console(entry)
     watch = entry.connect() if "F" in flags else None
     if watch is not None:
         watch.sendall(b"watch\n")
     if "p" not in flags:
         entry.ask("unpause")
     if console is not None:
-        from pvemu.xl.console import attach
-
         with console:
             attach(console)
     if watch is not None:
@@ -168,7 +170,7 @@ def _sysrq(runtime: Runtime, words: list[str]) -> int:
 
 
 def _console(runtime: Runtime, words: list[str]) -> int:
-    from pvemu.xl.console import attach, replay
+    from pvemu.xl.console import attach, open_console, replay
 
     options = parse_options("console", words, "n:t:", 1)
     kind = options.values.get("t", "pv")
@@ -177,19 +179,23 @@ def _console(runtime: Runtime, words: list[str]) -> int:
         return 1
     word = options.operands[0]
     number = options.values.get("n", "0")
+    is_pv_console = kind == "pv" and number.strip() == "0"
     entry = runtime.find(word)
-    if entry is None and kind == "pv" and number.strip() == "0" and (ended := runtime.find_ended(word)) is not None:
+    connection = open_console(entry) if entry is not None and is_pv_console else None
+    if connection is not None:
+        with connection:
+            code = attach(connection)
+        if code is not None:
+            return code
+    if is_pv_console and (ended := runtime.find_ended(word)) is not None:
         return replay(runtime, ended)
     if word == "0":
         _say("Can't specify Domain-0")
         return 22
-    entry = entry or _domain(runtime, word)
-    connection = entry.connect() if kind == "pv" and number.strip() == "0" else None
-    if connection is None:
-        _say("xenconsole: Could not read tty from store: No such file or directory")
-        return 2
-    with connection:
-        return attach(connection)
+    if entry is None:
+        _domain(runtime, word)
+    _say("xenconsole: Could not read tty from store: No such file or directory")
+    return 2
 
 
 # -- looking -----------------------------------------------------------------------------------------------------------

@@ -12,15 +12,29 @@ if TYPE_CHECKING:
 
     from pvemu.xl.runtime import Entry, Runtime
 
-__all__ = ["attach", "replay"]
+__all__ = ["attach", "open_console", "replay"]
 
 _LEAVE_KEY = 0x1D
 _CHUNK = 1 << 16
 
 
-def attach(connection: socket.socket) -> int:
-    """Show a console until its domain is gone or the user leaves; the exit code."""
-    connection.sendall(b"console\n")
+def open_console(entry: Entry) -> socket.socket | None:
+    """A connection that the console's bytes come on, from the first; None when the domain's process is gone."""
+    connection = entry.connect()
+    if connection is None:
+        return None
+    try:
+        connection.sendall(b"console\n")
+    except OSError:  # it went between the two
+        connection.close()
+        return None
+    return connection
+
+
+def attach(connection: socket.socket) -> int | None:
+    """Show a console until its domain is gone or the user leaves; the exit code. None when the domain went without
+    having heard of us, with nothing shown.
+    """
     sys.stdout.flush()
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return _loop(connection, None)
@@ -36,8 +50,8 @@ def attach(connection: socket.socket) -> int:
         termios.tcsetattr(keyboard, termios.TCSANOW, saved)
 
 
-def _loop(connection: socket.socket, keyboard: int | None) -> int:
-    out = 1
+def _loop(connection: socket.socket, keyboard: int | None) -> int | None:
+    out, is_heard = 1, False
     sources = [connection.fileno()] + ([keyboard] if keyboard is not None else [])
     while True:
         ready = select.select(sources, [], [])[0]
@@ -53,9 +67,10 @@ def _loop(connection: socket.socket, keyboard: int | None) -> int:
             try:
                 data = connection.recv(_CHUNK)
             except ConnectionResetError:
-                return 0
+                return 0 if is_heard else None
             if not data:
                 return 0
+            is_heard = True
             _write(out, data)
 
 

@@ -51,7 +51,7 @@ def new_domain(
     facts = {
         "name": domain.name,
         "memory": str(domain.config.memory_mib),
-        "vcpus": "1",
+        "vcpus": str(domain.config.vcpus),
         "created": f"{time.time():.3f}",
     }
     created = runtime.create(facts)
@@ -194,7 +194,7 @@ class DomainProcess:
             while True:  # until it is destroyed
                 self._wait_for_command()
                 self._obey()
-        restarts = action in ("restart", "rename-restart", "soft-reset")
+        restarts = action in ("restart", "rename-restart")
         self._log(f"Domain {domid} needs to be cleaned up: destroying the domain")
         self._log("Done. Rebooting now" if restarts else "Done. Exiting now")
         return "restart" if restarts else "destroy"

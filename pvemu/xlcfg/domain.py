@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pvemu.config import TSC_MODES, DomainConfig
+from pvemu.config import TSC_MODES, DomainConfig, GrantLimits
 from pvemu.disk.spec import DiskConfig
 from pvemu.errors import ConfigError, DiskError
 from pvemu.xlcfg.disk import XlDisk, parse_disk
@@ -27,6 +27,7 @@ __all__ = ["ACTIONS", "XlDomain", "load_domain", "read_domain"]
 
 #: What may become of a domain that has shut down (libxl_action_on_shutdown).
 ACTIONS = ("destroy", "restart", "rename-restart", "preserve", "coredump-destroy", "coredump-restart", "soft-reset")
+_RESTARTS = ("restart", "rename-restart", "coredump-restart")
 _ON = {
     "poweroff": "destroy", "reboot": "restart", "watchdog": "destroy", "crash": "destroy", "soft_reset": "soft-reset",
 }  # fmt: skip
@@ -34,7 +35,8 @@ _ON = {
 _DEFAULT_MEMORY_MIB = 32
 #: strtol, base 0.
 _NUMBER = re.compile(r"[ \t\n\v\f\r]*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)\Z")
-_LONG_MAX = (1 << 63) - 1
+_LONG_MAX, _INT_MAX = (1 << 63) - 1, (1 << 31) - 1
+_GRANT_LIMITS = {"max_grant_frames": "frames", "max_maptrack_frames": "maptrack_frames", "max_grant_version": "version"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +94,9 @@ class _Reader:
         if name is None:
             self._fail(None, "no name", 'add name = "..."', "Domain name must be specified.")
         memory, maxmem = self._memory()
-        vcpus = self._vcpus()
+        vcpus, maxvcpus = self._vcpus()
         tsc_mode = self._tsc_mode()
+        grants = self._grants()
         actions = self._actions()
         kernel, cmdline = self._kernel(), self._cmdline()
         ramdisk = self._string("ramdisk")
@@ -103,7 +106,10 @@ class _Reader:
         try:
             config = DomainConfig(
                 kernel=kernel, ramdisk=ramdisk, cmdline=cmdline, memory_mib=memory, disks=disks, write=write, name=name,
-                vcpus=vcpus, maxmem_mib=maxmem, tsc_mode=tsc_mode, may_migrate=not self._number("nomigrate"),
+                vcpus=vcpus, maxvcpus=maxvcpus, maxmem_mib=maxmem, tsc_mode=tsc_mode,
+                may_migrate=not self._number("nomigrate"),
+                restarts_on=tuple(reason for reason, action in actions.items() if action in _RESTARTS),
+                grants=grants,
             )  # fmt: skip
         except ConfigError as error:
             text = str(error).replace("--memory", "memory =").replace("--vcpus", "vcpus =")
@@ -212,12 +218,12 @@ class _Reader:
             self._fail("maxmem", f"maxmem {most} is less than memory {target}", "raise maxmem or drop it")
         return target, most
 
-    def _vcpus(self) -> int:
+    def _vcpus(self) -> tuple[int, int]:
         vcpus, most = self._number("vcpus") or 0, self._number("maxvcpus") or 0
         most = most or vcpus
         if most < vcpus:
             self._fail("maxvcpus", "maxvcpus is less than vcpus", "raise it or drop it", "xl: maxvcpus < vcpus")
-        return max(vcpus, 1)
+        return max(vcpus, 1), max(most, 1)
 
     def _tsc_mode(self) -> str:
         """libxl_tsc_mode by its name, in any case, or by its number, which xl calls out of date."""
@@ -250,6 +256,25 @@ class _Reader:
             )  # fmt: skip
         return mode
 
+    def _grants(self) -> GrantLimits:
+        """xlu_cfg_get_bounded_long, which says nothing, and what Xen's grant_table_init makes of the numbers."""
+        limits: dict[str, int] = {}
+        for key, name in _GRANT_LIMITS.items():
+            if key not in self.settings:
+                continue
+            value = self._number(key)
+            if value is None or not 0 <= value <= _INT_MAX:
+                self._fail(key, f"{key} is no number from 0 on", "give one")
+            try:
+                GrantLimits(**{name: value})
+            except ConfigError as error:
+                self._fail(
+                    key, str(error), "",
+                    "libxl: error: libxl_create.c:libxl__domain_make: domain creation fail: Invalid argument", code=3,
+                )  # fmt: skip
+            limits[name] = value
+        return GrantLimits(**limits)
+
     def _actions(self) -> dict[str, str]:
         actions = {}
         for reason, default in _ON.items():
@@ -260,6 +285,9 @@ class _Reader:
                     f"on_{reason}", f"on_{reason} {action!r} is no action", f"take one of {', '.join(ACTIONS)}",
                     f'Unknown on_{reason} action "{action}" specified',
                 )  # fmt: skip
+            if actions[reason].startswith("coredump-"):
+                key = f"on_{reason}"
+                self._warn(key, f"{key}: pvemu writes no core dumps; `pvemu boot --record` keeps a run")
         return actions
 
     def _uuid(self) -> str | None:

@@ -19,15 +19,15 @@ class Fate(enum.Enum):
 
 _USED = """
     name type builder kernel ramdisk cmdline root extra firmware bootloader bootloader_args memory maxmem vcpus
-    maxvcpus tsc_mode nomigrate disk uuid on_poweroff on_reboot on_watchdog on_crash on_soft_reset
+    maxvcpus max_grant_frames max_maptrack_frames max_grant_version tsc_mode nomigrate disk uuid on_poweroff on_reboot
+    on_watchdog on_crash on_soft_reset
 """
 _SILENT = """
     acpi altp2m apic bootloader_restrict bootloader_user cap claim_mode cpu_weight cpuid cpus cpus_soft device_tree
-    driver_domain e820_host extratime hap init_seclabel latency loader localtime max_event_channels max_grant_frames
-    max_grant_version max_maptrack_frames msr_relaxed oos pci_msitranslate pci_permissive pci_power_mgmt
-    pci_seize period pool pvshim pvshim_cmdline pvshim_extra pvshim_path rtc_timeoffset seclabel shadow_memory slice
-    suppress_spurious_page_faults timer_mode videoram vmtrace_buf_kb vncviewer vpmu vpt_align
-    xend_suspend_evtchn_compat
+    driver_domain e820_host extratime hap init_seclabel latency loader localtime max_event_channels msr_relaxed oos
+    pci_msitranslate pci_permissive pci_power_mgmt pci_seize period pool pvshim pvshim_cmdline pvshim_extra
+    pvshim_path rtc_timeoffset seclabel shadow_memory slice suppress_spurious_page_faults timer_mode videoram
+    vmtrace_buf_kb vncviewer vpmu vpt_align xend_suspend_evtchn_compat
 """
 _NO_DEVICE = """
     channel p9 pvcalls usbctrl usbdev vdispl vfb vif vif2 virtio vkb vkb_device vnc vncdisplay vnclisten vncpasswd

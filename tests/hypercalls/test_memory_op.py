@@ -171,6 +171,33 @@ def test_exchange_to_smaller_extents_and_failure(abi: Abi) -> None:
     assert context.get(xm.xen_memory_exchange).nr_exchanged == (1 if abi.bits == 64 else 0)
 
 
+def test_a_32_bit_guests_long_exchange_is_done_in_parts() -> None:
+    """507 extents fit in at once where they are translated (compat_memory_op)."""
+    context = FakeContext(ABI32)
+    exchange(context, 600, 0, 600, 0)
+    context.put(list(range(1, 601)), LIST)
+    context.put(list(range(0x1000, 0x1000 + 600)), OUT)
+    assert context.hypercall("memory_op", xm.XENMEM_exchange, BASE) == 0
+    assert [call[1] for call in context.calls if call[0] == "exchange_frames"] == [[i] for i in range(1, 601)]
+    assert [call[2] for call in context.calls if call[0] == "place_extent"] == list(range(0x1000, 0x1000 + 600))
+    assert context.get(xm.xen_memory_exchange).nr_exchanged == 600
+    # the second part cannot be exchanged: the first counts, and is told of
+    calls = 0
+
+    def fails_later(_in_mfns: list[int], _order: int, _count: int, _bits: int) -> list[int]:
+        nonlocal calls
+        calls += 1
+        if calls > 550:
+            raise XenError(ENOMEM)
+        return [0x900]
+
+    context = FakeContext(ABI32, exchange_frames=fails_later)
+    exchange(context, 600, 0, 600, 0)
+    assert context.hypercall("memory_op", xm.XENMEM_exchange, BASE) == -ENOMEM
+    assert context.get(xm.xen_memory_exchange).nr_exchanged == 507
+    assert context.longs(OUT + 4 * 506, 2) == [0x900, 0]
+
+
 @WIDTHS
 def test_a_chunk_that_cannot_be_told_of_is_done_and_does_not_count(abi: Abi) -> None:
     context = FakeContext(abi)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pvemu.config import GrantLimits
 from pvemu.xlcfg.domain import XlDomain, load_domain, read_domain
 from pvemu.xlcfg.errors import XlConfigError
 
@@ -204,3 +205,28 @@ def test_tsc_modes_that_xl_refuses(value: str, says: str) -> None:
     error = refused(f'name="g"\nkernel="k"\nmemory=64\ntsc_mode={value}')
     assert says in error.xl_lines[0]
     assert "take one of default, always_emulate, native" in str(error)
+
+
+def test_what_a_grant_table_may_grow_to() -> None:
+    """max_grant_frames and its like (grant_table_init): less than Xen's own limits, not more."""
+    assert domain("").config.grants == GrantLimits(64, 1024, 2)
+    found = domain("max_grant_frames=0x10\nmax_maptrack_frames=0\nmax_grant_version=1")
+    assert (found.config.grants, found.warnings) == (GrantLimits(16, 0, 1), ())
+
+
+@pytest.mark.parametrize(("line", "says", "code"), [
+    ("max_grant_frames=0", "max_grant_frames 0: Xen takes 1 to 64", 3),
+    ("max_grant_frames=65", "max_grant_frames 65: Xen takes 1 to 64", 3),
+    ("max_maptrack_frames=1025", "max_maptrack_frames 1025: Xen takes 0 to 1024", 3),
+    ("max_grant_version=0", "max_grant_version 0: Xen takes 1 to 2", 3),
+    ("max_grant_version=3", "max_grant_version 3: Xen takes 1 to 2", 3),
+    ('max_grant_frames="-1"', "max_grant_frames is no number from 0 on", 1),
+    ("max_grant_version=0x80000000", "max_grant_version is no number from 0 on", 1),
+    ('max_maptrack_frames="many"', "max_maptrack_frames is no number from 0 on", 1),
+])  # fmt: skip
+def test_limits_of_a_grant_table_that_xen_refuses(line: str, says: str, code: int) -> None:
+    error = refused(f'name="g"\nkernel="k"\nmemory=64\n{line}')
+    assert says in str(error)
+    assert ":4: " in str(error)
+    assert error.xl_exit == code
+    assert ("domain creation fail" in error.xl_lines[0]) == (code == 3)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pvemu.hypervisor.grant_table.grant_table import DEFAULT_MAX_GRANT_FRAMES, GrantRefusedError, GrantTable
+from pvemu.hypervisor.grant_table.grant_table import GrantRefusedError, GrantTable
 
-__all__ = ["DEFAULT_MAX_GRANT_FRAMES", "GrantRefusedError", "GrantTable"]
+__all__ = ["GrantRefusedError", "GrantTable"]

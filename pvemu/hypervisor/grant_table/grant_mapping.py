@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GrantMappings"]
 
-#: max_maptrack_frames (1024) pages of maptrack entries, 256 in each.
-_MAX_MAPTRACK, _MAPTRACK_PER_PAGE = 1024 * 256, 256
+_MAPTRACK_PER_PAGE = 256
 _INVALID_HANDLE = 0xFFFF_FFFF
 _AVAIL_SHIFT = 9
 
@@ -43,14 +42,19 @@ class _Mapping:
 
 
 class GrantMappings:
-    """Mappings by handle; ``entries`` are the domain's own, the only ones that it may map."""
+    """Mappings by handle; ``entries`` are the domain's own, the only ones that it may map. ``max_maptrack_frames``
+    limits how many there are at a time.
+    """
 
-    def __init__(self, domid: int, ram: Ram, types: PageTypes, mm: Mm, entries: ActiveEntries) -> None:
+    def __init__(
+        self, domid: int, ram: Ram, types: PageTypes, mm: Mm, entries: ActiveEntries, max_maptrack_frames: int
+    ) -> None:
         self._domid = domid
         self._ram = ram
         self._types = types
         self._mm = mm
         self._entries = entries
+        self.max_maptrack_frames = max_maptrack_frames
         self._maps: dict[int, _Mapping] = {}
         self._free_handles: deque[int] = deque()
         self._maptrack_limit = 0
@@ -111,7 +115,7 @@ class GrantMappings:
         free, limit = self._free_handles, self._maptrack_limit
         if len(free) > 1:
             return free.popleft()
-        if limit >= _MAX_MAPTRACK:
+        if limit >= self.max_maptrack_frames * _MAPTRACK_PER_PAGE:
             return None
         free.extendleft(range(limit + _MAPTRACK_PER_PAGE - 1, limit, -1))
         self._maptrack_limit += _MAPTRACK_PER_PAGE

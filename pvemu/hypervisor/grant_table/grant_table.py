@@ -13,6 +13,7 @@ from hypercalls.errors import XenError
 from hypercalls.public import errno as e
 from hypercalls.public import grant_table as gt
 from hypercalls.public import xen
+from pvemu.config import GrantLimits
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
 from pvemu.hypervisor.grant_table.grant_copy import GrantCopies
 from pvemu.hypervisor.grant_table.grant_entry import PIN_HSTR, PIN_HSTW, ActiveEntries, GrantRefusedError
@@ -34,31 +35,33 @@ if TYPE_CHECKING:
     from pvemu.memory.frame_table import FrameTable
     from pvemu.memory.ram import Ram
 
-__all__ = ["DEFAULT_MAX_GRANT_FRAMES", "GrantRefusedError", "GrantTable"]
+__all__ = ["GrantRefusedError", "GrantTable"]
 
-#: max_grant_frames that xl gives a domain (LIBXL_MAX_GRANT_FRAMES_DEFAULT follows Xen's 64).
-DEFAULT_MAX_GRANT_FRAMES = 64
 
 class GrantTable:
-    """``alloc_frame`` gives Xen heap frames that the guest may map writable, ``frames`` takes them back."""
+    """``alloc_frame`` gives Xen heap frames that the guest may map writable, ``frames`` takes them back; ``limits`` are
+    the toolstack's (grant_table_init).
+    """
 
     def __init__(
         self, domid: int, ram: Ram, frames: FrameTable, types: PageTypes, mm: Mm, reservation: Reservation,
-        alloc_frame: Callable[[], Mfn],
+        alloc_frame: Callable[[], Mfn], limits: GrantLimits | None = None,
     ) -> None:  # fmt: skip
+        limits = limits or GrantLimits()
         self._domid = domid
         self._ram = ram
         self._frames = frames
         self._types = types
         self._reservation = reservation
         self._alloc_frame = alloc_frame
-        self.max_frames = DEFAULT_MAX_GRANT_FRAMES
+        self.max_frames = limits.frames
+        self.max_version = limits.version
         self.table: list[Mfn] = [alloc_frame()]
         self.status: list[Mfn] = []  #: status frames of version 2
         self._unshared: list[Mfn] = []  #: status frames that version 1 has no use for
         self.shared: SharedEntries = SharedV1(ram, self.table)
         self._entries = ActiveEntries(types, lambda: self.shared)
-        self.mappings = mappings = GrantMappings(domid, ram, types, mm, self._entries)
+        self.mappings = mappings = GrantMappings(domid, ram, types, mm, self._entries, limits.maptrack_frames)
         self.map_grant_ref = mappings.map_grant_ref
         self.unmap_grant_ref = mappings.unmap_grant_ref
         self.unmap_and_replace = mappings.unmap_and_replace
@@ -127,11 +130,14 @@ class GrantTable:
         return status, [int(mfn) for mfn in self.status[:nr_frames]] if status == gt.GNTST_okay else []
 
     def set_version(self, version: int) -> int:
-        """GNTTABOP_set_version. EBUSY while an entry beyond the toolstack's is in use, or a status frame is mapped;
-        EAGAIN while a part of a page is, ERANGE when version 1 cannot express one of the toolstack's entries.
+        """GNTTABOP_set_version. ENOSYS for one that the domain may not have; EBUSY while an entry beyond the
+        toolstack's is in use, or a status frame is mapped; EAGAIN while a part of a page is, ERANGE when version 1
+        cannot express one of the toolstack's entries.
         """
         if version not in (1, 2):
             raise XenError(e.EINVAL, f"grant table version {version}")
+        if version > self.max_version:
+            raise XenError(e.ENOSYS, f"grant table version {version} is more than the domain may have")
         old = self.shared
         if version == old.version:
             return version

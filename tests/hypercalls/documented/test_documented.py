@@ -27,14 +27,8 @@ FAMILIES: dict[str, Family] = {
 }
 #: What no module tells of yet.
 TO_DO = {
-    "event_channel_op", "event_channel_op_compat", "vcpu_op", "set_timer_op",
+    "vcpu_op", "set_timer_op",
     "set_callbacks", "callback_op", "nmi_op",
-} | {  # memmisc
-    "memory_op", "xen_version", "physdev_op", "physdev_op_compat", "console_io", "multicall", "vm_assist", "hvm_op",
-    "platform_op", "sysctl", "domctl", "paging_domctl_cont", "kexec_op", "mca", "hypfs_op", "xsm_op", "xenpmu_op",
-    "xenoprof_op", "dm_op", "tmem_op", "argo_op",
-} | {  # grants
-    "grant_table_op",
 }  # fmt: skip
 
 
