@@ -85,3 +85,19 @@ target: .skip   4096
     values = guest.values
     assert values["changed"] == values["back"] | 0x200
     assert [(t.vector, t.error) for t in guest.traps] == [(14, 3)] * 6
+
+
+def test_an_instruction_that_reads_and_writes_faults_for_the_write(micro: MakeGuest) -> None:
+    guest = micro("""
+main:   call    install_traps
+        mov     $0x40000000, %rbx
+        try     mov (%rbx), %al
+        try     mov %al, (%rbx)
+        try     lock orb $1, (%rbx)
+        try     incl (%rbx)
+        try     xchg %rax, (%rbx)
+        try     cmpb $1, (%rbx)
+        try     lock cmpxchg %rcx, (%rbx)
+        ret
+""").run_to("poweroff")
+    assert [(t.vector, t.error) for t in guest.traps] == [(14, error) for error in (0, 2, 2, 2, 2, 0, 2)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pvemu.hypervisor.traps.emulate import decode
-from pvemu.hypervisor.traps.memory_write import Store, store_of
+from pvemu.hypervisor.traps.memory_write import Store, may_modify, modifies, store_of
 
 STORES = {
     "8807": Store(1), "668907": Store(2), "8907": Store(4), "488907": Store(8), "c60700": Store(1),  # mov
@@ -34,6 +34,21 @@ def test_store_of(code: str) -> None:
     instruction = decode(bytes.fromhex(code).ljust(15, b"\x90"), 64)
     assert instruction is not None
     assert store_of(instruction) == STORES[code]
+
+
+@pytest.mark.parametrize("code", STORES)
+def test_what_reads_its_operand_first_passes_the_quick_look(code: str) -> None:
+    """Arithmetic, bit operations and exchanges do; moves, SETcc and pushes do not."""
+    raw = bytes.fromhex(code).ljust(15, b"\x90")
+    instruction = decode(raw, 64)
+    assert instruction is not None
+    only_stores = (0x88, 0x89, 0xA2, 0xA3, 0xA4, 0xA5, 0xAA, 0xAB, 0xC6, 0xC7, 0x0F92, 0x0FC3, 0x0F38F1)
+    store = STORES[code]
+    expected = store is not None and not store.is_push and instruction.opcode not in only_stores
+    assert modifies(instruction) == expected
+    assert may_modify(raw[:4]) or not expected
+    assert not may_modify(b"\x8b\x07\x90\x90")
+    assert not may_modify(b"\x48\x8b\x07\x90")
 
 
 def test_pushes_of_32_bits_store_as_much() -> None:

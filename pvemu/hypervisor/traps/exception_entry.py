@@ -13,6 +13,7 @@ from hypercalls.public import arch_x86, xen
 from pvemu.cpu.exits import PF_INSTR, PF_PRESENT, PF_WRITE, Exit
 from pvemu.hypervisor.descriptor_tables import GDT_VADDR
 from pvemu.hypervisor.traps.debugreg import DR_STEP
+from pvemu.hypervisor.traps.memory_write import may_modify, modifies
 from pvemu.hypervisor.traps.traps import GuestException
 from pvemu.hypervisor.vcpu.current import ServesCurrent
 from pvemu.observers import subscribe
@@ -42,6 +43,7 @@ _INT80 = 0x80
 _FORCED_EMULATION = b"\x0f\x0bxen"
 _CPUID = b"\x0f\xa2"
 _ICEBP = 0xF1
+_QUICK_LOOK = 4  #: bytes that tell most instructions apart
 _INT = 0xCD
 _SYSEXIT, _GROUP_7, _XSETBV = 0x0F35, 0x0F01, b"\xd1"
 #: MOV to and from control and debug registers, and which control registers there are.
@@ -96,6 +98,8 @@ class ExceptionEntry(ServesCurrent):
         if vector == _PF and self._is_descriptor_load(leaving):
             self._expect_descriptor_access(leaving.address)
             return
+        if vector == _PF and not leaving.error_code & (PF_WRITE | PF_INSTR) and self._is_modifying():
+            leaving = leaving._replace(error_code=leaving.error_code | PF_WRITE)
         for observer in tuple(self._observers):
             observer(leaving)
         try:
@@ -230,6 +234,19 @@ class ExceptionEntry(ServesCurrent):
             and leaving.error_code & (PF_PRESENT | PF_INSTR) == PF_PRESENT
             and not self._code.touches(leaving.address)
         )
+
+    def _is_modifying(self) -> bool:
+        """Whether the instruction that was refused a read was to write there as well: the engine's CPU reads first,
+        others see to it that they can write.
+        """
+        try:
+            code = self._guest.copy_from_guest(self._code.rip(), _QUICK_LOOK)
+        except XenError:
+            code = b""
+        if code and not may_modify(code):
+            return False
+        instruction = self._code.instruction()
+        return instruction is not None and modifies(instruction)
 
     def _check_limit(self, error_code: int, address: int) -> None:
         """Segment limits come before page tables. The engine's CPU knows none, so they are looked at here, where an

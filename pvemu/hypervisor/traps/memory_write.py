@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from pvemu.hypervisor.traps.emulate import Instruction
 
-__all__ = ["Store", "store_of"]
+__all__ = ["Store", "may_modify", "modifies", "store_of"]
 
 #: Opcodes that store a byte; the next one up stores an operand: arithmetic rows, XCHG, MOV, MOVS, STOS, shifts,
 #: CMPXCHG, XADD. Of the groups among them only some members do.
@@ -28,6 +28,12 @@ _SETCC = range(0x0F90, 0x0FA0)
 _XCHG, _GROUP_9, _GROUP_5 = 0x86, 0x0FC7, 0xFF
 _PUSHES = frozenset((*range(0x50, 0x58), 0x68, 0x6A, 0xE8))
 _CALL_OR_PUSH = (2, 6)
+#: Those of the above that only store, and never look at what was there.
+_ONLY_STORE = frozenset((0x88, 0xA2, 0xA4, 0xAA, 0xC6))
+_PREFIXES = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3, *range(0x40, 0x50)))
+_MODIFYING = frozenset(
+    opcode | odd for opcode in _BYTE_OR_OPERAND - _ONLY_STORE if opcode < 0x100 for odd in (0, 1)
+) | {0x0F}  # fmt: skip
 
 
 class Store(NamedTuple):
@@ -64,3 +70,19 @@ def store_of(instruction: Instruction) -> Store | None:
     if opcode == _GROUP_9:
         return Store(16 if instruction.rex & 8 else 8, is_atomic=is_atomic)
     return None
+
+
+def may_modify(code: bytes) -> bool:
+    """Whether what starts with ``code`` could be an instruction that ``modifies`` its operand: a quick look."""
+    for byte in code:
+        if byte not in _PREFIXES:
+            return byte in _MODIFYING
+    return False
+
+
+def modifies(instruction: Instruction) -> bool:
+    """Whether it reads its memory operand to write it back: a CPU makes sure that it can write first."""
+    store = store_of(instruction)
+    if store is None or store.is_push or instruction.opcode & ~1 in _ONLY_STORE:
+        return False
+    return instruction.opcode not in _SETCC and instruction.opcode not in (0x0FC3, 0x0F38F1)
