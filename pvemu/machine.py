@@ -173,7 +173,7 @@ class Machine:
         read_cs = engine.reader("cs")
         walker = PaePageWalker(self.ram, engine.flush_tlb, drop_code, engine.flush_page)
         walker.is_user = lambda: read_cs()[0] & 3 == 3
-        walker.xen_page = lambda vaddr: compat.page_at(vaddr - HYPERVISOR_COMPAT_VIRT_START)
+        walker.xen_page = lambda vaddr: compat.shown_at(vaddr - HYPERVISOR_COMPAT_VIRT_START)
         return walker
 
     def _make_mm(self) -> None:

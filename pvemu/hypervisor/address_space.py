@@ -82,7 +82,7 @@ class AddressSpace:
         maddr = None
         is_allowed = access == Access.READ
         if vaddr < _M2P_END:
-            maddr = self._m2p.page_at(vaddr - _XEN_START) if self.shows_m2p() else None
+            maddr = self._m2p.shown_at(vaddr - _XEN_START) if self.shows_m2p() else None
             if is_allowed and maddr is not None:
                 self._m2p_pages.add(vaddr)
         elif vaddr >= GDT_VADDR:

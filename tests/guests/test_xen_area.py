@@ -67,9 +67,11 @@ main:   call    install_traps
         try     orb $2, (%rbx)
         try     orw $0x200, (%rbx)
         show    changed, (%rbx)
-        try     orw $0, 1(%rbx)                         # trap 0
-        try     orl $0, 2(%rbx)                         # trap 1
-        try     orq $0, 4(%rbx)                         # trap 2
+        try     orw $0, 1(%rbx)                         # changes nothing
+        try     orl $0, 2(%rbx)
+        try     orw $0x4040, 1(%rbx)                    # trap 0
+        try     movl $0, 2(%rbx)                        # trap 1
+        try     movq $0, 4(%rbx)                        # trap 2
         movq    (%rbx), %xmm0
         try     movq %xmm0, (%rbx)                      # trap 3
         try     movups %xmm0, (%rbx)                    # trap 4

@@ -38,7 +38,7 @@ _MODIFYING = frozenset(
 
 class Store(NamedTuple):
     """``size`` bytes, at the instruction's last memory operand, or below the stack pointer, or as many bits from that
-    operand on as a register says.
+    operand on as a register says. Size 0 is one that Xen cannot do, unless it changes nothing.
     """
 
     size: int

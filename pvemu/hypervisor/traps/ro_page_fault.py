@@ -16,7 +16,7 @@ from pvemu.cpu.paging import PTE_ADDR, PTE_P, PTE_RW
 from pvemu.cpu.registers import GENERAL_64
 from pvemu.frames import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Mfn
 from pvemu.hypervisor.traps.debugreg import DR_STEP
-from pvemu.hypervisor.traps.memory_write import Store, store_of
+from pvemu.hypervisor.traps.memory_write import Store, modifies, store_of
 from pvemu.hypervisor.traps.traps import GuestException
 from pvemu.hypervisor.vcpu.current import ServesCurrent
 from pvemu.memory.frame_table import FrameTable, PageType
@@ -72,20 +72,24 @@ class RoPageFault(ServesCurrent):
         return store is not None and self._store(address, Mfn(mfn), store)
 
     def _store_at(self, address: int) -> Store | None:
-        """What the next instruction stores, if that is an aligned part of an entry in the page of ``address``. Xen
-        takes an offset for a linear address here, whatever the segment.
+        """What the next instruction stores, if Xen could do that: an aligned part of an entry in ``address``'s page,
+        or something else that it may leave as it is. Xen takes an offset for a linear address here, whatever the
+        segment.
         """
         instruction = self._code.instruction()
         store = None if instruction is None else store_of(instruction)
-        if instruction is None or store is None or store.size > _ENTRY_SIZE:
+        if instruction is None or store is None:
             return None
         if store.is_push:
             at = self._vcpu.regs.read("rsp") - store.size
         else:
             operands = self._code.memory_operands(instruction)
             at = operands[-1].offset if operands else -1
-        in_page = store.is_bit_string or (at ^ address) & ~PAGE_MASK == 0
-        return store if in_page and not at & (store.size - 1) else None
+        if not store.is_bit_string and ((at ^ address) | (at + store.size - 1 ^ address)) & ~PAGE_MASK:
+            return None
+        if at & (store.size - 1) or store.size > _ENTRY_SIZE:
+            return store._replace(size=0) if modifies(instruction) else None
+        return store
 
     def _store(self, address: int, mfn: Mfn, store: Store) -> bool:
         regs, ram = self._vcpu.regs, self._ram
@@ -115,7 +119,7 @@ class RoPageFault(ServesCurrent):
         changed = [i for i in range(PAGE_SIZE // 8) if before[i] != after[i]] if before != after else []
         if not changed:
             return True
-        if changed != [(address & PAGE_MASK) >> 3]:
+        if changed != [(address & PAGE_MASK) >> 3] or not store.size:
             return False
         slot = changed[0]
         request, new = (mfn << PAGE_SHIFT) + 8 * slot | xen.MMU_NORMAL_PT_UPDATE, after[slot]
