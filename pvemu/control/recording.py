@@ -151,7 +151,8 @@ def _recording(document: dict[str, Any], folder: Path, search: Sequence[str]) ->
     domain["disks"] = tuple(DiskConfig(**{**disk, "path": found[disk["path"]]}) for disk in domain["disks"])
     if "restarts_on" in domain:
         domain["restarts_on"] = tuple(domain["restarts_on"])
-    domain["grants"] = GrantLimits(**domain.get("grants", {}))
+    if "grants" in domain:
+        domain["grants"] = GrantLimits(**domain["grants"])
     strict = domain["strict"]
     if strict is not None:
         domain["strict"] = StrictConfig(**{**strict, "aspects": tuple(strict["aspects"])})
