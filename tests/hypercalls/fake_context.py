@@ -84,6 +84,7 @@ ANSWERS: dict[str, Any] = {
     "machphys_compat_mfn_list": [0x50, 0x51],
     "get_free_pirq": 17,
     "has_vm_assist": False,
+    "preempt_check": False,
     "now": 123_456_789_012,
     "machphys_mapping": (0xF5800000, 0xF6800000, 0x3FFFFF),
     "get_debugreg": 0xFFFF0FF0,
