@@ -84,7 +84,6 @@ ANSWERS: dict[str, Any] = {
     "machphys_compat_mfn_list": [0x50, 0x51],
     "get_free_pirq": 17,
     "has_vm_assist": False,
-    "preempt_check": False,
     "now": 123_456_789_012,
     "machphys_mapping": (0xF5800000, 0xF6800000, 0x3FFFFF),
     "get_debugreg": 0xFFFF0FF0,
@@ -113,9 +112,14 @@ class FakePort:
 
 
 class FakeVcpu(FakePort):
-    """The calling vcpu is 0; vcpus 0 and 1 exist."""
+    """The calling vcpu is 0; vcpus 0 and 1 exist. ``preempted_after``: the look that finds something to do, if any."""
 
     vcpu_id = 0
+    preempted_after = 0
+
+    def preempt_check(self) -> bool:
+        self.preempted_after -= 1
+        return self.preempted_after == 0
 
     def exists(self, vcpuid: int) -> bool:
         return vcpuid < 2
