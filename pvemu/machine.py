@@ -314,7 +314,7 @@ class Machine:
                     self.exceptions, far_branches, self.sched, *([gates] if gates is not None else []),
                 )
             ]  # fmt: skip
-            self._serving += [self.hypercalls.set_current, self._set_current]
+            self._serving += [self.hypercalls.set_current, self.grants.set_current, self._set_current]
             self.exit_handler.on_spin = self.sched.spin
             self.engine.exit_on_pause()
 

@@ -274,3 +274,16 @@ def test_a_bad_context_is_refused_and_takes_nothing(field: str, value: int) -> N
     assert second.initialise(bad) == e.EINVAL
     assert second.world.counts() == before
     assert not second.vcpu.is_initialised
+
+
+def test_grants_are_mapped_for_the_vcpu_that_asks(micro: MakeGuest) -> None:
+    """Each vcpu has its own list of handles (get_maptrack_handle takes one for current)."""
+    guest = micro(source("vcpus.S", 64), vcpus=2)
+    machine = guest.machine
+    seen: set[tuple[int, int]] = set()
+    machine.hypercalls.monitor(
+        lambda row, args: seen.add((machine.vcpu.vcpu_id, machine.grants.mappings.maptrack.vcpu)),
+        lambda row, args, result: None,
+    )
+    guest.run_to("poweroff")
+    assert seen == {(0, 0), (1, 1)}
