@@ -73,6 +73,40 @@ def test_a_run_repeats(micro: MakeGuest, bits: int) -> None:
     assert first == second
 
 
+def ending(guest: MicroGuest) -> tuple[object, ...]:
+    machine = guest.machine
+    return guest.ending, machine.clock.now(), machine.engine.exits, guest.console, machine.hypercalls.counts
+
+
+def test_a_run_that_is_stepped_through_is_the_same(micro: MakeGuest) -> None:
+    """Instruction by instruction: slices end at exits, wherever somebody looks on."""
+    text = source("vcpus32.S", 32)
+    plain = micro(text, bits=32, vcpus=2).run_to("poweroff")
+    stepped = micro(text, bits=32, vcpus=2)
+    stepper = stepped.machine.engine.stepper
+    stepper.switch(on=True)
+    steps, stepper.budget = 0, 1
+    while stepped.run().kind == "paused":
+        steps, stepper.budget = steps + 1, 1
+    assert ending(stepped) == ending(plain)
+    assert steps > 1000
+
+
+def test_a_run_that_pauses_is_the_same(micro: MakeGuest) -> None:
+    text = source("vcpus.S", 64)
+    plain = micro(text, vcpus=2).run_to("poweroff")
+    paused = micro(text, vcpus=2)
+    engine = paused.machine.engine
+    exits = 5
+    engine.pause_at(exits)
+    while paused.run().kind == "paused":
+        engine.forget_pause()
+        exits += 7
+        engine.pause_at(exits)
+    assert ending(paused) == ending(plain)
+    assert exits > 1000
+
+
 BRING_UP = """
         hypercall __HYPERVISOR_set_trap_table, $trap_table
         call    make_context
