@@ -6,12 +6,15 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 from hypercalls.abi import ABI32, ABI64
 from hypercalls.public import arch_x86
 from hypercalls.public import errno as e
 
 if TYPE_CHECKING:
+    from tests.conftest import Assemble
     from tests.guests.conftest import MakeGuest, MicroGuest
 
 FIELDS = {
@@ -175,6 +178,41 @@ def test_a_nested_loop_without_exits_ends_when_the_other_lets_go(micro: MakeGues
     finally:
         done.set()
         thread.join()
+
+
+def test_strict_slices_find_a_lost_update(assemble: Assemble) -> None:
+    """Two vcpus count together without a lock; the usual slices are too long for that to show."""
+    from pvemu.config import DomainConfig, StrictConfig
+    from pvemu.machine import Machine
+    from tests.guests.conftest import HERE, SCRIPT
+
+    count = """
+        mov $50, %r15d
+1:      mov guarded, %r14
+        hypercall __HYPERVISOR_xen_version, $0, $0
+        inc %r14
+        mov %r14, guarded
+        dec %r15d
+        jnz 1b
+"""
+    first = BRING_UP + count + "3: pause\n cmpq $0, returned\n je 3b"
+    text = variant(first, count + "movq $1, returned\n 4: pause\n jmp 4b")
+    path = assemble((HERE / "pv64.S").read_text() + text + "\n", script=SCRIPT)
+
+    def counted(strict: StrictConfig | None) -> int:
+        machine = Machine.create(DomainConfig(kernel=str(path), memory_mib=16, vcpus=2, strict=strict))
+        with path.open("rb") as stream:
+            table = ELFFile(stream).get_section_by_name(".symtab")
+            assert isinstance(table, SymbolTableSection)
+            at = next(int(symbol["st_value"]) for symbol in table.iter_symbols() if symbol.name == "guarded")
+        machine.start()
+        assert machine.run().kind == "shutdown"
+        return machine.ram.read_u64(machine.built.p2m[at >> 12] << 12 | at & 4095)
+
+    assert counted(None) == 100
+    found = [counted(StrictConfig(seed, ("scheduling",))) for seed in range(4)]
+    assert min(found) < 100
+    assert found == [counted(StrictConfig(seed, ("scheduling",))) for seed in range(4)]
 
 
 def test_vcpus_beyond_32_have_an_info_when_they_have_registered_one(micro: MakeGuest) -> None:
