@@ -28,6 +28,8 @@ def do_vcpu_op(ctx: Context, cmd: int, vcpuid: int, arg: int) -> int:
         return -ENOENT
     match s32(cmd):
         case vcpu.VCPUOP_initialise:
+            if not ctx.vcpu.has_info(vcpuid):
+                return -EINVAL
             context = ctx.guest.copy_from_guest(arg, ctx.abi.sizeof(arch_x86.vcpu_guest_context))
             ctx.vcpu.initialise(vcpuid, context)
         case vcpu.VCPUOP_up:

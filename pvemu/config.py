@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hypercalls.public.arch_x86 import XEN_LEGACY_MAX_VCPUS
 from pvemu.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,6 +22,8 @@ MIN_MEMORY_MIB = 4
 #: Past this the host mapping alone (sparse as it is) is refused by common kernels.
 MAX_MEMORY_MIB = 256 * 1024
 DEFAULT_MEMORY_MIB = 128
+#: Far below what Xen allows (8192): all share one CPU here.
+MAX_VCPUS = 128
 #: MAX_GUEST_CMDLINE without its NUL: the toolstack cuts off what is longer, which nobody ever wants.
 MAX_CMDLINE = 1023
 
@@ -71,11 +72,11 @@ class GrantLimits:
 @dataclass(frozen=True, slots=True)
 class DomainConfig:
     """``kernel`` and ``ramdisk`` are paths; ``memory_mib`` in MiB; ``epoch`` the wall clock at start, Unix seconds.
-    ``write`` lets disks that were given ``rw`` write to their files; ``strict`` withholds what Xen does not promise. Of
-    ``vcpus`` only the first runs. ``maxmem_mib`` is what its memory map and
-    xenstore say it may have some day; 0 stands for ``memory_mib``. ``tsc_mode`` is one of TSC_MODES; a domain that
-    may not migrate is told that its TSC never changes its rate. ``restarts_on`` are the reasons of a shutdown, in xl's
-    words, after which it boots again.
+    ``write`` lets disks that were given ``rw`` write to their files; ``strict`` withholds what Xen does not promise.
+    ``maxmem_mib`` is what its memory map and xenstore say it may have some day; 0 stands for ``memory_mib``. The domain
+    has ``maxvcpus`` vcpus (0: as many as ``vcpus``), of which it is told to bring up ``vcpus``. ``tsc_mode`` is one of
+    TSC_MODES; a domain that may not migrate is told that its TSC never changes its rate. ``restarts_on`` are the
+    reasons of a shutdown, in xl's words, after which it boots again.
     """
 
     kernel: str
@@ -87,6 +88,7 @@ class DomainConfig:
     name: str = "guest"
     domid: int = 1
     vcpus: int = 1
+    maxvcpus: int = 0
     maxmem_mib: int = 0
     epoch: int = field(default=DEFAULT_EPOCH)
     tsc_mode: str = TSC_MODES[0]
@@ -95,16 +97,20 @@ class DomainConfig:
     restarts_on: tuple[str, ...] = ("reboot",)
     grants: GrantLimits = field(default_factory=GrantLimits)
 
+    @property
+    def nr_vcpus(self) -> int:
+        """How many vcpus the domain has, told to come up or not."""
+        return self.maxvcpus or self.vcpus
+
     def __post_init__(self) -> None:
         if not MIN_MEMORY_MIB <= self.memory_mib <= MAX_MEMORY_MIB:
             raise ConfigError(
                 f"--memory {self.memory_mib}: a guest has {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} MiB; give a number "
                 "in that range"
             )
-        if not 1 <= self.vcpus <= XEN_LEGACY_MAX_VCPUS:
-            raise ConfigError(
-                f"--vcpus {self.vcpus}: a guest has 1 to {XEN_LEGACY_MAX_VCPUS} vcpus; give a number in that range"
-            )
+        for count in (self.vcpus, self.nr_vcpus):
+            if not 1 <= count <= MAX_VCPUS:
+                raise ConfigError(f"--vcpus {count}: a guest has 1 to {MAX_VCPUS} vcpus; give a number in that range")
         if self.maxmem_mib and not self.memory_mib <= self.maxmem_mib <= MAX_MEMORY_MIB:
             raise ConfigError(
                 f"maxmem {self.maxmem_mib}: is at least the guest's memory, {self.memory_mib} MiB, and at most "

@@ -7,12 +7,12 @@ order; ``run`` enters the guest and serves its exits until it stops or a caller'
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from hypercalls.context import E820Entry
 from hypercalls.public import sched as sched_abi
 from hypercalls.public import xen
-from hypercalls.public.vcpu import RUNSTATE_offline
 from hypercalls.table import TABLE
 from pvemu.builder.build import boot_image, build_image, mem_init, parse_image
 from pvemu.builder.hypercall_page import hypercall_page
@@ -28,7 +28,7 @@ from pvemu.disk.image import Disk, open_disks
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
 from pvemu.hypervisor.address_space import AddressSpace
 from pvemu.hypervisor.compat.page_types import m2p_entries
-from pvemu.hypervisor.descriptor_tables import GDT_VADDR
+from pvemu.hypervisor.descriptor_tables import GDT_VADDR, gdt_vaddr
 from pvemu.hypervisor.domain import Domain, DomainCrashError
 from pvemu.hypervisor.domain_page import DomainPages
 from pvemu.hypervisor.event_channel import EventChannels
@@ -39,6 +39,8 @@ from pvemu.hypervisor.hypercall import HypercallContext, HypercallDispatcher
 from pvemu.hypervisor.memory import Reservation
 from pvemu.hypervisor.physdev import Physdev
 from pvemu.hypervisor.sched import Sched
+from pvemu.hypervisor.sched.context_switch import ContextSwitch
+from pvemu.hypervisor.sched.round_robin import RoundRobin
 from pvemu.hypervisor.shared_info import SharedInfo
 from pvemu.hypervisor.time import SYSTEM_TIME_AT_START, VirtualClock
 from pvemu.hypervisor.traps.breakpoints import Breakpoints
@@ -47,12 +49,11 @@ from pvemu.hypervisor.traps.emul_priv_op import PrivilegedOps
 from pvemu.hypervisor.traps.emulate import CodeReader
 from pvemu.hypervisor.traps.exception_entry import ExceptionEntry
 from pvemu.hypervisor.traps.exit_handler import TRAP_NS, HypercallRecord, PvExitHandler
+from pvemu.hypervisor.traps.far_branch import FarBranches
 from pvemu.hypervisor.traps.msr import Msrs
 from pvemu.hypervisor.traps.ro_page_fault import RoPageFault
 from pvemu.hypervisor.tsc import Tsc
-from pvemu.hypervisor.vcpu.areas import VcpuAreas
-from pvemu.hypervisor.vcpu.guest_context import OfflineVcpu
-from pvemu.hypervisor.vcpu.timers import VcpuTimers
+from pvemu.hypervisor.vcpu.guest_context import GuestContexts
 from pvemu.hypervisor.width import PV32, PV64
 from pvemu.hypervisor.xenoprof import Xenoprof
 from pvemu.memory.machine_memory import MachineMemory
@@ -63,6 +64,8 @@ if TYPE_CHECKING:
 
     from pvemu.builder.kernel import KernelImage
     from pvemu.config import DomainConfig
+    from pvemu.hypervisor.shared_info import VcpuInfo
+    from pvemu.hypervisor.vcpu import Vcpu
     from pvemu.strict.machine import StrictMachine
 
 __all__ = ["HypercallRecord", "Machine", "Outcome"]
@@ -101,6 +104,7 @@ class Machine:
         self.leaving = Exit(ExitKind.STOPPED)  #: why guest code was left last
         self._is_amidst = False  # guest code was left for one who looks on
         self._pending: Exit | None = None  # an exception that is held
+        self._serving: list[Callable[[Vcpu], None]] = []  # told which vcpu runs
         #: Asked about each exception before Xen looks at it: True holds it, and the run pauses until the next ``run``.
         self.holds_exception: Callable[[Exit], bool] = lambda leaving: False
         self._console_observers: list[Callable[[bytes], None]] = []
@@ -202,35 +206,62 @@ class Machine:
         self.address_space.drop_all_code = self.engine.drop_all_code
 
     def _make_domain(self) -> None:
-        domid, width, engine = self.config.domid, self.width, self.engine
+        domid, engine = self.config.domid, self.engine
         self.shared_info = SharedInfo(self.abi, self.ram.frame(self.shared_info_mfn))
-        infos = [self.shared_info.vcpu_info(i) for i in range(self.config.vcpus)]
-        if len(infos) > 1:
-            self.xen_log.append(f"d{domid}: {len(infos)} vcpus, of which pvemu runs the first")
+        infos = self.shared_info.vcpu_infos(self.config.nr_vcpus)
         pages = DomainPages(self.ram, self.types)
         self.event_channels = EventChannels(domid, self.shared_info, infos, pages, self.xen_log.append)
         self.domain = Domain(domid, self.clock, engine.stop)
         self.domain.log = self.xen_log.append
         if self.image.pae_extended_cr3:
             self.domain.assists.add(xen.VMASST_TYPE_pae_extended_cr3)
-        self.vcpu = width.vcpu(
-            self.abi, 0, engine, self.clock, self.guest, pages, self.event_channels, infos, engine.stop,
-            engine.enter_from_ring0 if width.is_compat else engine.enter,
-            lambda: toggle_guest_mode(self.vcpu, self.mm, self.walker),
-        )  # fmt: skip
-        for i in range(1, self.config.vcpus):
-            areas = VcpuAreas(self.abi, i, infos, self.clock, self.guest, pages, RUNSTATE_offline)
-            timers = VcpuTimers(i, self.clock, self.event_channels, 0)
-            self.vcpu.others[i] = OfflineVcpu(self.abi, domid, i, areas, timers, self.types, self.xen_log.append)
-        if width.is_compat:
-            self.vcpu.segment_base = self.descriptor_tables.segment_base
-        self.vcpu.has_architectural_iopl = lambda: xen.VMASST_TYPE_architectural_iopl in self.domain.assists
-        self.vcpu.on_last_down = lambda: self.domain.shutdown(sched_abi.SHUTDOWN_poweroff)
-        self.sched = Sched(self.clock, self.vcpu, self.event_channels, lambda: self.is_stopping, self._stuck)
+        self.vcpus = [self._make_vcpu(i, pages, infos) for i in range(self.config.nr_vcpus)]
+        self.vcpu = self.vcpus[0]  #: the one that runs
+        if len(self.vcpus) == 1:
+            self.sched = Sched(self.clock, self.vcpu, self.event_channels, lambda: self.is_stopping, self._stuck)
+        else:
+            self.sched = self._make_scheduler()
         self.stages = StageWatch(
             self.abi, self.ram, self.walker, self.guest, engine.reader("rip", "rsi"),
             lambda: self.clock.now() - self.clock.start, domid,
         )  # fmt: skip
+
+    def _make_vcpu(self, vcpu_id: int, pages: DomainPages, infos: list[VcpuInfo]) -> Vcpu:
+        engine, is_compat = self.engine, self.width.is_compat
+        vcpu = self.width.vcpu(
+            self.abi, vcpu_id, engine, self.clock, self.guest, pages, self.event_channels, infos, engine.stop,
+            engine.enter_from_ring0 if is_compat else engine.enter,
+            lambda: toggle_guest_mode(vcpu, self.mm, self.walker),
+        )  # fmt: skip
+        if is_compat:
+            vcpu.segment_base = self.descriptor_tables.segment_base
+        vcpu.has_architectural_iopl = lambda: xen.VMASST_TYPE_architectural_iopl in self.domain.assists
+        vcpu.on_last_down = lambda: self.domain.shutdown(sched_abi.SHUTDOWN_poweroff)
+        return vcpu
+
+    def _make_scheduler(self) -> RoundRobin:
+        """Several vcpus take turns; a PAUSE is an exit then."""
+        engine, vcpus = self.engine, self.vcpus
+        contexts = GuestContexts(
+            self.abi, self.types, engine.registers.load_fxsave, engine.enter_from_ring0,
+            self.descriptor_tables.reload_ldt,
+        )  # fmt: skip
+        for vcpu in vcpus:
+            vcpu.vcpus = [*vcpus]
+            vcpu.set_info_guest = partial(contexts.set, vcpu)
+            vcpu.parked.registers = engine.contexts.new(gdt_vaddr(vcpu.vcpu_id))
+
+        def leave() -> None:
+            if engine.is_running:
+                engine.stop()
+
+        switch = ContextSwitch(engine.contexts, self.mm, self.descriptor_tables, self._serving)
+        return RoundRobin(
+            self.clock, vcpus, self.event_channels, lambda: self.is_stopping, self._stuck, leave, switch
+        )
+
+    def _set_current(self, vcpu: Vcpu) -> None:
+        self.vcpu = vcpu
 
     def _make_entries(self) -> None:
         """The ways from guest code into Xen: hypercalls, exceptions, and the exits that go on at once."""
@@ -271,11 +302,22 @@ class Machine:
             self.vcpu, code, self.guest, self.ram, self.address_space, self._window + PAGE_SIZE,
             self.engine.trap_frame, self.engine.run_inner,
         )  # fmt: skip
+        gates = GateOps(self.vcpu, self.guest, code, tables) if is_compat else None
+        far_branches = FarBranches(self.vcpu, self.guest, code, tables.read_descriptor)
         self.exceptions = ExceptionEntry(
             self.domain, self.vcpu, self.guest, self.traps, self.privileged, ro_page_fault, self.breakpoints, code,
-            lambda: self.descriptor_tables.ldt_vaddr, self.exit_handler.on_cpuid,
-            GateOps(self.vcpu, self.guest, code, tables) if is_compat else None,
+            lambda: self.descriptor_tables.ldt_vaddr, self.exit_handler.on_cpuid, gates, far_branches,
         )  # fmt: skip
+        if isinstance(self.sched, RoundRobin):
+            self._serving += [
+                room.set_current for room in (
+                    self.traps, physdev, msrs, self.privileged, self.exit_handler, ro_page_fault, self.breakpoints,
+                    self.exceptions, far_branches, self.sched, *([gates] if gates is not None else []),
+                )
+            ]  # fmt: skip
+            self._serving += [self.hypercalls.set_current, self._set_current]
+            self.exit_handler.on_spin = self.sched.spin
+            self.engine.exit_on_pause()
 
     def _build_domain(self) -> None:
         p2m = mem_init(self.memory.alloc_extent, self.nr_pages)
@@ -291,7 +333,7 @@ class Machine:
         boot_image(built, self.ram, self.shared_info_mfn, self.store_port, self.console_port, 0)
         if self._strict is not None:
             self._strict.built(built, self.memory, self.reservation)
-            self._strict.entered(self.abi, self.engine, self.hypercalls, self.vcpu, self.sched)
+            self._strict.entered(self.abi, self.engine, self.hypercalls, self.vcpus, self.sched)
         self.grants.seed(CONSOLE_GRANT, built.console_mfn, 0)
         self.grants.seed(STORE_GRANT, built.store_mfn, 0)
         self.shared_info.set_wallclock(2, self.config.epoch - SYSTEM_TIME_AT_START // 1_000_000_000, 0)
@@ -321,7 +363,7 @@ class Machine:
             self.engine.write(name, value)
         if self.width.is_compat:
             self.vcpu.kernel_sp = rsp
-            self.engine.enter_from_ring0(rip, rsp, cs, ss, rflags, ds)
+            self.engine.enter_from_ring0(rip, rsp, cs, ss, rflags, (ds, ds, ds, ds))
         else:
             self.engine.enter(rip, rsp, cs, ss, rflags)
 
@@ -360,6 +402,9 @@ class Machine:
             (refusal, cs, ss), vcpu.refused_frame = vcpu.refused_frame, None
             self.exceptions.refused_frame(refusal, cs, ss)
             return False
+        if self.sched.is_due:
+            self.sched.schedule()
+            return False
         self.traps.deliver_events()
         return True
 
@@ -386,15 +431,19 @@ class Machine:
         """The watchdog saw no exit for long. A loop that nothing inside it can end waits for an event: the next one
         comes at once, always at the loop's lowest address, so that runs repeat. Without one it is a hang.
         """
-        loop = self.engine.find_loop()
+        loop = self.engine.loops.find(others_run=len(self.vcpus) > 1)
         if not loop:
             return  # it computes: let it
         info = self.vcpu.info
+        if len(self.vcpus) > 1:
+            self.engine.loops.step_to(min(loop), len(loop))
+            if self.sched.preempt():
+                return
         if not info.upcall_mask and self.clock.next_due is not None:
-            self.engine.step_to(min(loop), len(loop))
+            self.engine.loops.step_to(min(loop), len(loop))
             self.clock.skip_to_next()
             return
-        self.engine.step_to(min(loop), len(loop))
+        self.engine.loops.step_to(min(loop), len(loop))
         where = f"{min(loop):#x}" if len(loop) == 1 else f"{min(loop):#x}..{max(loop):#x}"
         self.outcome = Outcome(
             "hang", f"the guest hangs: it repeats {len(loop)} instruction{'s'[: len(loop) > 1]} at {where} for ever"

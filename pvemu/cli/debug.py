@@ -46,7 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Read and do commands until there are no more."""
     lines = script_lines(arguments)
     options = session_options(arguments)
-    with open_timeline(domain_config(arguments), options, symbol_files(arguments), console_writer()) as shell:
+    with open_timeline(
+        domain_config(arguments), options, symbol_files(arguments), console_writer(), domain=arguments.domain
+    ) as shell:
         return run_commands(shell, lines)
 
 

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ramdisk", metavar="FILE", help="a ramdisk for the kernel")
     parser.add_argument("--cmdline", metavar="TEXT", help="the kernel's command line")
     parser.add_argument("--memory", metavar="MIB", help=f"memory in MiB (default {DEFAULT_MEMORY_MIB})")
-    parser.add_argument("--vcpus", metavar="N", help="vcpus of the domain, of which one runs (default 1)")
+    parser.add_argument("--vcpus", metavar="N", help="vcpus of the domain (default 1)")
     parser.add_argument(
         "--tsc-mode", metavar="MODE",
         help=f"xl's tsc_mode: {', '.join(TSC_MODES)} (default {TSC_MODES[0]}, which is native here)",
@@ -72,6 +72,7 @@ def domain_config(arguments: argparse.Namespace) -> DomainConfig:
         memory_mib=config.memory_mib if memory is None else memory,
         maxmem_mib=config.maxmem_mib if memory is None else 0,
         vcpus=config.vcpus if vcpus is None else vcpus,
+        maxvcpus=config.maxvcpus if vcpus is None else 0,
         tsc_mode=arguments.tsc_mode or config.tsc_mode,
         disks=(*(disk for disk in config.disks if disk.number not in taken), *disks),
     )

@@ -46,7 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
     listener = Listener(arguments.listen)
     try:
         options = session_options(arguments)
-        with open_timeline(domain_config(arguments), options, symbol_files(arguments), write_console) as shell:
+        with open_timeline(
+            domain_config(arguments), options, symbol_files(arguments), write_console, domain=arguments.domain
+        ) as shell:
             serve(listener, shell, arguments.script, once=arguments.once)
     finally:
         listener.close()

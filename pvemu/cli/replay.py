@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pvemu.cli.boot import print_verdict
 from pvemu.cli.debug import add_script_arguments, console_writer, run_commands, script_lines
-from pvemu.cli.debugging import open_timeline
+from pvemu.cli.debugging import add_domain_option, open_timeline
 from pvemu.cli.gdb import serve, write_console
 from pvemu.cli.output import OutputFile
 from pvemu.cli.trace import EVENT_OPTIONS, add_symbol_option, add_trace_arguments, symbol_files, trace_request
@@ -50,6 +50,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--quiet", action="store_true", help="without the guest's console")
     parser.add_argument("--debug", action="store_true", help="stop at the first instruction, in the monitor")
     parser.add_argument("--gdb", metavar="WHERE", help="stop at the first instruction, for gdb at :PORT or a path")
+    add_domain_option(parser)
     add_script_arguments(parser)
     add_trace_arguments(parser)
     add_symbol_option(parser)
@@ -124,12 +125,12 @@ def _session(recording: Recording) -> dict[str, Any]:
     return {"until": until, "send": send, "timeout": timeout}
 
 
-def _attach(replay: Replay) -> Callable[[Machine], Keyboard]:
-    """A keyboard that types what was typed. Only the first domain can be debugged: a reboot makes another."""
+def _attach(replay: Replay) -> Callable[[Machine, int], Keyboard]:
+    """A keyboard for each domain that types what was typed on its console."""
 
-    def attach(machine: Machine) -> Keyboard:
+    def attach(machine: Machine, index: int) -> Keyboard:
         keyboard = Keyboard(machine.clock, machine.console)
-        keyboard.play(replay.script(0))
+        keyboard.play(replay.script(index))
         return keyboard
 
     return attach
@@ -138,7 +139,8 @@ def _attach(replay: Replay) -> Callable[[Machine], Keyboard]:
 def _debug(arguments: argparse.Namespace, recording: Recording, replay: Replay) -> int:
     lines = script_lines(arguments)
     with open_timeline(
-        recording.config, _session(recording), symbol_files(arguments), console_writer(), _attach(replay)
+        recording.config, _session(recording), symbol_files(arguments), console_writer(), _attach(replay),
+        arguments.domain,
     ) as shell:
         return run_commands(shell, lines)
 
@@ -149,7 +151,8 @@ def _serve(arguments: argparse.Namespace, recording: Recording, replay: Replay) 
     listener = Listener(arguments.gdb)
     try:
         with open_timeline(
-            recording.config, _session(recording), symbol_files(arguments), write_console, _attach(replay)
+            recording.config, _session(recording), symbol_files(arguments), write_console, _attach(replay),
+            arguments.domain,
         ) as shell:
             serve(listener, shell, None, once=True)
     finally:

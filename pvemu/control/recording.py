@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvemu.config import DomainConfig, StrictConfig
+from pvemu.config import DomainConfig, GrantLimits, StrictConfig
 from pvemu.disk.spec import DiskConfig
 from pvemu.errors import ConfigError
 
@@ -151,6 +151,8 @@ def _recording(document: dict[str, Any], folder: Path, search: Sequence[str]) ->
     domain["disks"] = tuple(DiskConfig(**{**disk, "path": found[disk["path"]]}) for disk in domain["disks"])
     if "restarts_on" in domain:
         domain["restarts_on"] = tuple(domain["restarts_on"])
+    if "grants" in domain:
+        domain["grants"] = GrantLimits(**domain["grants"])
     strict = domain["strict"]
     if strict is not None:
         domain["strict"] = StrictConfig(**{**strict, "aspects": tuple(strict["aspects"])})

@@ -78,6 +78,9 @@ class ExitHandler(Protocol):
     def on_cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
         """CPUID: eax, ebx, ecx, edx."""
 
+    def on_pause(self) -> None:
+        """PAUSE, where it is an exit (``Engine.exit_on_pause``): rip is behind it."""
+
     def on_port_read(self, port: int, size: int) -> int | None:
         """IN (or one step of INS): the value, None for #GP."""
 

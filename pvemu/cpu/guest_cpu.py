@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pvemu.cpu.registers import Registers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["GuestCpu"]
+__all__ = ["GuestCpu", "RegisterContexts", "SavedRegisters"]
+
+
+class SavedRegisters:
+    """All registers of a vcpu that does not run: ``saved`` is known to the CPU alone, the GDT is at ``gdt_vaddr``."""
+
+    def __init__(self, saved: Any, gdt_vaddr: int) -> None:
+        self.saved = saved
+        self.gdt_vaddr = gdt_vaddr
+
+
+class RegisterContexts(Protocol):
+    """What changes one vcpu's registers for another's."""
+
+    def save(self, context: SavedRegisters) -> None:
+        """Keep the registers of now."""
+
+    def load(self, context: SavedRegisters) -> None:
+        """Go on with these."""
 
 
 class GuestCpu(Registers, Protocol):

@@ -44,7 +44,7 @@ _ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[78=>]")
 class KernelFile(NamedTuple):
     """A kernel as a loader read it: ``kind`` is bzImage or ELF, ``payload`` the compression of a bzImage's (None: one
     that Xen does not know), ``bits`` its width (None: it does not say), ``sector`` (512 bytes) where the file begins on
-    disk ``vdev``, ``file`` its name there (None where that cannot be told: it is on LVM, say).
+    disk ``vdev``, ``file`` its name there (None where that cannot be told: on a volume of several disks, say).
     """
 
     vdev: str

@@ -118,7 +118,7 @@ class Dom0:
             name=config.name, kernel=config.kernel, domid=config.domid, ramdisk=config.ramdisk,
             cmdline=config.cmdline or None, static_max=static_max, target=kib, disks=vbds, store_port=store_port,
             store_ring_ref=store_mfn, console_port=console_port, console_ring_ref=console_mfn, uuid=uuid,
-            protocol=protocol, vcpus=config.vcpus,
+            protocol=protocol, vcpus=config.vcpus, max_vcpus=config.nr_vcpus,
         )  # fmt: skip
         for ref in (CONSOLE_GRANT, STORE_GRANT):  # xenconsoled and xenstored map their rings before the guest runs
             grants.map_for_backend(ref, readonly=False)

@@ -17,6 +17,7 @@ from pvemu.filesystems.ext import Ext
 from pvemu.filesystems.fat import Fat
 from pvemu.filesystems.partitions import Partition, read_table
 from pvemu.filesystems.volume import BROKEN, BrokenImageError, Volume
+from pvemu.filesystems.volumes import ContainedVolume, read_volumes
 from pvemu.filesystems.xfs import Xfs
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ _MAX_NODES: Final = 1_000_000
 
 class Location(NamedTuple):
     """Where a sector is: ``partition`` as Linux counts ("1"; "1p2" for a table inside partition 1; "" for the whole
-    disk), ``grub_partition`` as GRUB does ("msdos1", "gpt2", "msdos1,msdos2"), the file system's name, the absolute
-    path (that of a directory ends in a slash), and the sector's first byte in that file.
+    disk), ``grub_partition`` as GRUB does ("msdos1", "gpt2", "msdos1,msdos2"); both are the name of a volume of LVM or
+    of a mirror ("lvm/vg-root", "md/boot"); the file system's name, the absolute path (that of a directory ends in a
+    slash), and the sector's first byte in that file.
     """
 
     partition: str
@@ -142,7 +144,9 @@ class DiskMap:
 
     @cached_property
     def volumes(self) -> list[MappedVolume]:
-        """The whole disk where it has no partition table, else its partitions, in the order of the disk."""
+        """The whole disk where it has no partition table, else its partitions, or what LVM and mirrors make of either,
+        in the order of the disk.
+        """
         found: list[MappedVolume] = []
         whole = MappedVolume(self._disk, 0, self._disk.sectors << 9, "", "")
         try:
@@ -212,8 +216,14 @@ class DiskMap:
         may_have_table = mapped.file_system is None or (not depth and not isinstance(mapped.file_system, Fat))
         if depth < _MAX_NESTING and may_have_table:
             table = read_table(self._disk, volume.start, volume.size, mapped.table)
-        if not table:
+        volumes: list[ContainedVolume] = []
+        if not table and mapped.file_system is None and depth < _MAX_NESTING:
+            volumes = read_volumes(self._disk, volume.start, volume.size)
+        if not table and not volumes:
             found.append(mapped)
+        for inner_volume in volumes:
+            start, size, name = inner_volume
+            self._add(MappedVolume(self._disk, start, size, name, name), found, depth + 1)
         for part in table:
             partition = device_name(mapped.partition, str(part.number))
             grub_partition = ",".join(filter(None, (mapped.grub_partition, f"{part.table}{part.number}")))
@@ -223,7 +233,11 @@ class DiskMap:
 
 
 def device_name(disk: str, partition: str) -> str:
-    """A partition's name: Linux puts a p between a name that ends in a digit and the number."""
+    """A partition's name: Linux puts a p between a name that ends in a digit and the number. A volume of a group of
+    disks has its own (`lvm/vg-root`), whatever disk it is on.
+    """
+    if "/" in partition:
+        return partition
     return f"{disk}p{partition}" if disk[-1:].isdigit() and partition else disk + partition
 
 

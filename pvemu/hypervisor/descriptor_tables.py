@@ -15,6 +15,7 @@ from hypercalls.public import errno as e
 from pvemu.cpu.exits import Access
 from pvemu.cpu.paging import PTE_ADDR, PTE_P
 from pvemu.frames import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Mfn
+from pvemu.hypervisor.vcpu.parked import Descriptors
 from pvemu.memory.frame_table import FrameTable, PageType
 
 if TYPE_CHECKING:
@@ -22,13 +23,15 @@ if TYPE_CHECKING:
 
     from pvemu.hypervisor.mm import Mm
     from pvemu.hypervisor.page_types import PageTypes
+    from pvemu.hypervisor.vcpu.vcpu import Vcpu
     from pvemu.memory.ram import Ram
 
-__all__ = ["GDT_VADDR", "DescriptorTables", "check_descriptor"]
+__all__ = ["GDT_VADDR", "DescriptorTables", "check_descriptor", "gdt_vaddr"]
 
-#: PERDOMAIN_VIRT_START: where the CPU finds the vcpu's GDT, then its LDT.
+#: PERDOMAIN_VIRT_START: where the CPU finds vcpu 0's GDT, then its LDT; those of the others follow.
 GDT_VADDR = 0xFFFF_8200_0000_0000
 LDT_VADDR = GDT_VADDR + 0x10000
+_VCPU_SIZE = 0x20000  # 1 << GDT_LDT_VCPU_VA_SHIFT
 FIRST_RESERVED_GDT_ENTRY = 14 * 512
 _RESERVED_PAGE = 14
 _ENTRIES_PER_PAGE = 512
@@ -74,8 +77,13 @@ def check_descriptor(desc: int) -> int | None:
     return b << 32 | (a & 0xFFFF) | ((selector & ~3 | dpl) << 16)
 
 
+def gdt_vaddr(vcpu_id: int) -> int:
+    """GDT_VIRT_START."""
+    return GDT_VADDR + vcpu_id * _VCPU_SIZE
+
+
 class DescriptorTables:
-    """The vcpu's GDT frames and LDT. ``refresh`` makes the CPU forget cached descriptors' pages."""
+    """The running vcpu's GDT frames and LDT. ``refresh`` makes the CPU forget cached descriptors' pages."""
 
     flat_segments = _FLAT
     check_descriptor = staticmethod(check_descriptor)
@@ -94,6 +102,7 @@ class DescriptorTables:
         self.ldt_vaddr = 0
         self.ldt_entries = 0
         self._ldt_frames: dict[int, int] = {}  # mfn by page of the LDT
+        self._base = GDT_VADDR
         #: Tell the CPU where the LDT is, and how many entries it has.
         self.load_ldt: Callable[[int, int], None] = lambda vaddr, entries: None
         #: A zeroed frame of Xen's own: what the CPU reads behind the guest's GDT once there is one.
@@ -109,14 +118,14 @@ class DescriptorTables:
 
     def page_at(self, vaddr: int, access: int) -> int | None:
         """Machine address behind a page of the per-domain area; None where nothing is mapped."""
-        page = (vaddr - GDT_VADDR) >> PAGE_SHIFT
+        page = (vaddr - self._base) >> PAGE_SHIFT
         if page == _RESERVED_PAGE:
             return self._reserved_mfn << PAGE_SHIFT
         if 0 <= page < len(self.gdt_frames):
             return self.gdt_frames[page] << PAGE_SHIFT
         if 0 <= page < _RESERVED_PAGE and self._zero_mfn is not None:
             return self._zero_mfn << PAGE_SHIFT
-        offset = vaddr - LDT_VADDR
+        offset = vaddr - self._ldt_base
         if 0 <= offset < self.ldt_entries * 8 and access != Access.FETCH:
             return self._ldt_page(offset)
         return None
@@ -130,7 +139,7 @@ class DescriptorTables:
         """The descriptor that the CPU finds for a selector; 0 where there is none."""
         if selector & 4 and selector >> 3 >= self.ldt_entries:
             return 0
-        at = (LDT_VADDR if selector & 4 else GDT_VADDR) + (selector & 0xFFF8)
+        at = (self._ldt_base if selector & 4 else self._base) + (selector & 0xFFF8)
         page = self.page_at(at & ~PAGE_MASK, Access.READ)
         return 0 if page is None else self._ram.read_u64(page | at & PAGE_MASK)
 
@@ -201,6 +210,27 @@ class DescriptorTables:
         self._ram.write(maddr, checked.to_bytes(8, "little"))
         self._types.put_page_and_type(mfn)
 
+    @property
+    def _ldt_base(self) -> int:
+        return self._base + LDT_VADDR - GDT_VADDR
+
+    def reload_ldt(self) -> None:
+        """load_LDT: tell the CPU of the running vcpu's."""
+        self.load_ldt(self._ldt_base, self.ldt_entries)
+
+    def park(self, vcpu: Vcpu) -> None:
+        """The vcpu that ran gives up the CPU; its tables stay its own."""
+        vcpu.parked.descriptors = Descriptors(
+            self.gdt_frames, self.gdt_entries, self.ldt_vaddr, self.ldt_entries, self._ldt_frames
+        )
+
+    def take_up(self, vcpu: Vcpu) -> None:
+        """Go on with a vcpu's own tables: they have addresses of their own, so the TLB may keep those of others."""
+        its = vcpu.parked.descriptors
+        self.gdt_frames, self.gdt_entries, self._ldt_frames = its.gdt_frames, its.gdt_entries, its.ldt_frames
+        self.ldt_vaddr, self.ldt_entries = its.ldt_vaddr, its.ldt_entries
+        self._base = gdt_vaddr(vcpu.vcpu_id)
+
     def set_ldt(self, vaddr: int, entries: int) -> None:
         """MMUEXT_SET_LDT."""
         if vaddr & PAGE_MASK or entries > _MAX_LDT_ENTRIES:
@@ -208,5 +238,5 @@ class DescriptorTables:
         if (vaddr, entries) != (self.ldt_vaddr, self.ldt_entries):
             self.destroy_ldt()
             self.ldt_vaddr, self.ldt_entries = vaddr, entries
-            self.load_ldt(LDT_VADDR, entries)
+            self.reload_ldt()
             self._refresh()  # a CPU that found no page there may remember that

@@ -101,6 +101,10 @@ class HypercallDispatcher:
             self._count_absent(row, args)
         return result
 
+    def set_current(self, vcpu: VcpuPort) -> None:
+        """Another vcpu makes hypercalls from now on."""
+        self._context.vcpu = vcpu
+
     def _count_absent(self, row: Row, args: Sequence[int]) -> None:
         from hypercalls.signatures import operation_name  # most guests only ask for what is there
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from pvemu.hypervisor.memory import Reservation
     from pvemu.hypervisor.page_types import PageTypes
+    from pvemu.hypervisor.vcpu.vcpu import Vcpu
     from pvemu.memory.m2p import MachineToPhys
     from pvemu.memory.ram import Ram
 
@@ -212,6 +213,16 @@ class Mm:
         old, self.guest_root_user = self.guest_root_user, Mfn(mfn)
         if old:
             self._types.put_page_and_type(old)
+
+    def park(self, vcpu: Vcpu) -> None:
+        """The vcpu that ran gives up the CPU; its tables stay its own."""
+        vcpu.parked.guest_root, vcpu.parked.guest_root_user = self.guest_root, self.guest_root_user
+
+    def take_up(self, vcpu: Vcpu) -> None:
+        """write_ptbase: go on with a vcpu's own tables."""
+        self.guest_root, self.guest_root_user = vcpu.parked.guest_root, vcpu.parked.guest_root_user
+        is_kernel = self.root_type != PageType.L4 or vcpu.kernel_mode  # a 32-bit guest has one root
+        self._walker.load_root((self.guest_root if is_kernel else self.guest_root_user) << PAGE_SHIFT)
 
     def read_cr3(self) -> int:
         """The kernel's root as CR3 shows it: a PV guest's frames are machine frames."""

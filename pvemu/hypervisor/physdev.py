@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from hypercalls.errors import XenError
 from hypercalls.public import errno as e
 from hypercalls.public.physdev import MAP_PIRQ_TYPE_GSI
+from pvemu.hypervisor.vcpu.current import ServesCurrent
 from pvemu.memory.frame_table import PageType
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ _MAX_IOPORTS = 65536
 _NR_GSIS, _NR_PIRQS = 24, 56
 
 
-class Physdev:
+class Physdev(ServesCurrent):
     """Acts on one vcpu of the domain whose references ``types`` keeps."""
 
     def __init__(self, vcpu: Vcpu, types: PageTypes) -> None:
@@ -28,7 +29,6 @@ class Physdev:
         self._types = types
         self._pirq_eoi_map = 0
         self._pirqs: set[int] = set()  #: those given out
-        self.iobitmap = (0, 0)
 
     def set_iopl(self, iopl: int) -> None:
         """PHYSDEVOP_set_iopl: what ``pushf`` would show, 0 to 3."""
@@ -40,7 +40,7 @@ class Physdev:
         """PHYSDEVOP_set_iobitmap: kept; no port reaches a device either way."""
         if nr_ports > _MAX_IOPORTS:
             raise XenError(e.EINVAL, f"{nr_ports} I/O ports")
-        self.iobitmap = (bitmap, nr_ports)
+        self._vcpu.iobitmap = (bitmap, nr_ports)
 
     def get_free_pirq(self, type: int) -> int:
         """PHYSDEVOP_get_free_pirq: for a GSI those from 16 on up, then from the last number down; ENOSPC at the end."""

@@ -96,6 +96,12 @@ class SharedInfo:
         """The vcpu_info of one of the first 32 vcpus, in the page."""
         return VcpuInfo(self.abi, self.page, self.abi.offsetof(xen.shared_info, f"vcpu_info[{vcpu_id}]"))
 
+    def vcpu_infos(self, count: int) -> list[VcpuInfo]:
+        """Those of as many vcpus; the page has room for 32, the others share one that nobody sees (dummy_vcpu_info)."""
+        shown = [self.vcpu_info(i) for i in range(min(count, arch_x86.XEN_LEGACY_MAX_VCPUS))]
+        dummy = memoryview(bytearray(self.abi.sizeof(xen.vcpu_info)))
+        return shown + [VcpuInfo(self.abi, dummy, 0) for _ in range(len(shown), count)]
+
     @property
     def max_pfn(self) -> int:
         """arch.max_pfn: how many pfns the guest says it has."""

@@ -84,11 +84,12 @@ class AwkwardChannels:
         return AwkwardChannel(self._channels.bind_backend(port, lambda: self._later(notify)), self._later)
 
 
-def raise_spurious_upcalls(vcpu: Vcpu, hypercalls: HypercallDispatcher, rng: random.Random) -> None:
+def raise_spurious_upcalls(current: Callable[[], Vcpu], hypercalls: HypercallDispatcher, rng: random.Random) -> None:
     """Leave an upcall pending behind some hypercalls, once the guest has a handler for it."""
     from hypercalls.public.callback import CALLBACKTYPE_event
 
     def after(_row: Row, _args: Sequence[int], _result: int) -> None:
+        vcpu = current()
         if vcpu.callbacks.get(CALLBACKTYPE_event) and not rng.randrange(_SPURIOUS_ONE_IN):
             vcpu.info.upcall_pending = 1
 

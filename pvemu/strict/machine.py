@@ -60,15 +60,20 @@ class StrictMachine:
             spoil_memory(built, memory.ram, memory.allocator.domain_frames, junk)
             reservation.scrubbed_page = junk
 
-    def entered(self, abi: Abi, cpu: GuestCpu, hypercalls: HypercallDispatcher, vcpu: Vcpu, sched: Sched) -> None:
+    def entered(
+        self, abi: Abi, cpu: GuestCpu, hypercalls: HypercallDispatcher, vcpus: list[Vcpu], sched: Sched
+    ) -> None:
         """The guest is about to have hypercalls and timers."""
         sched.yield_ns = _BUSY_DOM0_NS
         if "registers" in self._strictness:
             clobber_arguments(abi, cpu, hypercalls)
         if "events" in self._strictness:
-            raise_spurious_upcalls(vcpu, hypercalls, self._strictness.random("events", f"{self._domid}/upcalls"))
+            rng = self._strictness.random("events", f"{self._domid}/upcalls")
+            raise_spurious_upcalls(lambda: sched.current, hypercalls, rng)
         if "timers" in self._strictness:
-            vcpu.timers.lateness = Later(self._clock, self._strictness.random("timers", f"{self._domid}")).delay
+            later = Later(self._clock, self._strictness.random("timers", f"{self._domid}"))
+            for vcpu in vcpus:
+                vcpu.timers.lateness = later.delay
 
     def stopped(self, console: ConsoleBackend) -> None:
         """The domain has shut down. What it wrote before is not lost, however late xenconsoled is."""

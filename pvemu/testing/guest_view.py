@@ -119,10 +119,12 @@ class GuestView:
 
     @wherever_it_runs
     def read_file(self, place: str) -> bytes | None:
-        """What a file on a disk holds as the disk stands now: ``xvda1:/boot/grubenv``. None where there is none."""
+        """What a file on a disk holds as the disk stands now: ``xvda1:/boot/grubenv``, ``lvm/vg-root:/boot/grubenv``.
+        None where there is none.
+        """
         device, _, path = place.partition(":")
         for vdev, disk in self.machine.disks.items():
-            if device.startswith(vdev):
+            if device.startswith((vdev, "lvm/", "md/")):
                 found = DiskMap(disk)
                 for volume in found.volumes:
                     if device_name(vdev, volume.partition) == device:

@@ -87,12 +87,27 @@ class Session:
         began = time.perf_counter()
         outcome = self._run_domain()
         while self._is_to_boot_again():
-            self._tally.add(self.machine, is_followed=True)
-            self._attach(self.machine.reboot())
-            gc.collect()  # the old domain's memory, which may be gigabytes
+            self._boot_again()
             outcome = Outcome("timeout", "") if self._is_out_of_time() else self._run_domain()
         self._tally.add(self.machine)
         return self._judge(outcome, time.perf_counter() - began)
+
+    def run_to_reboot(self, seconds: float) -> bool:
+        """Run the domain that stands before its start for so many guest seconds; whether it rebooted, and the next one
+        stands before its own.
+        """
+        machine = self.machine
+        machine.clock.call_at(machine.clock.now() + round(seconds * _NS_PER_S), lambda: machine.stop("timeout"))
+        self._run_domain()
+        is_rebooted = self._is_to_boot_again()
+        if is_rebooted:
+            self._boot_again()
+        return is_rebooted
+
+    def _boot_again(self) -> None:
+        self._tally.add(self.machine, is_followed=True)
+        self._attach(self.machine.reboot())
+        gc.collect()  # the old domain's memory, which may be gigabytes
 
     def _is_to_boot_again(self) -> bool:
         if self.matched is not None or shutdown_name(self.machine) not in self.machine.config.restarts_on:

@@ -138,7 +138,13 @@ class Tracer:
             result = text.decode("latin-1") if kind == XS_ERROR else _quoted(text)
             self._emit("xenstore", name, fields, result, subject=path.decode("latin-1"))
 
-        self._undo.append(self._machine.xenstore.monitor(after=after))
+        def fired(domid: int, path: bytes, token: bytes) -> None:
+            if domid == self._machine.config.domid:
+                fields: dict[str, object] = {"path": _quoted(path), "token": _quoted(token)}
+                self._emit("xenstore", "WATCH_EVENT", fields, None, subject=path.decode("latin-1"))
+
+        store = self._machine.xenstore
+        self._undo += [store.monitor(after=after), store.observe_events(fired)]
 
     def _attach_blocks(self) -> None:
         from pvemu.trace.blocks import BlockNames  # with readers of file systems

@@ -14,7 +14,7 @@ def as_json(domain: XlDomain) -> dict[str, object]:
     """A domain's configuration, with the names that libxl's JSON has."""
     config = domain.config
     build: dict[str, object] = {
-        "max_vcpus": domain.vcpus,
+        "max_vcpus": config.nr_vcpus,
         "max_memkb": domain.maxmem_mib << 10,
         "target_memkb": config.memory_mib << 10,
         "kernel": config.kernel,

@@ -51,7 +51,7 @@ def new_domain(
     facts = {
         "name": domain.name,
         "memory": str(domain.config.memory_mib),
-        "vcpus": "1",
+        "vcpus": str(domain.config.vcpus),
         "created": f"{time.time():.3f}",
     }
     created = runtime.create(facts)

@@ -94,7 +94,7 @@ class _Reader:
         if name is None:
             self._fail(None, "no name", 'add name = "..."', "Domain name must be specified.")
         memory, maxmem = self._memory()
-        vcpus = self._vcpus()
+        vcpus, maxvcpus = self._vcpus()
         tsc_mode = self._tsc_mode()
         grants = self._grants()
         actions = self._actions()
@@ -106,7 +106,8 @@ class _Reader:
         try:
             config = DomainConfig(
                 kernel=kernel, ramdisk=ramdisk, cmdline=cmdline, memory_mib=memory, disks=disks, write=write, name=name,
-                vcpus=vcpus, maxmem_mib=maxmem, tsc_mode=tsc_mode, may_migrate=not self._number("nomigrate"),
+                vcpus=vcpus, maxvcpus=maxvcpus, maxmem_mib=maxmem, tsc_mode=tsc_mode,
+                may_migrate=not self._number("nomigrate"),
                 restarts_on=tuple(reason for reason, action in actions.items() if action in _RESTARTS),
                 grants=grants,
             )  # fmt: skip
@@ -217,12 +218,12 @@ class _Reader:
             self._fail("maxmem", f"maxmem {most} is less than memory {target}", "raise maxmem or drop it")
         return target, most
 
-    def _vcpus(self) -> int:
+    def _vcpus(self) -> tuple[int, int]:
         vcpus, most = self._number("vcpus") or 0, self._number("maxvcpus") or 0
         most = most or vcpus
         if most < vcpus:
             self._fail("maxvcpus", "maxvcpus is less than vcpus", "raise it or drop it", "xl: maxvcpus < vcpus")
-        return max(vcpus, 1)
+        return max(vcpus, 1), max(most, 1)
 
     def _tsc_mode(self) -> str:
         """libxl_tsc_mode by its name, in any case, or by its number, which xl calls out of date."""

@@ -173,18 +173,3 @@ class TestDisks:
         first, second = (boot(grub, f"xvda={image},rw", until=HELLO) for _ in range(2))
         assert first.console == second.console
         assert hashlib.sha256(image.read_bytes()).digest() == before
-
-
-@pytest.mark.slow
-def test_a_kernel_that_the_chainloaded_grub_loads_is_stage_2(boot: Boot, grub: Path, guest: Guest) -> None:
-    done = boot(grub, f"xvda={guest('chain-linux', 'chain-linux.img')}", memory=512, stop_at="linux")
-    stages = done.verdict.stages
-    assert [stage.guest_os for stage in stages] == ["GRUB", "GRUB", "linux"]
-    linux = stages[2]
-    assert (linux.loader, linux.guest_version) == ("generic", "2.6")
-    assert linux.cmdline == 'console=hvc0 oracle.arg=1 "quoted arg"'
-    ramdisk = guest("tiny", "tiny.cpio.gz").read_bytes()
-    assert linux.ramdisk is not None
-    assert linux.ramdisk.size == len(ramdisk)
-    assert linux.ramdisk.sha256 == hashlib.sha256(ramdisk).hexdigest()
-    assert done.console.endswith(b"ORACLE-BOOTING\n\r"), "it stopped before the kernel's first word"

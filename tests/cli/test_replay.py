@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pvemu.cli import main
-from pvemu.control.recording import load
+from pvemu.config import DomainConfig, GrantLimits, StrictConfig
+from pvemu.control.recording import Recording, load, save
+from pvemu.disk.spec import parse_disk_specs
 from pvemu.errors import ConfigError
+from tests.cli.test_boot import REBOOTS_TWICE
 from tests.control.test_timeline import COUNTING, SCRIPT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.cli.conftest import MakeGuest
     from tests.conftest import Assemble
 
 
@@ -138,3 +143,61 @@ def test_keys_and_a_forced_end_are_had_again(
     path.write_text(json.dumps(document))
     assert main(["replay", str(path)]) == 0
     assert "left with Ctrl-]" in capfd.readouterr().err
+
+
+def test_a_domain_after_a_reboot_can_be_debugged(
+    micro: MakeGuest, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kernel, recording = str(micro(REBOOTS_TWICE)), str(tmp_path / "run.rec")
+    assert main(["boot", kernel, "--max-reboots", "2", "--record", recording]) == 0
+    capfd.readouterr()
+    commands = ["continue", "reverse-continue", "stages", "quit"]
+    options = [word for command in commands for word in ("--command", command)]
+    texts = {}
+    for domain in ("1", "2", "3"):
+        assert main(["debug", kernel, "--domain", domain, *options]) == 0
+        texts[domain] = capfd.readouterr().out
+        assert main(["replay", recording, "--domain", domain, *options]) == 0
+        assert capfd.readouterr().out == texts[domain]
+    assert texts["1"] != texts["2"] != texts["3"]
+    assert texts["2"].startswith("1"), "the console of the domain before"
+    assert "the guest shut down (reboot)" in texts["2"]
+    assert "the guest shut down (poweroff)" in texts["3"]
+
+
+@pytest.mark.parametrize(
+    ("code", "domain", "says"),
+    [
+        ("shutdown 0", "2", "--domain 2: domain 1 did not reboot, it shut down (poweroff); give a lower number"),
+        ("shutdown 1", "0", "--domain '0': no number of a domain; give 1, 2 or more"),
+        ("shutdown 1", "x", "--domain 'x': no number of a domain; give 1, 2 or more"),
+    ],
+)
+def test_a_domain_that_never_is(
+    micro: MakeGuest, capfd: pytest.CaptureFixture[str], code: str, domain: str, says: str
+) -> None:
+    assert main(["debug", str(micro(code)), "--domain", domain, "--command", "quit"]) == 2
+    assert capfd.readouterr().err == f"pvemu: {says}\n"
+
+
+def test_what_a_domain_is_made_from_is_recorded_whole(tmp_path: Path) -> None:
+    """Every field, of what no run here sets as well."""
+    paths = [tmp_path / name for name in ("kernel", "ramdisk", "disk")]
+    for path in paths:
+        path.write_bytes(path.name.encode())
+    kernel, ramdisk, disk = map(str, paths)
+    others: dict[str, object] = {
+        "kernel": kernel, "ramdisk": ramdisk, "disks": parse_disk_specs([f"xvdb={disk},ro"]), "write": False,
+        "strict": StrictConfig(7, ("memory",)), "grants": GrantLimits(9, 8, 1), "tsc_mode": "native",
+        "restarts_on": ("crash",),
+    }  # fmt: skip
+    plain = DomainConfig(kernel)
+    for field in fields(DomainConfig):
+        value = getattr(plain, field.name)
+        if field.name not in others:
+            others[field.name] = value + type(value)(1) if not isinstance(value, bool) else not value
+            assert others[field.name] != value
+    others["maxmem_mib"] = others["memory_mib"]
+    config = DomainConfig(**others)  # type: ignore[arg-type]  # by name, each of its own type
+    save(Recording.begin(config, {}), str(tmp_path / "run.rec"))
+    assert load(str(tmp_path / "run.rec")).config == config

@@ -33,6 +33,7 @@ class Handler:
         self.raises: BaseException | None = None
         self.port: int | None = 0x5A
         self.stops_at_rdtsc = False
+        self.pauses = 0
 
     def on_syscall(self) -> None:
         assert self.engine is not None
@@ -59,6 +60,9 @@ class Handler:
 
     def on_cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
         return leaf + 1, subleaf + 2, 3, 4
+
+    def on_pause(self) -> None:
+        self.pauses += 1
 
     def on_port_read(self, port: int, size: int) -> int | None:
         return self.port
@@ -115,7 +119,7 @@ CODE32 = "b802000000 cd82 4089c3 f4"  # mov $2, %eax; int $0x82; inc %eax (REX i
 def test_between_widths_and_rings() -> None:
     cpu = Cpu(CODE32)
     for cs, ss in ((RING1_CS, RING1_SS), (RING3_CS32, SS), (RING1_CS, RING1_SS)):
-        assert cpu.engine.enter_from_ring0(CODE, DATA + 0x800, cs, ss, 0x202, ss) is None
+        assert cpu.engine.enter_from_ring0(CODE, DATA + 0x800, cs, ss, 0x202, (ss, ss, ss, ss)) is None
         assert cpu.engine.read("rflags") == 0x202
         assert [cpu.engine.read(name) & 0xFFFF for name in ("cs", "ss", "ds", "es", "fs", "gs")] == [cs, *[ss] * 5]
         leaving = cpu.run()

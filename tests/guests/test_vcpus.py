@@ -1,21 +1,24 @@
-"""A domain with two vcpus, of which one runs (do_vcpu_op, arch_set_info_guest)."""
+"""A domain with several vcpus, which take turns on one CPU (do_vcpu_op, arch_set_info_guest, schedule)."""
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
-from hypercalls.abi import ABI64
+from hypercalls.abi import ABI32, ABI64
 from hypercalls.public import arch_x86
 from hypercalls.public import errno as e
 
 if TYPE_CHECKING:
-    from tests.guests.conftest import MakeGuest
+    from tests.guests.conftest import MakeGuest, MicroGuest
 
-SIZE = ABI64.sizeof(arch_x86.vcpu_guest_context)
-CTRLREG = ABI64.offsetof(arch_x86.vcpu_guest_context, "ctrlreg")
-FLAGS = ABI64.offsetof(arch_x86.vcpu_guest_context, "flags")
+FIELDS = {
+    "flags": "flags", "cr3": "ctrlreg[3]", "kernel_sp": "kernel_sp", "kernel_ss": "kernel_ss", "cs": "user_regs.cs",
+    "ss": "user_regs.ss", "ds": "user_regs.ds", "es": "user_regs.es", "fs": "user_regs.fs",
+    "event": "event_callback_eip",
+}  # fmt: skip
 OP = """
         .macro op name, number, vcpu, arg=$0
         hypercall __HYPERVISOR_vcpu_op, $\\number, $\\vcpu, \\arg
@@ -25,7 +28,150 @@ OP = """
 """
 
 
-def test_the_second_vcpu_is_set_up_but_stays_down(micro: MakeGuest) -> None:
+def offsets(bits: int) -> str:
+    """Where a micro-guest finds the fields of its vcpu_guest_context."""
+    abi, letter = (ABI64, "r") if bits == 64 else (ABI32, "e")
+    fields = FIELDS | {name: f"user_regs.{letter}{name}" for name in ("ip", "sp", "di")}
+    return "".join(
+        f"        .set C_{name}, {abi.offsetof(arch_x86.vcpu_guest_context, path)}\n" for name, path in fields.items()
+    )
+
+
+def source(name: str, bits: int) -> str:
+    """A micro-guest with those before it."""
+    from tests.guests.conftest import HERE
+
+    return offsets(bits) + (HERE / name).read_text()
+
+
+def test_two_vcpus_work_together(micro: MakeGuest) -> None:
+    guest = micro(source("vcpus.S", 64), vcpus=2).run_to("poweroff")
+    values = guest.values
+    assert [values[name] for name in ("up_before", "initialise", "up", "up_after")] == [0, 0, 0, 1]
+    assert (values["pongs"], values["lock_seen"], values["ticks"]) == (10, 43, 1)
+    assert (values["runstate"], values["state"], values["up_again"], values["returned"]) == (0, 3, 0, 1)
+    assert (values["down"], values["still"]) == (0, 0)
+    assert (guest.quad("second_argument"), guest.quad("second_cs")) == (0x77, 0xE033)
+
+
+def test_two_vcpus_work_together_in_32_bits(micro: MakeGuest) -> None:
+    values = micro(source("vcpus32.S", 32), bits=32, vcpus=2).run_to("poweroff").values
+    assert [values[name] for name in ("up_before", "initialise", "up", "up_after")] == [0, 0, 0, 1]
+    assert (values["pongs"], values["lock_seen"], values["state"]) == (10, 43, 3)
+    assert (values["up_again"], values["returned"], values["down"]) == (0, 1, 0)
+    assert (values["argument"], values["cs"], values["fs"]) == (0x77, 0xE019, 0xE033)
+
+
+@pytest.mark.parametrize("bits", [64, 32])
+def test_a_run_repeats(micro: MakeGuest, bits: int) -> None:
+    text = source("vcpus.S" if bits == 64 else "vcpus32.S", bits)
+    runs: list[MicroGuest] = [micro(text, bits=bits, vcpus=2).run_to("poweroff") for _ in range(2)]
+    first, second = (
+        (guest.machine.clock.now(), guest.machine.engine.exits, guest.console, guest.machine.hypercalls.counts)
+        for guest in runs
+    )
+    assert first == second
+
+
+BRING_UP = """
+        hypercall __HYPERVISOR_set_trap_table, $trap_table
+        call    make_context
+        hypercall __HYPERVISOR_vcpu_op, $0, $1, $context
+        hypercall __HYPERVISOR_vcpu_op, $1, $1
+"""
+
+
+def variant(main: str, second: str) -> str:
+    """The 64-bit guest with another first and second part."""
+    text = source("vcpus.S", 64)
+    head, rest = text.split("main:", 1)
+    rest = rest[rest.index("poll:  ") :]
+    body, tail = rest.split("second: ", 1)
+    return f"{head}main:   {main}\n        ret\n{body}second: {second}\n{tail[tail.index('second_upcall:'):]}"
+
+
+def test_the_second_vcpu_crashes_the_domain(micro: MakeGuest) -> None:
+    """Its trap table is its own, and empty."""
+    from pvemu.debug.crash_report import execution_state
+
+    guest = micro(variant(BRING_UP + "1: pause\n jmp 1b", "mov $0x1234, %ebx\n ud2"), vcpus=2)
+    guest.run()
+    machine = guest.machine
+    assert (guest.ending, machine.crash_lines) == ("crash", ["d1v1 Unhandled: vec 6, #UD[ffffffff]"])
+    lines = execution_state(1, machine.vcpu, machine.engine, machine.walker, machine.guest)
+    assert lines[0] == "Domain 1 (vcpu#1) crashed on cpu#0:"
+    assert f"RIP:    e033:[<{guest.symbols['second'] + 5:016x}>]" in lines
+    assert "rax: 0000000000000000   rbx: 0000000000001234   rcx: 0000000000000000" in lines
+
+
+def test_the_second_vcpu_may_shut_the_domain_down(micro: MakeGuest) -> None:
+    micro(variant(BRING_UP + "1: pause\n jmp 1b", "shutdown 1"), vcpus=2).run_to("reboot")
+
+
+def test_the_last_vcpu_that_goes_down_powers_off(micro: MakeGuest) -> None:
+    second = "hypercall __HYPERVISOR_vcpu_op, $2, $0\n hypercall __HYPERVISOR_vcpu_op, $2, $1"
+    micro(variant(BRING_UP + "1: pause\n jmp 1b", second), vcpus=2).run_to("poweroff")
+
+
+def test_everybody_sleeps_and_nothing_wakes_them(micro: MakeGuest) -> None:
+    block = "hypercall __HYPERVISOR_sched_op, $1\n"
+    guest = micro(variant(BRING_UP + block, block), vcpus=2)
+    assert guest.run().kind == "stuck"
+
+
+def test_a_nested_loop_without_exits_ends_when_the_other_lets_go(micro: MakeGuest) -> None:
+    """A lock that is waited for without PAUSE: the watchdog finds the loop, and the slice ends."""
+    wait = "mov $1, %eax\n xchg %rax, lock\n test %rax, %rax\n jnz second\n shutdown 1"
+    guest = micro(
+        variant("movq $1, lock" + BRING_UP + "hypercall __HYPERVISOR_sched_op, $0\n movq $0, lock\n 1: pause\n jmp 1b",
+                wait),
+        vcpus=2,
+    )  # fmt: skip
+    engine = guest.machine.engine
+    done = threading.Event()
+
+    def watchdog() -> None:
+        while not done.wait(0.2):
+            engine.interrupt()
+
+    thread = threading.Thread(target=watchdog)
+    thread.start()
+    try:
+        guest.run_to("reboot")
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_vcpus_beyond_32_have_an_info_when_they_have_registered_one(micro: MakeGuest) -> None:
+    guest = micro(
+        OP
+        + """
+main:   op      no_info, 0, 32, $context
+        op      none, 3, 40
+        mfn_of  info
+        mov     %rax, register
+        op      register_info, 10, 32, $register
+        movzbl  info, %eax
+        show    pending, %rax
+        op      no_context, 0, 32, $0x7f000000
+        ret
+        .bss
+        .balign 4096
+info:   .skip   4096
+context: .skip  8192
+register: .skip 16
+        .text
+""",
+        vcpus=40,
+    ).run_to("poweroff")
+    values = guest.values
+    assert [values[name] for name in ("no_info", "none", "register_info", "pending", "no_context")] == [
+        e.EINVAL, e.ENOENT, 0, 1, e.EFAULT
+    ]  # fmt: skip
+
+
+def test_what_vcpu_op_refuses(micro: MakeGuest) -> None:
     guest = micro(
         OP
         + f"""
@@ -42,13 +188,12 @@ main:   op      is_up_0, 3, 0
         mov     SI_mfn_list(%rax), %rcx
         mov     (%rcx, %rbx, 8), %rbx
         shl     $12, %rbx
-        movq    $4, context + {FLAGS}
-        mov     %rbx, context + {CTRLREG + 24}
-        movw    $0x8000, context + {FLAGS + 6}
+        movq    $4, context + C_flags
+        mov     %rbx, context + C_cr3
+        movw    $0x8000, context + C_flags + 6
         op      initialise, 0, 1, $context
         op      again, 0, 1, $context
         op      self, 0, 0, $context
-        op      up, 1, 1
         op      up_0, 1, 0
         op      down_1, 2, 1
         op      nmi_1, 11, 1
@@ -83,22 +228,22 @@ main:   op      is_up_0, 3, 0
         .bss
         .balign 4096
 info:   .skip   4096
-context: .skip  {SIZE}
+context: .skip  {ABI64.sizeof(arch_x86.vcpu_guest_context)}
 area:   .skip   64
 register: .skip 16
 ipi:    .skip   8
 port:   .skip   4
         .text
-""",
+""".replace("main:", offsets(64) + "main:", 1),
         vcpus=2,
     ).run_to("poweroff")
     values = guest.values
     assert values["is_up_0"] == (1 << 64) - 1
     assert [values[name] for name in ("is_up_1", "is_up_2", "up_early", "no_context", "no_tables")] == [
-        e.ENOENT, e.ENOENT, e.EINVAL, e.EFAULT, e.EINVAL
+        0, e.ENOENT, e.EINVAL, e.EFAULT, e.EINVAL
     ]  # fmt: skip
-    assert [values[name] for name in ("initialise", "again", "self", "up", "up_0", "down_1", "nmi_1")] == [
-        0, e.EEXIST, e.EEXIST, e.EOPNOTSUPP, 0, 0, 0
+    assert [values[name] for name in ("initialise", "again", "self", "up_0", "down_1", "nmi_1")] == [
+        0, e.EEXIST, e.EEXIST, 0, 0, 0
     ]  # fmt: skip
     assert (values["runstate"], values["state"]) == (0, 3)
     assert values["offline"] > 0
@@ -107,10 +252,6 @@ port:   .skip   4
     )  # fmt: skip
     assert (values["ipi_bound"], values["raised"]) == (0, 1)
     assert (values["period"], values["stop"], values["singleshot"]) == (0, 0, e.EINVAL)
-    assert guest.machine.xen_log == [
-        "d1: 2 vcpus, of which pvemu runs the first",
-        "d1v1: VCPUOP_up: pvemu runs one vcpu, this one stays down",
-    ]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +265,7 @@ port:   .skip   4
     ],
 )  # fmt: skip
 def test_a_bad_context_is_refused_and_takes_nothing(field: str, value: int) -> None:
-    from tests.hypervisor.test_offline_vcpu import Second, context, set_field
+    from tests.hypervisor.test_guest_context import Second, context, set_field
 
     second = Second()
     before = second.world.counts()

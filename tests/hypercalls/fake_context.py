@@ -126,6 +126,9 @@ class FakeVcpu(FakePort):
     def exists(self, vcpuid: int) -> bool:
         return vcpuid < 2
 
+    def has_info(self, vcpuid: int) -> bool:
+        return True
+
 
 class FakeDomain(FakePort):
     domid = OWN_DOMID

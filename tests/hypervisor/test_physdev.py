@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 class FakeVcpu:
     iopl = 0
+    iobitmap = (0, 0)
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_privilege_levels_and_bitmaps(world: World) -> None:
     assert vcpu.iopl == 0x3000
     refused(e.EINVAL, physdev.set_iopl, 4)
     physdev.set_iobitmap(0x1000, 65536)
-    assert physdev.iobitmap == (0x1000, 65536)
+    assert vcpu.iobitmap == (0x1000, 65536)
     refused(e.EINVAL, physdev.set_iobitmap, 0x1000, 65537)
     refused(e.EINVAL, physdev.eoi, 3)
 

@@ -72,7 +72,7 @@ def test_as_many_registers_as_there_are_arguments(bits: int, pattern: int) -> No
 def test_an_upcall_may_find_nothing_but_only_where_there_is_a_handler() -> None:
     vcpu: Any = SimpleNamespace(callbacks={}, info=SimpleNamespace(upcall_pending=0))
     hypercalls = Hypercalls()
-    raise_spurious_upcalls(vcpu, hypercalls, random.Random(1))  # type: ignore[arg-type]  # as above
+    raise_spurious_upcalls(lambda: vcpu, hypercalls, random.Random(1))  # type: ignore[arg-type]  # as above
     for _ in range(200):
         hypercalls.call(1, 0)
     assert vcpu.info.upcall_pending == 0

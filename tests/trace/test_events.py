@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from hypercalls.public.io.xs_wire import XS_WATCH
 from pvemu.config import DomainConfig
 from pvemu.debug.symbols import SymbolFiles, Symbols
 from pvemu.disk.spec import parse_disk_specs
@@ -190,3 +191,24 @@ def test_two_runs_of_one_guest_do_not_part_and_others_do(run: Run) -> None:
 
 def test_values_as_text() -> None:
     assert text_of({"a": [1, "x"], "b": {"c": 2}}) == "{a=[1, x], b={c=2}}"
+
+
+def test_a_watch_event_is_told_when_it_is_queued(guest: Callable[[str, str], Path]) -> None:
+    kernel = guest("pvgrub", "grub-x86_64-xen.bin")
+    machine = Machine.create(DomainConfig(kernel=str(kernel), memory_mib=64))
+    events: list[Event] = []
+    tracer = Tracer(machine, Symbols.of(machine, SymbolFiles()), ["xenstore"], events.append, ["*WATCH*", "data/*"])
+    store = machine.xenstore
+    conn = store.daemon.connection_of(1)
+    store.dispatch(conn, XS_WATCH, 0, b"data\0my token\0")
+    store.daemon.send_deferred(conn)
+    dom0 = store.client()
+    dom0.write("/local/domain/1/data/x", "1")
+    tracer.close()
+    dom0.write("/local/domain/1/data/y", "1")
+    machine.close()
+    assert [(event.name, event.fields, event.result) for event in events] == [
+        ("WATCH", {"path": "'data'", "value": "'my token'"}, "'OK'"),
+        ("WATCH_EVENT", {"path": "'data'", "token": "'my token'"}, None),
+        ("WATCH_EVENT", {"path": "'data/x'", "token": "'my token'"}, None),
+    ]

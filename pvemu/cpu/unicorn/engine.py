@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-import struct
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from unicorn import UC_ARCH_X86, UC_MODE_64, Uc, UcError, unicorn_const, x86_const
 
 from pvemu.cpu.exits import Access, Exit, ExitHandler, ExitKind, Mmu
 from pvemu.cpu.paging import is_canonical
-from pvemu.cpu.registers import GENERAL_64
-from pvemu.cpu.unicorn.hidden_state import CpuState, EngineError, find_cpu_state, find_no_exit_request
-from pvemu.cpu.unicorn.hooks import ENTRY_VADDR, Hooks
+from pvemu.cpu.unicorn.contexts import CpuContexts
+from pvemu.cpu.unicorn.entry import Entry
+from pvemu.cpu.unicorn.hidden_state import CpuState, EngineError, find_cpu_state, find_no_exit_request, show_paging
+from pvemu.cpu.unicorn.hooks import Hooks
+from pvemu.cpu.unicorn.loops import Loops
 from pvemu.cpu.unicorn.native import U64, Native
+from pvemu.cpu.unicorn.pause_exits import exit_on_pause
 from pvemu.cpu.unicorn.register_file import RegisterFile
 from pvemu.cpu.unicorn.stepper import UNLIMITED, Stepper
 from pvemu.cpu.unicorn.watch import Watch
@@ -29,20 +32,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "EngineError"]
 
-_VECTOR_DB, _VECTOR_UD, _VECTOR_GP, _VECTOR_PF = 1, 6, 13, 14
+_VECTOR_UD, _VECTOR_GP, _VECTOR_PF = 6, 13, 14
 _HAS_ERROR_CODE = frozenset((8, 10, 11, 12, 13, 14, 17))
-_EFLAGS_TF, _EFLAGS_IF = 1 << 8, 1 << 9
-#: Of QEMU's hflags (target/i386/cpu.h): HF_CPL, HF_CS32, HF_SS32, HF_ADDSEG, HF_CS64.
-_HFLAGS_SEGMENTS = 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 15
-_HF_CS64 = 1 << 15
-#: What SGDT, SIDT, STR, SLDT and SMSW show under Xen: its tables end where they do (LAST_RESERVED_GDT_BYTE); CR0 with
-#: AM WP NE ET MP, of which NE also makes an error of the x87 an exception.
-_GDT_LIMIT, _IDT_LIMIT, _IDT_VADDR = 0xEFFF, 0xFFF, 0xFFFF_82D0_4000_2000
+#: What SIDT, STR, SLDT and SMSW show under Xen: its tables end where they do; CR0 with AM WP NE ET MP, of which NE also
+#: makes an error of the x87 an exception.
+_IDT_LIMIT, _IDT_VADDR = 0xFFF, 0xFFFF_82D0_4000_2000
 _TSS_SELECTOR, _LDT_SELECTOR, _CR0, _CR4_OSXSAVE = 0xE040, 0xE050, 0x5_0032, 1 << 18
-#: Ring 0 as the engine starts, and FLAT_KERNEL_CS64.
-_ENTRY_SELECTORS = frozenset((0, 0xE033))
-#: mov %eax, %ds; %es; %fs; %gs; iretq
-_LOAD_DATA, _LOAD_DATA_AT = b"\x8e\xd8\x8e\xc0\x8e\xe0\x8e\xe8\x48\xcf", 64
 
 
 class Engine:
@@ -56,12 +51,10 @@ class Engine:
         self._native = native = Native(uc)
         self._ram = ram
         self._entry_maddr = entry_mfn << PAGE_SHIFT
-        self._gdt_vaddr = gdt_vaddr
         self._stopped = False
         self._wedged = False
         self._stop_due = False  # the guest is to be left at the end of its block, and stands in the midst of it
         self._stepper: Stepper | None = None
-        self._unreported: Exit | None = None  # found while stepping
         self._is_running = False
         self._run_lock = threading.Lock()
         self._no_exit_request: Any = None
@@ -69,27 +62,46 @@ class Engine:
         uc.mem_map_ptr(ram.base, ram.size, unicorn_const.UC_PROT_ALL, ram.host_address())
         uc.ctl_set_tlb_mode(unicorn_const.UC_TLB_VIRTUAL)
         uc.ctl_exits_enabled(True)
-        uc.reg_write(x86_const.UC_X86_REG_GDTR, (0, gdt_vaddr, _GDT_LIMIT, 0))
         uc.reg_write(x86_const.UC_X86_REG_IDTR, (0, _IDT_VADDR, _IDT_LIMIT, 0))
         uc.reg_write(x86_const.UC_X86_REG_TR, (_TSS_SELECTOR, 0, 0, 0))
         native.find_page_flush()
-        self.registers = RegisterFile(uc, native, self._read_descriptor)
+        self.registers = RegisterFile(uc, native, self._read_quad, gdt_vaddr)
+        self.contexts = CpuContexts(uc, self.registers)
+        self.contexts.set_gdt(gdt_vaddr)
         self.read, self.write = self.registers.read, self.registers.write
         self.reader, self.writer = self.registers.reader, self.registers.writer
         self.flush_tlb, self.flush_page = native.flush_tlb, native.flush_page
         self.write("cr0", self.read("cr0") | _CR0)
         self.write("cr4", self.read("cr4") & ~_CR4_OSXSAVE)
+        show_paging(uc, native.cpu)
 
     def attach(self, handler: ExitHandler, mmu: Mmu) -> None:
         """Who serves exits, and who walks page tables: once, before anything runs."""
         self._mmu = mmu
-        self._hooks = Hooks(self._uc, self._native, self.registers, handler, mmu, self._entry_maddr)
+        self._hooks = Hooks(self._uc, self._native, self.registers, handler, mmu, self._ram, self._entry_maddr)
         self.watch = Watch(self._uc, self._native, self._hooks)
         self.watch.stop_soon = self.stop
         self._leave_out_exit_checks()
         # The page behind the RAM may be one that is not RAM (trap_frame).
         self._hooks.leave_out_dirty_scans(self._ram.base, self._ram.base + self._ram.size + PAGE_SIZE)
         self._ram.on_code_write = self._hooks.drop_translations
+        self._entry = Entry(
+            self._uc, self._native, self._ram, self.registers, self._hooks, self._entry_maddr, self._start,
+            self._raised, self._cpu_state,
+        )  # fmt: skip
+        self.loops = Loops(self._uc, self._ram, self.registers, self._hooks, self._run_one, self._why_left)
+        self.exit_on_pause = partial(exit_on_pause, self._native, self._hooks, handler)
+
+    def enter(self, rip: int, rsp: int, cs: int, ss: int, rflags: int = 0x202) -> Exit | None:
+        """As ``Entry.enter``."""
+        return self._entry.enter(rip, rsp, cs, ss, rflags)
+
+    def enter_from_ring0(
+        self, rip: int, rsp: int, cs: int, ss: int, rflags: int = 0x202,
+        data: tuple[int, int, int, int] | None = None,
+    ) -> Exit | None:  # fmt: skip
+        """As ``Entry.enter_from_ring0``."""
+        return self._entry.enter_from_ring0(rip, rsp, cs, ss, rflags, data)
 
     @property
     def exits(self) -> int:
@@ -102,6 +114,11 @@ class Engine:
         return self._hooks.tlb_fills
 
     @property
+    def is_running(self) -> bool:
+        """Whether guest code runs, or an exit of it is served."""
+        return self._is_running
+
+    @property
     def is_in_handler(self) -> bool:
         """Whether a handler is at work that may take seconds."""
         return self._hooks.is_in_handler
@@ -110,8 +127,7 @@ class Engine:
     def is_in_handler(self, value: bool) -> None:
         self._hooks.is_in_handler = value
 
-    def _read_descriptor(self, selector: int) -> int | None:
-        vaddr = self._gdt_vaddr + (selector & ~7)
+    def _read_quad(self, vaddr: int) -> int | None:
         found = self._mmu.on_tlb_miss(vaddr & -PAGE_SIZE, Access.READ)
         return None if found is None else self._ram.read_u64(found[0] | vaddr & (PAGE_SIZE - 1))
 
@@ -130,53 +146,13 @@ class Engine:
         selector = _LDT_SELECTOR if entries else 0
         self._uc.reg_write(x86_const.UC_X86_REG_LDTR, (selector, vaddr, 8 * entries - 1 if entries else 0, 0))
 
-    # -- entering ----------------------------------------------------------------------------------------------------
-    def enter_from_ring0(
-        self, rip: int, rsp: int, cs: int, ss: int, rflags: int = 0x202, data: int | None = None
-    ) -> Exit | None:
-        """``enter`` for a guest whose privilege level or code width may be another than the CPU is at. ``data`` is
-        loaded into ds, es, fs and gs, descriptor and all.
-        """
-        self._to_ring0()
-        if data is None:
-            return self.enter(rip, rsp, cs, ss, rflags)
-        rax = self.read("rax")
-        self.write("rax", data)
-        refusal = self.enter(rip, rsp, cs, ss, rflags, _LOAD_DATA_AT)
-        self.write("rax", rax)
-        return refusal
-
-    def enter(self, rip: int, rsp: int, cs: int, ss: int, rflags: int = 0x202, entry_offset: int = 0) -> Exit | None:
-        """Load ``cs``/``ss`` with their privilege level by an IRETQ from ring 0 (a register write sets no CPL), then
-        stand at ``rip``. All other registers keep their values. The exception, where the CPU refuses the selectors: it
-        stays in ring 0 then, and has to be entered with better ones.
-        """
-        hooks = self._hooks
-        if not self._is_entry_code():
-            self._to_ring0()
-        frame = struct.pack("<5Q", rip, cs, rflags & ~_EFLAGS_TF, rsp, ss)
-        self._ram.write(self._entry_maddr, b"\x48\xcf".ljust(16, b"\xcc") + frame)
-        self._ram.write(self._entry_maddr + _LOAD_DATA_AT, _LOAD_DATA)
-        self._uc.reg_write(x86_const.UC_X86_REG_RSP, ENTRY_VADDR + 16)
-        self.write("rflags", _EFLAGS_IF | 2)  # without the NT that the guest may have set: it makes the IRETQ a fault
-        hooks.is_entering, hooks.is_entry_fetched = True, False
-        self.flush_page(ENTRY_VADDR)
-        self.flush_page(rip)
-        self._start(ENTRY_VADDR + entry_offset)  # ends when the guest's first instruction is fetched
-        hooks.is_entering = False
-        self.flush_page(ENTRY_VADDR)
-        refusal = self._raised()
-        if refusal is None and rflags & _EFLAGS_TF:
-            self.write("rflags", rflags)
-        return refusal
-
     # -- running -----------------------------------------------------------------------------------------------------
     def run(self) -> Exit:
         """Run guest code until a handler stops it or it raises an exception, or somebody who looks on wants it to pause
         or stand at a breakpoint: then the next call goes on as if nothing had been.
         """
-        if self._unreported is not None:
-            leaving, self._unreported = self._unreported, None
+        if self.loops.unreported is not None:
+            leaving, self.loops.unreported = self.loops.unreported, None
             return leaving
         self._stopped = False
         stop_due, self._stop_due = self._stop_due, False
@@ -300,7 +276,9 @@ class Engine:
             self._uc.context_restore(hooks.undo_context)
             self.flush_tlb()
             self._forget_insns()
-            return Exit(kind, _VECTOR_GP, 0) if kind == ExitKind.EXCEPTION else Exit(kind)
+            if kind != ExitKind.EXCEPTION:
+                return Exit(kind)
+            return Exit(kind, _VECTOR_GP, 0) if hooks.undo_vector == _VECTOR_GP else Exit(kind, hooks.undo_vector)
         if self._stopped:
             return Exit(ExitKind.STOPPED)
         return self._raised()
@@ -340,6 +318,7 @@ class Engine:
 
     def _run_one(self, rip: int) -> None:
         """Run the one instruction at ``rip``: with exit checks, or the whole block would run."""
+        self._stopped = False
         if self.is_counting:
             self.stepper.count(rip, 1)
             return
@@ -360,43 +339,20 @@ class Engine:
         return Exit(ExitKind.EXCEPTION, _VECTOR_PF, self._mmu.fault_error_code(), address)
 
     def _exception(self, vector: int) -> Exit:
-        if vector in (_VECTOR_DB, _VECTOR_UD):
+        if vector == _VECTOR_UD:
             return Exit(ExitKind.EXCEPTION, vector)
-        error_code, is_software = self._take_error_code()
+        error_code, is_software = self._cpu_state().take_error_code()
         if is_software:
             return Exit(ExitKind.EXCEPTION, vector, is_software=True)
         if vector not in _HAS_ERROR_CODE:
             error_code = -1
         return Exit(ExitKind.EXCEPTION, vector, error_code)
 
-    def _take_error_code(self) -> tuple[int, bool]:
-        """The error code of an exception, and whether it is an ``int n``. Also forgets QEMU's pending exception: it is
-        delivered by us, so the engine never clears it, and the next one would arrive as a double fault.
-        """
-        state = self._cpu_state()
-        words, error_at = state.words, state.fields.error_code
-        error_code, is_software = words[error_at], bool(words[error_at + 1])  # error_code, exception_is_int
-        words[state.fields.pending] = -1
-        return error_code, is_software
-
     def _cpu_state(self) -> CpuState:
         """Where the CPU keeps what has no name; found when it is needed first."""
         if self._state is None:
             self._state = CpuState(find_cpu_state(self._uc, self._native.cpu))
         return self._state
-
-    def _to_ring0(self) -> None:
-        """Have the CPU take what it runs for 64-bit code in ring 0."""
-        state = self._cpu_state()
-        at = state.fields.hflags
-        state.words[at] = state.words[at] & ~_HFLAGS_SEGMENTS | state.kernel_hflags & _HFLAGS_SEGMENTS
-
-    def _is_entry_code(self) -> bool:
-        """Whether the IRETQ that enters guest code means itself: in 64-bit code, which Xen's own selectors are."""
-        if self.read("cs") in _ENTRY_SELECTORS:
-            return True
-        state = self._cpu_state()
-        return bool(state.words[state.fields.hflags] & _HF_CS64)
 
     def stop(self) -> None:
         """Leave guest code when the current hook returns, or at the end of the block."""
@@ -418,49 +374,6 @@ class Engine:
             elif self._is_running:
                 self._native.leave_soon()
 
-    # -- loops -------------------------------------------------------------------------------------------------------
-    def find_loop(self, max_steps: int = 4096) -> list[int]:
-        """Instruction addresses of the loop that the guest provably repeats for ever, empty when it is none: the same
-        registers come back and nothing was stored or left guest code meanwhile. Steps through the guest for real.
-        """
-        stores = 0
-
-        def on_store(*_args: object) -> None:
-            nonlocal stores
-            stores += 1
-
-        self._stopped = False
-        hook = self._uc.hook_add(unicorn_const.UC_HOOK_MEM_WRITE, on_store)
-        self._uc.ctl_flush_tb()  # hooks are seen by code that is translated after them only
-        seen: dict[tuple[int, ...], int] = {}
-        path: list[int] = []
-        read = self.read
-        try:
-            exits = self.exits
-            for step in range(max_steps):
-                general = map(read, GENERAL_64)
-                state = (read("rip"), read("rflags"), *general, *self.registers.vector_registers())
-                if state in seen:
-                    return path[seen[state] :]
-                seen[state] = step
-                path.append(state[0])
-                self._run_one(state[0])
-                self._unreported = self._why_left()
-                if stores or self.exits != exits or self._unreported is not None:
-                    return []
-            return []
-        finally:
-            self._uc.hook_del(hook)
-            self._uc.ctl_flush_tb()
-
-    def step_to(self, rip: int, max_steps: int) -> None:
-        """Run single instructions until ``rip`` is next."""
-        for _ in range(max_steps):
-            here = self.read("rip")
-            if here == rip:
-                return
-            self._run_one(here)
-
     # -- code and memory ---------------------------------------------------------------------------------------------
     def retranslate(self) -> None:
         """Translate code anew from now on: hooks that came since are seen by it. The guest does not notice."""
@@ -469,6 +382,7 @@ class Engine:
     def drop_all_code(self) -> None:
         """Forget all translated code (a new kernel took over, or a tracer was attached)."""
         self._ram.code_frames.clear()
+        self._hooks.errata.found.clear()
         self._uc.ctl_flush_tb()
         self.flush_tlb()
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["CpuState", "EngineError", "find_context_fields", "find_count_limit", "find_cpu_state",
-           "find_fault_address", "find_no_exit_request"]  # fmt: skip
+           "find_fault_address", "find_no_exit_request", "find_requests", "show_paging"]  # fmt: skip
 
 #: uc_struct of include/uc_priv.h: target_page_size, target_page_align, qemu_host_page_size, qemu_real_host_page_size
 #: stand in a row; four flags follow 24 bytes behind them.
@@ -33,6 +33,10 @@ _FIRST_REGISTERS = (
 )  # fmt: skip
 #: Where in CPUState, in quads, a pointer to CPUX86State is looked for, and how far that may be away.
 _CPU_STATE_HEAD, _CPU_STATE_REACH = 128, 1 << 17
+
+#: Registers stand within so many quads of CPUX86State.
+_FIRST_QUADS = 256
+_CR0_PG = 1 << 31
 
 _IRETQ = b"\x48\xcf"
 #: mov $0x07771230, %eax; mov %eax, %ds: no descriptor is there.
@@ -91,6 +95,34 @@ def find_fault_address() -> int:
     return offset
 
 
+def find_requests() -> tuple[int, int]:
+    """Where uc_struct keeps its flags ``stop_request`` and ``quit_request``: found by asking for each on a scratch
+    CPU.
+    """
+    uc = Uc(UC_ARCH_X86, UC_MODE_64)
+    code = 0x1000
+    uc.mem_map(code, PAGE_SIZE)
+    uc.mem_write(code, b"\x90\x90\x90")  # three times nop
+    head = (ctypes.c_ubyte * _UC_STRUCT_HEAD).from_address(int(uc._uch.value or 0))  # noqa: SLF001 - as above
+    changed: list[list[int]] = []
+
+    def ask(uc: Uc, address: int, _size: int, _data: object) -> None:
+        before = bytes(head)
+        if address == code:
+            uc.reg_write(x86_const.UC_X86_REG_RIP, code + 1)
+        else:
+            uc.emu_stop()
+        pairs = zip(before, bytes(head), strict=True)
+        changed.append([i for i, (old, new) in enumerate(pairs) if (old, new) == (0, 1)])
+
+    uc.hook_add(unicorn_const.UC_HOOK_CODE, ask)
+    uc.emu_start(code, code + 3)
+    if [len(places) for places in changed] != [1, 1]:
+        raise EngineError("this Unicorn keeps its requests elsewhere: use 2.1.4")
+    (quit_at,), (stop_at,) = changed
+    return stop_at, quit_at
+
+
 def _context_words(context: Any) -> Any:
     """The saved context as an array of int32, writable in place."""
     address = ctypes.cast(context.context, ctypes.c_void_p).value
@@ -144,6 +176,15 @@ class CpuState:
         self.fields, self.kernel_hflags = find_context_fields()
         self.words = (ctypes.c_int32 * (max(self.fields) + 2)).from_address(address)
 
+    def take_error_code(self) -> tuple[int, bool]:
+        """The error code of an exception, and whether it is an ``int n``. Also forgets QEMU's pending exception: it is
+        delivered by us, so the engine never clears it, and the next one would arrive as a double fault.
+        """
+        words, error_at = self.words, self.fields.error_code
+        error_code, is_software = words[error_at], bool(words[error_at + 1])  # error_code, exception_is_int
+        words[self.fields.pending] = -1
+        return error_code, is_software
+
 
 def find_cpu_state(uc: Uc, cpu: int | None) -> int:
     """Address of CPUX86State: what CPUState, at ``cpu``, points to and what begins with the general registers."""
@@ -161,6 +202,20 @@ def find_cpu_state(uc: Uc, cpu: int | None) -> int:
         if found:
             return found
     raise EngineError("this Unicorn keeps its CPU elsewhere: use 2.1.4")
+
+
+def show_paging(uc: Uc, cpu: int | None) -> None:
+    """Have SMSW show CR0.PG, although the engine's own paging is off: set where CPUX86State keeps CR0, two words before
+    CR2, as nothing but that is to change. Without effect where they are not where 2.1.4 has them.
+    """
+    mark, number = 0x5A5A_8765_4321_0000, x86_const.UC_X86_REG_CR2
+    kept = uc.reg_read(number)
+    uc.reg_write(number, mark)
+    quads = (ctypes.c_uint64 * _FIRST_QUADS).from_address(find_cpu_state(uc, cpu))
+    at = [i for i, quad in enumerate(quads) if quad == mark]
+    if len(at) == 1 and quads[at[0] - 2] == uc.reg_read(x86_const.UC_X86_REG_CR0):
+        quads[at[0] - 2] |= _CR0_PG
+    uc.reg_write(number, kept)
 
 
 def _one_field(before: list[int], after: list[int], is_change: Callable[[int, int], bool]) -> int:

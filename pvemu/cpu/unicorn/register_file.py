@@ -17,16 +17,20 @@ __all__ = ["RegisterFile"]
 
 #: A value that no register has by chance, and how much of QEMU's X86CPU is searched for it (it is larger).
 _MARK, _CPU_STATE = 0x5A17_9E3B_0000_0000, 40 << 10
+_MXCSR_MASK = 0xFFFF
 _DATA_SELECTORS = frozenset(("ds", "es", "fs", "gs"))
 
 
 class RegisterFile:
-    """Registers of one CPU. ``read_descriptor(selector)`` is the GDT's entry, None where there is none."""
+    """Registers of one CPU. ``read_quad(vaddr)`` is what the MMU serves there, None where that is nothing; the GDT is
+    at ``gdt_vaddr``.
+    """
 
-    def __init__(self, uc: Uc, native: Native, read_descriptor: Callable[[int], int | None]) -> None:
+    def __init__(self, uc: Uc, native: Native, read_quad: Callable[[int], int | None], gdt_vaddr: int) -> None:
         self._uc = uc
         self._native = native
-        self._read_descriptor = read_descriptor
+        self._read_quad = read_quad
+        self.gdt_vaddr = gdt_vaddr
 
     def read(self, name: str) -> int:
         """One register by name."""
@@ -49,7 +53,7 @@ class RegisterFile:
         """Whether ring 3 may load this selector of the GDT (the engine has no LDT) into ds, es, fs or gs."""
         if selector < 4 or selector & 4:
             return False
-        descriptor = self._read_descriptor(selector)
+        descriptor = self._read_quad(self.gdt_vaddr + (selector & ~7))
         if descriptor is None:
             return False
         access = descriptor >> 40 & 0xFF
@@ -123,6 +127,21 @@ class RegisterFile:
         top = status >> 11 & 7
         stack = [self._uc.reg_read(x86_const.UC_X86_REG_FP0 + (top + i & 7)) for i in range(8)]
         return [exponent << 64 | mantissa for mantissa, exponent in stack], control, status, tags
+
+    def load_fxsave(self, image: bytes) -> None:
+        """Set x87 and SSE registers from what FXSAVE stores (Intel SDM 1, 10.5.1)."""
+        control, status = struct.unpack_from("<HH", image)
+        tags = sum((0 if image[4] >> i & 1 else 3) << 2 * i for i in range(8))
+        self._uc.reg_write(x86_const.UC_X86_REG_FPCW, control)
+        self._uc.reg_write(x86_const.UC_X86_REG_FPSW, status)
+        top = status >> 11 & 7
+        for i in range(8):
+            mantissa, exponent = struct.unpack_from("<QH", image, 32 + 16 * i)
+            self._uc.reg_write(x86_const.UC_X86_REG_FP0 + (top + i & 7), (mantissa, exponent))
+        self._uc.reg_write(x86_const.UC_X86_REG_FPTAG, tags)
+        self._uc.reg_write(x86_const.UC_X86_REG_MXCSR, struct.unpack_from("<I", image, 24)[0] & _MXCSR_MASK)
+        for i in range(16):
+            self.set_vector(i, int.from_bytes(image[160 + 16 * i : 176 + 16 * i], "little"))
 
     def mxcsr(self) -> int:
         """The SSE control and status word."""

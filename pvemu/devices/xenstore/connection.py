@@ -94,22 +94,23 @@ class Connection:
         """The domain this one acts for (XS_SET_TARGET)."""
         return self.target.id if self.target is not None else None
 
-    def queue_event(self, domains: Domains, path: bytes, token: bytes, cause: Message | None) -> None:
-        """Queue a watch event for the ring, unless the same one waits there already.
+    def queue_event(self, domains: Domains, path: bytes, token: bytes, cause: Message | None) -> bool:
+        """Queue a watch event for the ring, unless the same one waits there already; whether it was.
 
         It is dropped when over-long or when the domain has used up its memory, as nobody could be told of the error.
         """
         payload = path + b"\0" + token + b"\0"
         if len(payload) > xs_wire.XENSTORE_PAYLOAD_MAX:
-            return
+            return False
         data = wire.HEADER.pack(xs_wire.XS_WATCH_EVENT, 0, 0, len(payload)) + payload
         if path[:1] != b"@" and any(message.is_event and message.data == data for message in self.out):
-            return
+            return False
         if not domains.memory_add(self.id, len(data), check=True):
-            return
+            return False
         if cause is not None:
             cause.event_cnt += 1
         self.out.append(Message(self.domain, cause, data))
+        return True
 
     def queue_reply(self, domains: Domains, message: Message, data: bytes) -> None:
         """Queue the reply (header and payload) to the request ``message``."""

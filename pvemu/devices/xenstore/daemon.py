@@ -7,6 +7,7 @@ how requests come to it in dispatch.py.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pvemu.devices.xenstore import permissions as xp
@@ -19,7 +20,10 @@ from pvemu.devices.xenstore.wire import XsError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Daemon"]
+__all__ = ["Daemon", "OnEvent"]
+
+#: Told of a watch event for a domain: domid, path, token.
+OnEvent = Callable[[int, bytes, bytes], None]
 
 
 class Daemon:
@@ -35,6 +39,7 @@ class Daemon:
         self.store = Store(self.domains)
         self.watches = Watches(self.store, self._send_event)
         self.events: deque[tuple[Connection, Watch, bytes]] = deque()
+        self.event_observers: list[OnEvent] = []
         dom0 = self.domains.find_or_alloc(0, self.store.generation)
         assert dom0 is not None
         dom0.nbentry = len(self.store.nodes)
@@ -61,7 +66,9 @@ class Daemon:
                 self.events.append((conn, watch, path))
         elif conn.interface is not None and not conn.is_ignored:
             request = cause.request if cause is not None and cause.is_unprivileged else None
-            conn.queue_event(self.domains, path, watch.token, request)
+            if conn.queue_event(self.domains, path, watch.token, request):
+                for observer in self.event_observers:
+                    observer(conn.id, path, watch.token)
 
     def send_deferred(self, conn: Connection) -> None:
         """Queue the events that had to wait for the reply."""

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hypercalls.public.io import xs_wire
-from pvemu.devices.xenstore.daemon import Daemon
+from pvemu.devices.xenstore.daemon import Daemon, OnEvent
 from pvemu.devices.xenstore.requests import WIRE_FUNCS
 from pvemu.devices.xenstore.wire import XsError, error_payload
+from pvemu.observers import subscribe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -55,6 +56,10 @@ class Dispatcher:
                 self.dispatch = self._process_message
 
         return undo
+
+    def observe_events(self, observer: OnEvent) -> Callable[[], None]:
+        """Be told of each watch event that is queued for a domain; call what is returned to stop."""
+        return subscribe(self.daemon.event_observers, observer)
 
     def _monitored(self, conn: Connection, msg_type: int, tx_id: int, payload: bytes) -> Reply:
         monitors = list(self._monitors)

@@ -53,6 +53,7 @@ class PvDomain(NamedTuple):
     static_max: int = 131072
     target: int = 131072
     vcpus: int = 1
+    max_vcpus: int = 1
     disks: tuple[Vbd, ...] = ()
     protocol: str = "x86_64-abi"
     store_port: int = 1
@@ -185,8 +186,8 @@ def _home_nodes(domain: PvDomain) -> Iterator[_Node]:
     home = domain.home
     yield from _below(home, shared, {"vm": domain.vm, "name": domain.name})
     yield f"{home}/cpu", "", shared
-    for cpu in range(domain.vcpus):
-        yield from _below(f"{home}/cpu/{cpu}", shared, {"availability": "online"})
+    for cpu in range(max(domain.vcpus, domain.max_vcpus)):
+        yield from _below(f"{home}/cpu/{cpu}", shared, {"availability": "online" if cpu < domain.vcpus else "offline"})
     memory = {"static-max": str(domain.static_max), "target": str(domain.target), "videoram": "0"}
     yield from _below(f"{home}/memory", shared, memory)
     yield from _frontend_nodes(domain)

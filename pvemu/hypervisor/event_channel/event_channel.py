@@ -90,6 +90,8 @@ class EventChannels:
         self._virqs: dict[tuple[int, int], int] = {}
         #: By vcpu: told of each VIRQ that is bound on it.
         self.on_bind_virq: dict[int, Callable[[int], None]] = {}
+        #: vcpu_kick: told of a vcpu that has an upcall to take.
+        self.on_kick: Callable[[int], None] = lambda vcpu_id: None
         self.raised = 0  #: how often a port became pending
         self._send_observers: list[Callable[[int], None]] = []
         self._raise_observers: list[Callable[[int], None]] = []
@@ -300,7 +302,10 @@ class EventChannels:
     # -- raising -----------------------------------------------------------------------------------------------------
     def _mark_events_pending(self, vcpu_id: int) -> None:
         """vcpu_mark_events_pending: the vcpu has an upcall to take."""
-        self._vcpu_infos[vcpu_id].upcall_pending = 1
+        info = self._vcpu_infos[vcpu_id]
+        if not info.upcall_pending:
+            info.upcall_pending = 1
+            self.on_kick(vcpu_id)
 
     def _set_pending(self, chn: Evtchn) -> None:
         """evtchn_port_set_pending."""

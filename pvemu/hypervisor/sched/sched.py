@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pvemu.hypervisor.vcpu.current import ServesCurrent
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -19,7 +21,7 @@ __all__ = ["Sched"]
 _YIELD_NS = 2_000
 
 
-class Sched:
+class Sched(ServesCurrent):
     """``is_stopping`` tells that the run ends (shutdown, timeout, a match): sleepers wake then. ``on_stuck`` is called
     when a sleeping guest can never wake.
     """
@@ -34,7 +36,20 @@ class Sched:
         self._is_stopping = is_stopping
         self._on_stuck = on_stuck
         self.is_idle = False
+        self.is_due = False  #: whether another vcpu may be to run
         self.yield_ns = _YIELD_NS  #: how long dom0 keeps the CPU then
+
+    @property
+    def current(self) -> Vcpu:
+        """The vcpu that runs."""
+        return self._vcpu
+
+    def schedule(self) -> None:
+        """Give the CPU to whom it is due: with one vcpu that is never done."""
+
+    def preempt(self) -> bool:
+        """The vcpu repeats itself for ever: whether another can end that."""
+        return False
 
     def yield_(self) -> None:
         """SCHEDOP_yield: dom0 gets the CPU; whatever is due happens."""

@@ -13,6 +13,7 @@ from hypercalls.errors import XenError
 from pvemu.cpu.exits import Access, Exit, ExitKind
 from pvemu.frames import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Mfn
 from pvemu.hypervisor.traps.debugreg import DR_STEP
+from pvemu.hypervisor.vcpu.current import ServesCurrent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +31,7 @@ _DB = 1
 _TF, _RF = 1 << 8, 1 << 16
 _FETCH, _WRITE = int(Access.FETCH), int(Access.WRITE)
 _NR = 4
+_DR7_ACTIVE = 0xFF
 _PUSHF, _POPF, _IRET, _SYSCALL = 0x9C, 0x9D, 0xCF, 0x0F05
 class Stepped(NamedTuple):
     """One instruction that was run by itself: why guest code was left, and the DR6 bits of what it touched."""
@@ -38,7 +40,7 @@ class Stepped(NamedTuple):
     match: int
 
 
-class Breakpoints:
+class Breakpoints(ServesCurrent):
     """Those of ``vcpu``. ``run`` runs guest code; ``trap_frame(window, read, write)`` serves a page that is not RAM:
     ``windows`` are the addresses of four.
     """
@@ -63,6 +65,15 @@ class Breakpoints:
         self._is_stepping = self._was_tracing = False
         self._match = 0
         vcpu.debugreg.on_change = self.update
+
+    def set_current(self, vcpu: Vcpu) -> None:
+        """Another vcpu has other breakpoints."""
+        super().set_current(vcpu)
+        vcpu.debugreg.on_change = self.update
+        if self._armed or vcpu.debugreg.dr7 & _DR7_ACTIVE:
+            resumes_at = vcpu.resumes_at
+            self.update()
+            vcpu.resumes_at = resumes_at
 
     # -- arming ------------------------------------------------------------------------------------------------------
     def update(self) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from hypercalls.errors import XenError
 from pvemu.cpu.exits import PF_WRITE
 from pvemu.hypervisor.traps.traps import GuestException
+from pvemu.hypervisor.vcpu.current import ServesCurrent
 
 if TYPE_CHECKING:
     from pvemu.hypervisor.descriptor_tables import DescriptorTables
@@ -40,7 +41,7 @@ class _FarBranch(NamedTuple):
     length: int
 
 
-class GateOps:
+class GateOps(ServesCurrent):
     """Emulates for ``vcpu``, whose instructions ``code`` reads."""
 
     def __init__(

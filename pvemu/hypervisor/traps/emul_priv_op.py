@@ -13,9 +13,11 @@ from hypercalls.errors import XenError
 from hypercalls.public import errno as e
 from hypercalls.public import xen
 from pvemu.cpu.exits import PF_WRITE
-from pvemu.cpu.paging import is_canonical
+from pvemu.cpu.paging import access_ok, is_canonical
+from pvemu.frames import PAGE_SIZE
 from pvemu.hypervisor.traps.emulate import MODRM_ORDER, CodeReader, Instruction
 from pvemu.hypervisor.traps.traps import GuestException
+from pvemu.hypervisor.vcpu.current import ServesCurrent
 from pvemu.observers import subscribe
 
 if TYPE_CHECKING:
@@ -31,17 +33,17 @@ if TYPE_CHECKING:
 
 __all__ = ["PortAccess", "PrivilegedOps"]
 
-_VECTOR_UD, _VECTOR_GP, _VECTOR_PF = 6, 13, 14
+_VECTOR_UD, _VECTOR_SS, _VECTOR_GP, _VECTOR_PF = 6, 12, 13, 14
 _EFLAGS_DF = 1 << 10
 #: INS, OUTS, IN and OUT.
 _PORT_OPCODES = frozenset((*range(0x6C, 0x70), *range(0xE4, 0xE8), *range(0xEC, 0xF0)))
+_PORT_STRINGS = (b"\x6c", b"\x6d", b"\x6e", b"\x6f")
+#: What may stand before one, and how far that is looked at.
+_PORT_PREFIXES, _LOOK_AHEAD = bytes((0x26, 0x2E, 0x36, 0x3E, *range(0x40, 0x50), *range(0x64, 0x68), 0xF2, 0xF3)), 4
 #: CR0 as Xen runs: PG AM WP NE ET MP PE.
 _CR0 = 0x8005_0033
 _CR0_TS = 8
-_CR4_TSD, _CR4_DE, _CR4_FSGSBASE = 1 << 2, 1 << 3, 1 << 16
-#: PV_CR4_GUEST_MASK: what of CR4 a guest of this CPU may change.
-_CR4_GUEST = _CR4_TSD | _CR4_DE | _CR4_FSGSBASE
-_CR4_VISIBLE = 0x660  #: PAE MCE OSFXSR OSXMMEXCPT
+_CR4_FSGSBASE = 1 << 16
 _PCI_CONFIG_ADDRESS = 0xCF8
 _RTC_INDEX = 0x70
 _ALL_ONES = 0xFFFF_FFFF
@@ -57,7 +59,7 @@ class PortAccess(NamedTuple):
     is_allowed: bool
 
 
-class PrivilegedOps:
+class PrivilegedOps(ServesCurrent):
     """Emulates for one vcpu what ``code`` reads. GuestException is what an instruction raises instead."""
 
     def __init__(
@@ -73,7 +75,6 @@ class PrivilegedOps:
         self._physdev = physdev
         self._msrs = msrs
         self._code = code
-        vcpu.cr4 = _CR4_VISIBLE
         self._pci_config_address = 0
         self._rtc_index = 0
         self._observers: list[Callable[[int, Instruction], None]] = []
@@ -112,6 +113,16 @@ class PrivilegedOps:
         for observer in tuple(self._observers):
             observer(rip, instruction)
         return match
+
+    def is_port_string(self) -> bool:
+        """Whether INS or OUTS stands at rip. The engine runs them where they are allowed; what faults is Xen's work,
+        with Xen's rights.
+        """
+        try:
+            code = self._guest.copy_from_guest(self._code.rip(), _LOOK_AHEAD)
+        except XenError:
+            return False
+        return code.lstrip(_PORT_PREFIXES)[:1] in _PORT_STRINGS
 
     # -- 0f xx: only kernel mode may ---------------------------------------------------------------------------------
     def _two_byte(self, instruction: Instruction) -> int:
@@ -214,9 +225,7 @@ class PrivilegedOps:
                 except XenError:
                     return False
             case 4:
-                self._vcpu.cr4 = value & _CR4_GUEST | _CR4_VISIBLE
-                self._vcpu.debugreg.has_extensions = bool(value & _CR4_DE)
-                self._regs.write("cr4", self._regs.read("cr4") & ~_CR4_TSD | value & _CR4_TSD)
+                self._vcpu.write_cr4(value)
             case _:
                 return False
         return True
@@ -269,12 +278,16 @@ class PrivilegedOps:
         operand = code.memory_operands(instruction)[0]
         address = code.linear(operand.segment, operand.offset, instruction.bits)
         is_out = bool(instruction.opcode & 2)
+        self._check_address(instruction, operand.segment, address, size)
         try:
             if is_out:
                 self._guest_io_write(port, size, int.from_bytes(self._guest.copy_from_guest(address, size), "little"))
             else:
                 self._guest.copy_to_guest(address, self._guest_io_read(port, size).to_bytes(size, "little"))
         except XenError:
+            in_first = PAGE_SIZE - address % PAGE_SIZE
+            if in_first < size and self._is_there(address, in_first, is_out=is_out):
+                address += in_first
             raise GuestException(_VECTOR_PF, 0 if is_out else PF_WRITE, address) from None
         name = "rsi" if is_out else "rdi"
         step = -size if regs.read("rflags") & _EFLAGS_DF else size
@@ -283,6 +296,26 @@ class PrivilegedOps:
             return instruction.length
         self._advance("rcx", -1, mask)
         return 0 if regs.read("rcx") & mask else instruction.length
+
+    def _check_address(self, instruction: Instruction, segment: str, address: int, size: int) -> None:
+        """pv_emul_virt_to_linear."""
+        if instruction.bits == 64:
+            okay = access_ok(address, size)
+        else:
+            last = address + size - 1
+            okay = self._code.is_within_limit(segment, address) and self._code.is_within_limit(segment, last)
+        if not okay:
+            raise GuestException(_VECTOR_SS if segment == "ss" else _VECTOR_GP, 0)
+
+    def _is_there(self, address: int, size: int, *, is_out: bool) -> bool:
+        """Whether so much of an operand can be accessed."""
+        try:
+            data = self._guest.copy_from_guest(address, size)
+            if not is_out:
+                self._guest.copy_to_guest(address, data)
+        except XenError:
+            return False
+        return True
 
     def _advance(self, name: str, step: int, mask: int) -> None:
         """Add to a register as far as the address size goes; a 32-bit one clears the upper half."""
@@ -320,7 +353,7 @@ class PrivilegedOps:
     def _guest_io_okay(self, port: int, size: int) -> bool:
         if self._iopl_ok():
             return True
-        bitmap, nr_ports = self._physdev.iobitmap
+        bitmap, nr_ports = self._vcpu.iobitmap
         if port + size > nr_ports:
             return False
         toggles = not self._vcpu.kernel_mode  # the bitmap lies in the kernel's address space

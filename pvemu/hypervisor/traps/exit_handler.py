@@ -8,6 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from hypercalls.public import arch_x86
+from pvemu.hypervisor.vcpu.current import ServesCurrent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +47,7 @@ class HypercallRecord(NamedTuple):
     result: int
 
 
-class PvExitHandler:
+class PvExitHandler(ServesCurrent):
     """Serves the exits of one vcpu (pvemu.cpu.exits.ExitHandler)."""
 
     def __init__(
@@ -66,6 +67,8 @@ class PvExitHandler:
         self._traps = traps
         self._privileged = privileged
         self.recent: deque[HypercallRecord] = deque(maxlen=_RECENT_HYPERCALLS)  #: the last hypercalls
+        #: A vcpu spins, at a place that is told by its code and stack address.
+        self.on_spin: Callable[[int], None] = lambda place: None
         self._fills_charged = 0
         self._calibration_due = clock.time + _EPOCH_NS
         self._read_call: Callable[[], list[int]] = cpu.reader(
@@ -127,6 +130,13 @@ class PvExitHandler:
     def on_tsc_aux(self) -> int:
         """What RDTSCP reads beside the counter."""
         return self._msrs.tsc_aux
+
+    def on_pause(self) -> None:
+        """PAUSE of a domain with several vcpus: one of them waits for another."""
+        self._charge_fills()
+        rip, rsp = self._read_place()
+        self.on_spin(rip << 64 | rsp)
+        self.after_exit()
 
     def on_port_read(self, port: int, size: int) -> int | None:
         """IN and INS, as IOPL and the I/O bitmap allow."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hypercalls.errors import XenError
 from pvemu.frames import PAGE_MASK, PAGE_SHIFT
+from pvemu.hypervisor.vcpu.current import ServesCurrent
 from pvemu.memory.frame_table import PageType
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def _is_canonical(address: int) -> bool:
     return address >> 47 in (0, 0x1FFFF)
 
 
-class Msrs:
+class Msrs(ServesCurrent):
     """Reads and writes for one vcpu; ``hypercall_page`` are the bytes that writing Xen's MSR puts into a frame."""
 
     def __init__(
@@ -74,7 +75,14 @@ class Msrs:
         self._hypercall_page = hypercall_page
         self._efer = _COMPAT_EFER if is_compat else _CONSTANT[_EFER]
         self._mcg_status = 0
+        self._parked: dict[int, tuple[int, int]] = {}  # TSC_AUX and MCG_STATUS of those that do not run
         self._bases = frozenset[int]() if is_compat else frozenset((_FS_BASE, _GS_BASE, _SHADOW_GS_BASE))
+
+    def set_current(self, vcpu: Vcpu) -> None:
+        """Another vcpu has other values in those that it may write."""
+        self._parked[self._vcpu.vcpu_id] = self.tsc_aux, self._mcg_status
+        super().set_current(vcpu)
+        self.tsc_aux, self._mcg_status = self._parked.get(vcpu.vcpu_id, (0, 0))
 
     def read(self, number: int) -> int | None:
         """The value of an MSR, None for #GP."""

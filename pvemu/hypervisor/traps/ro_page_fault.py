@@ -17,6 +17,7 @@ from pvemu.cpu.registers import GENERAL_64
 from pvemu.frames import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Mfn
 from pvemu.hypervisor.traps.debugreg import DR_STEP
 from pvemu.hypervisor.traps.traps import GuestException
+from pvemu.hypervisor.vcpu.current import ServesCurrent
 from pvemu.memory.frame_table import FrameTable, PageType
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _EFLAGS_TF = 1 << 8
 _SAVED = (*GENERAL_64, "rip", "rflags")
 
 
-class RoPageFault:
+class RoPageFault(ServesCurrent):
     """Does the stores of one vcpu. ``scratch`` is a frame of Xen's own for the copy; ``run_on_copy(page, maddr)`` runs
     the CPU with the page at linear address ``page`` writable at ``maddr`` instead of where it is mapped.
     """

@@ -13,6 +13,7 @@ from hypercalls.public import callback as cb
 from pvemu.cpu.exits import PF_USER
 from pvemu.cpu.paging import access_ok
 from pvemu.hypervisor.domain import Domain, DomainCrashError
+from pvemu.hypervisor.vcpu.current import ServesCurrent
 from pvemu.observers import subscribe
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Delivery(NamedTuple):
     address: int = 0  #: CR2 of a page fault
 
 
-class Traps:
+class Traps(ServesCurrent):
     """Builds frames on the guest's kernel stack for one vcpu."""
 
     def __init__(self, domain: Domain, vcpu: Vcpu, guest: GuestMemory) -> None:

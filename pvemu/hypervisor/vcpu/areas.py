@@ -8,9 +8,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from hypercalls.errors import XenError
+from hypercalls.public import arch_x86, xen
 from hypercalls.public import errno as e
 from hypercalls.public import vcpu as vc
-from hypercalls.public import xen
 from pvemu.frames import PAGE_SIZE
 from pvemu.hypervisor.shared_info import VcpuInfo
 from pvemu.hypervisor.tsc import TSC_SHIFT, TSC_TO_SYSTEM_MUL
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from pvemu.hypervisor.time import VirtualClock
 
 __all__ = ["VcpuAreas"]
+
+
+#: How old vcpu_time_info gets (EPOCH of xen/arch/x86/time.c).
+_EPOCH_NS = 1_000_000_000
 
 
 class VcpuAreas:
@@ -44,11 +48,17 @@ class VcpuAreas:
         self._runstate_area = 0
         self._time_area = 0
         self._time_version = 0
+        self._time_told = -_EPOCH_NS
 
     @property
     def info(self) -> VcpuInfo:
         """The vcpu_info in use."""
         return self._infos[self._id]
+
+    @property
+    def is_dummy(self) -> bool:
+        """Whether the vcpu_info in use is nobody's: shared_info has room for the first 32 alone."""
+        return self._id >= arch_x86.XEN_LEGACY_MAX_VCPUS and self.info_mfn is None
 
     def register_vcpu_info(self, mfn: int, offset: int) -> VcpuInfo:
         """VCPUOP_register_vcpu_info: move vcpu_info into a frame of the guest's, for good."""
@@ -66,13 +76,18 @@ class VcpuAreas:
 
     def update_time(self) -> None:
         """Publish the clock in vcpu_info and the registered time area."""
-        now = self._clock.now()
+        now = self._time_told = self._clock.now()
         self._time_version = (self._time_version + 2) & 0xFFFF_FFFF
         info = self.info
         info.set_time(self._time_version, self._clock.tsc_at(now), now, TSC_TO_SYSTEM_MUL, TSC_SHIFT)
         if self._time_area:
             at = self._abi.offsetof(xen.vcpu_info, "time")
             self._write(self._time_area, info.raw()[at : at + self._abi.sizeof(xen.vcpu_time_info)])
+
+    def refresh_time(self) -> None:
+        """What the vcpu did not hear while it had not the CPU (update_vcpu_system_time)."""
+        if self._clock.now() - self._time_told >= _EPOCH_NS:
+            self.update_time()
 
     def register_time_area(self, vaddr: int) -> None:
         """VCPUOP_register_vcpu_time_memory_area."""

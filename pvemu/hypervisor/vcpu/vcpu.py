@@ -1,6 +1,6 @@
 """One virtual CPU: what Xen keeps for it beside its registers, and the hypercalls that act on it.
 
-Mirrors struct vcpu / pv_vcpu and xen/arch/x86/pv/{callback,misc-hypercalls}.c, do_vcpu_op of xen/common/domain.c.
+Mirrors struct vcpu / pv_vcpu and xen/arch/x86/pv/{callback,misc-hypercalls}.c; vcpu_op is in ``operations``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from hypercalls.public import vcpu as vc
 from pvemu.hypervisor.domain import DomainCrashError
 from pvemu.hypervisor.traps.debugreg import DebugRegisters
 from pvemu.hypervisor.vcpu.areas import VcpuAreas
+from pvemu.hypervisor.vcpu.operations import VcpuOperations
+from pvemu.hypervisor.vcpu.parked import Parked
 from pvemu.hypervisor.vcpu.timers import FIRST_PERIOD_NS, VcpuTimers
 
 if TYPE_CHECKING:
@@ -29,15 +31,19 @@ if TYPE_CHECKING:
     from pvemu.hypervisor.guest_access import GuestMemory
     from pvemu.hypervisor.shared_info import VcpuInfo
     from pvemu.hypervisor.time import VirtualClock
-    from pvemu.hypervisor.vcpu.guest_context import OfflineVcpu
 
 __all__ = ["CALLBACK_KINDS", "Vcpu"]
 
 #: CALLBACKTYPE_* that a 64-bit PV vcpu can register.
 CALLBACK_KINDS = frozenset((cb.CALLBACKTYPE_event, cb.CALLBACKTYPE_failsafe, cb.CALLBACKTYPE_syscall,
                             cb.CALLBACKTYPE_sysenter, cb.CALLBACKTYPE_syscall32, cb.CALLBACKTYPE_nmi))  # fmt: skip
+#: PV_CR4_GUEST_VISIBLE_MASK of what Xen runs with: PAE MCE OSFXSR OSXMMEXCPT.
+_CR4_VISIBLE = 0x660
 _UNSET = TrapEntry(0, 0, 0, 0)
 _CR0_TS = 8
+_CR4_TSD, _CR4_DE, _CR4_FSGSBASE = 1 << 2, 1 << 3, 1 << 16
+#: PV_CR4_GUEST_MASK: what of CR4 a guest of this CPU may change.
+_CR4_GUEST = _CR4_TSD | _CR4_DE | _CR4_FSGSBASE
 _RF = 1 << 16
 _IF, _IOPL, _VM = 1 << 9, 3 << 12, 1 << 17
 _VECTOR_NMI, _TI_IF = 2, 4
@@ -47,8 +53,9 @@ def _is_canonical(address: int) -> bool:
     return address >> 47 in (0, 0x1FFFF)
 
 
-class Vcpu:
-    """State of vcpu ``vcpu_id``; it is the only one that runs, and does so from the start.
+class Vcpu(VcpuOperations):
+    """State of vcpu ``vcpu_id``; vcpu 0 runs from the start, others when they are brought up. ``regs`` are the CPU's:
+    this vcpu's while it runs.
 
     ``leave`` asks the engine to stop; ``resume`` is what the run loop then does before it goes on (an IRET).
     """
@@ -61,13 +68,17 @@ class Vcpu:
         pages: DomainPages, event_channels: EventChannels, infos: list[VcpuInfo], leave: Callable[[], None],
         enter: Callable[[int, int, int, int, int], Exit | None], toggle_guest_mode: Callable[[], bool],
     ) -> None:  # fmt: skip
+        is_first = not vcpu_id
+        areas = VcpuAreas(
+            abi, vcpu_id, infos, clock, guest, pages, vc.RUNSTATE_running if is_first else vc.RUNSTATE_offline
+        )
+        timers = VcpuTimers(vcpu_id, clock, event_channels, FIRST_PERIOD_NS if is_first else 0)
+        super().__init__(vcpu_id, clock, areas, timers)
         self._abi = abi
-        self._id = vcpu_id
         self.regs = regs
-        self.info = infos[vcpu_id]
-        self._clock = clock
         self._guest = guest
         self._leave = leave
+        self.on_kick = lambda: self.leave_for(lambda: None)
         self._enter = enter
         #: Swap the page-table root and GS base with user mode's; False where user mode has no tables.
         self.toggle_guest_mode = toggle_guest_mode
@@ -86,32 +97,19 @@ class Vcpu:
         self.resumes_at = -1  #: the instruction that no breakpoint on fetching it stops
         self.set_debugreg, self.get_debugreg = self.debugreg.write, self.debugreg.read
         self.cr2 = 0
-        self.cr4 = 0  #: as the guest sees it
+        self.cr4 = _CR4_VISIBLE  #: as the guest sees it
+        self.iobitmap = (0, 0)  #: PHYSDEVOP_set_iobitmap: address and number of ports
         self.resume: Callable[[], None] | None = None
         #: An IRET to selectors that the CPU refuses: the exception, and the selectors that its frame shows.
         self.refused_frame: tuple[Exit, int, int] | None = None
-        self.areas = VcpuAreas(abi, vcpu_id, infos, clock, guest, pages, vc.RUNSTATE_running)
-        self.update_time = self.areas.update_time
-        #: The domain's other vcpus, none of which runs.
-        self.others: dict[int, OfflineVcpu] = {}
-        self.nmi_pending = False
         self.nmi_masked = False
+        #: What the rooms that serve the running vcpu have of this one, while it does not run.
+        self.parked = Parked()
         #: Where the segment of a selector begins: 0 for all that 64-bit code and stacks use.
         self.segment_base: Callable[[int], int] = lambda selector: 0
         #: Whether the guest sees an IOPL of its own (VMASST_TYPE_architectural_iopl).
         self.has_architectural_iopl: Callable[[], bool] = lambda: False
         self.continuation: tuple[int, ...] | None = None  #: a hypercall that was interrupted: its number and arguments
-        #: What happens when the last vcpu goes down.
-        self.on_last_down: Callable[[], None] = lambda: None
-        self.timers = timers = VcpuTimers(vcpu_id, clock, event_channels, FIRST_PERIOD_NS)
-        self.set_timer = timers.set_timer
-        self.set_singleshot_timer = timers.set_singleshot_timer
-        self.stop_singleshot_timer = timers.stop_singleshot_timer
-
-    @property
-    def vcpu_id(self) -> int:
-        """Number of the vcpu."""
-        return self._id
 
     @property
     def kernel_mode(self) -> bool:
@@ -171,6 +169,16 @@ class Vcpu:
         cr0 = self.regs.read("cr0")
         self.regs.write("cr0", cr0 | _CR0_TS if set else cr0 & ~_CR0_TS)
 
+    def set_cr4(self, value: int) -> None:
+        """CR4 as far as the guest may set it (pv_fixup_guest_cr4)."""
+        self.cr4 = value & _CR4_GUEST | _CR4_VISIBLE
+        self.debugreg.has_extensions = bool(value & _CR4_DE)
+
+    def write_cr4(self, value: int) -> None:
+        """The same while the vcpu runs: the CPU must know of it."""
+        self.set_cr4(value)
+        self.regs.write("cr4", self.regs.read("cr4") & ~_CR4_TSD | value & _CR4_TSD)
+
     def set_segment_base(self, which: int, base: int) -> None:
         """HYPERVISOR_set_segment_base."""
         if which == arch_x86.SEGBASE_GS_USER_SEL:
@@ -192,96 +200,6 @@ class Vcpu:
         else:
             raise XenError(e.EINVAL, f"segment base {which}")
 
-
-    # -- vcpu_op -----------------------------------------------------------------------------------------------------
-    def exists(self, vcpuid: int) -> bool:
-        """Whether the domain has such a vcpu."""
-        return vcpuid == self._id or vcpuid in self.others
-
-    def _other(self, vcpuid: int) -> OfflineVcpu | None:
-        """The vcpu that is meant, None for this one. XenError(ENOENT) where there is none."""
-        if not self.exists(vcpuid):
-            raise XenError(e.ENOENT, f"no vcpu {vcpuid}")
-        return self.others.get(vcpuid)
-
-    def _areas_of(self, vcpuid: int) -> VcpuAreas:
-        other = self._other(vcpuid)
-        return self.areas if other is None else other.areas
-
-    def _timers_of(self, vcpuid: int) -> VcpuTimers:
-        other = self._other(vcpuid)
-        return self.timers if other is None else other.timers
-
-    def initialise(self, vcpuid: int, context: bytes) -> None:
-        """VCPUOP_initialise: the boot vcpu is initialised already."""
-        other = self._other(vcpuid)
-        if other is None:
-            raise XenError(e.EEXIST, f"vcpu {vcpuid} is initialised")
-        other.initialise(context)
-
-    def up(self, vcpuid: int) -> None:
-        """VCPUOP_up: the boot vcpu is up, no other can be."""
-        other = self._other(vcpuid)
-        if other is not None:
-            other.up()
-
-    def down(self, vcpuid: int) -> None:
-        """VCPUOP_down: with its last vcpu, which this one is, the domain is powered off."""
-        if self._other(vcpuid) is None:
-            self.on_last_down()
-
-    def is_up(self, vcpuid: int) -> bool:
-        """VCPUOP_is_up: guests count by it the processors that they may bring up. ENOENT for those that stay down."""
-        if self._other(vcpuid) is not None:
-            raise XenError(e.ENOENT, f"vcpu {vcpuid} cannot be brought up")
-        return True
-
-    def runstate(self, vcpuid: int) -> tuple[int, int, tuple[int, int, int, int]]:
-        """VCPUOP_get_runstate_info: it runs unless it sleeps (no other domain competes)."""
-        return self._areas_of(vcpuid).runstate()
-
-    def slept(self, ns: int) -> None:
-        """The vcpu was blocked for ``ns`` until now."""
-        if ns:
-            now = self._clock.now()
-            self.areas.change_runstate(vc.RUNSTATE_blocked, now - ns)
-            self.areas.change_runstate(vc.RUNSTATE_running, now)
-            self.areas.update_runstate_area()
-
-    def register_runstate_area(self, vcpuid: int, vaddr: int) -> None:
-        """VCPUOP_register_runstate_memory_area."""
-        self._areas_of(vcpuid).register_runstate_area(vaddr)
-
-    def register_time_area(self, vcpuid: int, vaddr: int) -> None:
-        """VCPUOP_register_vcpu_time_memory_area."""
-        self._areas_of(vcpuid).register_time_area(vaddr)
-
-    def register_vcpu_info(self, vcpuid: int, mfn: int, offset: int) -> None:
-        """VCPUOP_register_vcpu_info: the time is told anew even where that is refused."""
-        areas = self._areas_of(vcpuid)
-        try:
-            info = areas.register_vcpu_info(mfn, offset)
-            if areas is self.areas:
-                self.info = info
-        finally:
-            areas.update_time()
-
-    def set_periodic_timer(self, vcpuid: int, period: int) -> None:
-        """VCPUOP_set_periodic_timer."""
-        self._timers_of(vcpuid).set_periodic_timer(period)
-
-    def stop_periodic_timer(self, vcpuid: int) -> None:
-        """VCPUOP_stop_periodic_timer."""
-        self._timers_of(vcpuid).stop_periodic_timer()
-
-    def send_nmi(self, vcpuid: int) -> None:
-        """VCPUOP_send_nmi: one is delivered when the guest has a handler for it and is not in it."""
-        other = self._other(vcpuid)
-        if other is not None:
-            other.nmi_pending = True
-            return
-        self.nmi_pending = True
-        self.leave_for(lambda: None)
 
     # -- long hypercalls ---------------------------------------------------------------------------------------------
     def preempt_check(self) -> bool:

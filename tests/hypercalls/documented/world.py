@@ -11,11 +11,11 @@ Pfns from ``FREE`` on are mapped nowhere and used for nothing; the last ones sta
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from hypercalls.context import E820Entry
 from hypercalls.public import arch_x86
-from hypercalls.public.vcpu import RUNSTATE_offline
 from hypercalls.table import TABLE
 from pvemu.cpu.paging import PageWalker
 from pvemu.cpu.paging_pae import HYPERVISOR_COMPAT_VIRT_START, PaePageWalker
@@ -32,12 +32,13 @@ from pvemu.hypervisor.physdev import Physdev
 from pvemu.hypervisor.sched import Sched
 from pvemu.hypervisor.shared_info import SharedInfo
 from pvemu.hypervisor.time import VirtualClock
-from pvemu.hypervisor.vcpu.areas import VcpuAreas
-from pvemu.hypervisor.vcpu.guest_context import OfflineVcpu
-from pvemu.hypervisor.vcpu.timers import VcpuTimers
+from pvemu.hypervisor.vcpu.guest_context import GuestContexts
 from pvemu.hypervisor.width import PV32, PV64, Width
 from pvemu.hypervisor.xenoprof import Xenoprof
 from pvemu.memory.machine_memory import MachineMemory
+
+if TYPE_CHECKING:
+    from pvemu.hypervisor.vcpu.operations import VcpuOperations
 
 __all__ = ["DOM0", "DOMID", "FREE", "NOBODY", "NOWHERE", "NR_PAGES", "NR_VCPUS", "PAGES", "READ_ONLY", "WIDTHS",
            "World"]  # fmt: skip
@@ -133,14 +134,18 @@ class World:
         self.domain = Domain(DOMID, self.clock, self._leave)
         self.domain.log = self.log.append
         self.registers = Registers(self.width.is_compat)
-        self.vcpu = self.width.vcpu(
-            self.abi, 0, self.registers, self.clock, self.guest, pages, self.event_channels, infos, self._leave,
-            self._enter, lambda: False,
-        )  # fmt: skip
-        for i in range(1, vcpus):
-            areas = VcpuAreas(self.abi, i, infos, self.clock, self.guest, pages, RUNSTATE_offline)
-            timers = VcpuTimers(i, self.clock, self.event_channels, 0)
-            self.vcpu.others[i] = OfflineVcpu(self.abi, DOMID, i, areas, timers, self.types, self.log.append)
+        contexts = GuestContexts(self.abi, self.types, lambda image: None, self._enter, lambda: None)
+        self.vcpus: list[VcpuOperations] = []
+        for i in range(vcpus):
+            vcpu = self.width.vcpu(
+                self.abi, i, self.registers, self.clock, self.guest, pages, self.event_channels, infos, self._leave,
+                self._enter, lambda: False,
+            )  # fmt: skip
+            vcpu.set_info_guest = partial(contexts.set, vcpu)
+            vcpu.vcpus = self.vcpus
+            self.vcpus.append(vcpu)
+            if not i:
+                self.vcpu = vcpu
         self.sched = Sched(
             self.clock, self.vcpu, self.event_channels, lambda: self.domain.shutdown_reason is not None, self._stuck
         )
@@ -148,7 +153,7 @@ class World:
     def _leave(self) -> None:
         self.left += 1
 
-    def _enter(self, rip: int, rsp: int, cs: int, ss: int, rflags: int) -> None:
+    def _enter(self, rip: int, rsp: int, cs: int, ss: int, rflags: int, _data: object = None) -> None:
         for name, value in zip(("rip", "rsp", "cs", "ss", "rflags"), (rip, rsp, cs, ss, rflags), strict=True):
             self.registers.write(name, value)
 
