@@ -55,6 +55,7 @@ from pvemu.hypervisor.traps.ro_page_fault import RoPageFault
 from pvemu.hypervisor.tsc import Tsc
 from pvemu.hypervisor.vcpu.guest_context import GuestContexts
 from pvemu.hypervisor.width import PV32, PV64
+from pvemu.hypervisor.xenoprof import Xenoprof
 from pvemu.memory.machine_memory import MachineMemory
 from pvemu.observers import subscribe
 
@@ -277,7 +278,7 @@ class Machine:
         context = HypercallContext(
             abi=self.abi, guest=self.guest, domain=self.domain, vcpu=self.vcpu, event_channels=self.event_channels,
             grant_table=self.grants, mm=self.mm, descriptor_tables=self.descriptor_tables, sched=self.sched,
-            physdev=physdev,
+            physdev=physdev, xenoprof=Xenoprof(memory, self.abi.bits, self.config.vcpus),
         )  # fmt: skip
         self.hypercalls = HypercallDispatcher(TABLE, context)
         policy = CpuPolicy(
