@@ -152,16 +152,16 @@ class LoaderWatch:
 
     # -- what kind of file it is ---------------------------------------------------------------------------------------
     def _kernel_in(self, known: list[_Read], reads: list[_Read]) -> KernelFile | None:
-        """The kernel of which most was read after its header; of several, that whose header came last. Loaders read
-        ahead, to the beginning of whatever file comes next, and keep what they read.
+        """The kernel of which most was read with or after its header; of several, that whose header came last. Loaders
+        read ahead, to the beginning of whatever file comes next, and keep what they read.
         """
-        most, chosen = -1, None
+        most, chosen = 1, None
         for number, read in enumerate(known):
-            later = known[max(number + 1, len(known) - len(reads)) :]
+            since = known[max(number, len(known) - len(reads)) :]
             for kernel, end in self._headers_in(read):
-                own = [other for other in later if other.vdev == kernel.vdev]
+                own = [other for other in since if other.vdev == kernel.vdev]
                 count = sum(max(min(other.end, end) - max(other.start, kernel.sector), 0) for other in own)
-                if count >= most and (count or number >= len(known) - len(reads)):
+                if count >= most:
                     most, chosen = count, kernel
         return chosen
 
