@@ -15,7 +15,7 @@ from pvemu.control.recording import Recording, load, save
 from pvemu.disk.spec import parse_disk_specs
 from pvemu.errors import ConfigError
 from tests.cli.test_boot import REBOOTS_TWICE
-from tests.control.test_timeline import COUNTING, SCRIPT
+from tests.micro_guests import COUNTING, SCRIPT
 
 if TYPE_CHECKING:
     from pathlib import Path
