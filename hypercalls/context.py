@@ -271,7 +271,7 @@ class SchedPort(Protocol):
         """Unmask events and sleep until one is pending."""
 
     def poll(self, ports: Iterable[int], timeout: int) -> None:
-        """Sleep until one of ``ports`` is pending or system time is ``timeout`` (0: no limit)."""
+        """Sleep until one of ``ports`` is pending or system time is ``timeout`` (0: no limit; negative: past)."""
 
 
 class PhysdevPort(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from hypercalls.arguments import s32
-from hypercalls.guest_handle import copy_field_to_guest
+from hypercalls.guest_handle import patched
 from hypercalls.public import event_channel as ec
 from hypercalls.public.errno import ENOSYS
 
@@ -43,31 +43,36 @@ def _read(ctx: Context, cls: type, arg: int, *fields: str) -> tuple[int, ...]:
     return layout.unpack(ctx.guest.copy_from_guest(arg, layout.size))
 
 
+def _answer(ctx: Context, cls: type, arg: int, **values: int) -> None:
+    """Write the whole structure back, as the guest left it but for ``values``."""
+    data = ctx.guest.copy_from_guest(arg, ctx.abi.sizeof(cls))
+    ctx.guest.copy_to_guest(arg, patched(ctx, data, cls, **values))
+
+
 def _alloc_unbound(ctx: Context, arg: int) -> None:
     dom, remote_dom = _read(ctx, ec.evtchn_alloc_unbound, arg, "dom", "remote_dom")
-    port = ctx.event_channels.alloc_unbound(dom, remote_dom)
-    copy_field_to_guest(ctx, arg, ec.evtchn_alloc_unbound, "port", port)
+    _answer(ctx, ec.evtchn_alloc_unbound, arg, port=ctx.event_channels.alloc_unbound(dom, remote_dom))
 
 
 def _bind_interdomain(ctx: Context, arg: int) -> None:
     remote_dom, remote_port = _read(ctx, ec.evtchn_bind_interdomain, arg, "remote_dom", "remote_port")
-    port = ctx.event_channels.bind_interdomain(remote_dom, remote_port)
-    copy_field_to_guest(ctx, arg, ec.evtchn_bind_interdomain, "local_port", port)
+    local_port = ctx.event_channels.bind_interdomain(remote_dom, remote_port)
+    _answer(ctx, ec.evtchn_bind_interdomain, arg, local_port=local_port)
 
 
 def _bind_virq(ctx: Context, arg: int) -> None:
     virq, vcpu = _read(ctx, ec.evtchn_bind_virq, arg, "virq", "vcpu")
-    copy_field_to_guest(ctx, arg, ec.evtchn_bind_virq, "port", ctx.event_channels.bind_virq(virq, vcpu))
+    _answer(ctx, ec.evtchn_bind_virq, arg, port=ctx.event_channels.bind_virq(virq, vcpu))
 
 
 def _bind_pirq(ctx: Context, arg: int) -> None:
     pirq, flags = _read(ctx, ec.evtchn_bind_pirq, arg, "pirq", "flags")
-    copy_field_to_guest(ctx, arg, ec.evtchn_bind_pirq, "port", ctx.event_channels.bind_pirq(pirq, flags))
+    _answer(ctx, ec.evtchn_bind_pirq, arg, port=ctx.event_channels.bind_pirq(pirq, flags))
 
 
 def _bind_ipi(ctx: Context, arg: int) -> None:
     (vcpu,) = _read(ctx, ec.evtchn_bind_ipi, arg, "vcpu")
-    copy_field_to_guest(ctx, arg, ec.evtchn_bind_ipi, "port", ctx.event_channels.bind_ipi(vcpu))
+    _answer(ctx, ec.evtchn_bind_ipi, arg, port=ctx.event_channels.bind_ipi(vcpu))
 
 
 def _close(ctx: Context, arg: int) -> None:
@@ -83,17 +88,17 @@ def _send(ctx: Context, arg: int) -> None:
 def _status(ctx: Context, arg: int) -> None:
     dom, port = _read(ctx, ec.evtchn_status, arg, "dom", "port")
     found = ctx.event_channels.status(dom, port)
-    answer = ec.evtchn_status(dom=dom, port=port, status=found.status, vcpu=found.vcpu)
-    match found.status:
-        case ec.EVTCHNSTAT_unbound:
-            (answer.u.unbound.dom,) = found.detail
-        case ec.EVTCHNSTAT_interdomain:
-            answer.u.interdomain.dom, answer.u.interdomain.port = found.detail
-        case ec.EVTCHNSTAT_pirq:
-            (answer.u.pirq,) = found.detail
-        case ec.EVTCHNSTAT_virq:
-            (answer.u.virq,) = found.detail
-    ctx.guest.copy_to_guest(arg, ctx.abi.pack(answer))
+    detail = dict(zip(_STATUS_DETAIL.get(found.status, ()), found.detail, strict=True))
+    _answer(ctx, ec.evtchn_status, arg, status=found.status, vcpu=found.vcpu, **detail)
+
+
+#: What besides an EVTCHNSTAT_* fills in of struct evtchn_status.
+_STATUS_DETAIL: Final = {
+    ec.EVTCHNSTAT_unbound: ("u.unbound.dom",),
+    ec.EVTCHNSTAT_interdomain: ("u.interdomain.dom", "u.interdomain.port"),
+    ec.EVTCHNSTAT_pirq: ("u.pirq",),
+    ec.EVTCHNSTAT_virq: ("u.virq",),
+}
 
 
 def _bind_vcpu(ctx: Context, arg: int) -> None:
@@ -119,7 +124,7 @@ def _reset_cont(ctx: Context, arg: int) -> None:
 def _init_control(ctx: Context, arg: int) -> None:
     control_gfn, offset, vcpu = _read(ctx, ec.evtchn_init_control, arg, "control_gfn", "offset", "vcpu")
     link_bits = ctx.event_channels.init_control(control_gfn, offset, vcpu)
-    copy_field_to_guest(ctx, arg, ec.evtchn_init_control, "link_bits", link_bits)
+    _answer(ctx, ec.evtchn_init_control, arg, link_bits=link_bits)
 
 
 def _expand_array(ctx: Context, arg: int) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from hypercalls.arguments import s32, u8
-from hypercalls.guest_handle import check_handle, read_array
+from hypercalls.arguments import s32, s64, u8, u32
+from hypercalls.errors import XenError
+from hypercalls.guest_handle import check_native_handle, read_array
 from hypercalls.public import sched
-from hypercalls.public.errno import EINVAL, ENOSYS, EPERM, ESRCH
+from hypercalls.public.errno import EINVAL, ENOSPC, ENOSYS, EPERM, ESRCH
 
 if TYPE_CHECKING:
     from hypercalls.context import Context
@@ -40,7 +41,7 @@ def do_sched_op(ctx: Context, cmd: int, arg: int) -> int:
             return -EPERM if domain_id in (0, ctx.domain.domid) else -ESRCH
         case sched.SCHEDOP_watchdog:
             watchdog_id, timeout = _read(ctx, sched.sched_watchdog, arg)
-            return -EINVAL if watchdog_id > NR_DOMAIN_WATCHDOG_TIMERS else ctx.domain.watchdog(watchdog_id, timeout)
+            return _watchdog(ctx, watchdog_id, timeout)
         case sched.SCHEDOP_pin_override:
             return -EPERM
         case _:
@@ -67,10 +68,21 @@ def _read(ctx: Context, cls: type, arg: int) -> tuple[int, ...]:
     return layout.unpack(ctx.guest.copy_from_guest(arg, layout.size))
 
 
+def _watchdog(ctx: Context, watchdog_id: int, timeout: int) -> int:
+    if watchdog_id > NR_DOMAIN_WATCHDOG_TIMERS:
+        return -EINVAL
+    try:
+        return ctx.domain.watchdog(watchdog_id, timeout)
+    except XenError as error:
+        if error.errno != ENOSPC or ctx.abi.bits == 32:
+            raise
+        return u32(-ENOSPC)  # domain_watchdog returns it as unsigned int: the upper half of the register is clear
+
+
 def _poll(ctx: Context, arg: int) -> int:
     ports, nr_ports, timeout = _read(ctx, sched.sched_poll, arg)
     if nr_ports > MAX_POLLED_PORTS:
         return -EINVAL
-    check_handle(ctx, ports, nr_ports, 4)
-    ctx.sched.poll((port for (port,) in read_array(ctx, ports, nr_ports, _PORT)), timeout)
+    check_native_handle(ctx, ports, nr_ports, 4)
+    ctx.sched.poll((port for (port,) in read_array(ctx, ports, nr_ports, _PORT)), s64(timeout))
     return 0

@@ -81,9 +81,11 @@ def _timer_op(ctx: Context, cmd: int, vcpuid: int, arg: int) -> int:
             ctx.vcpu.stop_periodic_timer(vcpuid)
         case vcpu.VCPUOP_set_singleshot_timer:
             layout = ctx.abi.reader(vcpu.vcpu_set_singleshot_timer)
-            if vcpuid != ctx.vcpu.vcpu_id:
+            if ctx.abi.bits == 64 and vcpuid != ctx.vcpu.vcpu_id:
                 return -EINVAL
             timeout, flags = layout.unpack(ctx.guest.copy_from_guest(arg, layout.size))
+            if vcpuid != ctx.vcpu.vcpu_id:  # compat_common_vcpu_op translates the structure first
+                return -EINVAL
             ctx.vcpu.set_singleshot_timer(timeout, bool(flags & vcpu.VCPU_SSHOTTMR_future))
         case vcpu.VCPUOP_stop_singleshot_timer:
             if vcpuid != ctx.vcpu.vcpu_id:

@@ -49,6 +49,7 @@ from pvemu.hypervisor.traps.emul_priv_op import PrivilegedOps
 from pvemu.hypervisor.traps.emulate import CodeReader
 from pvemu.hypervisor.traps.exception_entry import ExceptionEntry
 from pvemu.hypervisor.traps.exit_handler import TRAP_NS, HypercallRecord, PvExitHandler
+from pvemu.hypervisor.traps.far_branch import FarBranches
 from pvemu.hypervisor.traps.msr import Msrs
 from pvemu.hypervisor.traps.ro_page_fault import RoPageFault
 from pvemu.hypervisor.tsc import Tsc
@@ -301,15 +302,16 @@ class Machine:
             self.engine.trap_frame, self.engine.run_inner,
         )  # fmt: skip
         gates = GateOps(self.vcpu, self.guest, code, tables) if is_compat else None
+        far_branches = FarBranches(self.vcpu, self.guest, code, tables.read_descriptor)
         self.exceptions = ExceptionEntry(
             self.domain, self.vcpu, self.guest, self.traps, self.privileged, ro_page_fault, self.breakpoints, code,
-            lambda: self.descriptor_tables.ldt_vaddr, self.exit_handler.on_cpuid, gates,
+            lambda: self.descriptor_tables.ldt_vaddr, self.exit_handler.on_cpuid, gates, far_branches,
         )  # fmt: skip
         if isinstance(self.sched, RoundRobin):
             self._serving += [
                 room.set_current for room in (
                     self.traps, physdev, msrs, self.privileged, self.exit_handler, ro_page_fault, self.breakpoints,
-                    self.exceptions, self.sched, *([gates] if gates is not None else []),
+                    self.exceptions, far_branches, self.sched, *([gates] if gates is not None else []),
                 )
             ]  # fmt: skip
             self._serving += [self.hypercalls.set_current, self._set_current]

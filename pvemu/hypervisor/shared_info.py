@@ -66,8 +66,13 @@ class VcpuInfo:
         """Where a guest finds the address of a page fault (arch.cr2)."""
         self._long.pack_into(self._page, self._cr2_at, value)
 
+    @property
+    def time_version(self) -> int:
+        """The version of vcpu_time_info, as the guest left it."""
+        return int.from_bytes(self._page[self._time_at : self._time_at + 4], "little")
+
     def set_time(self, version: int, tsc: int, system_time: int, mul: int, shift: int) -> None:
-        """Fill vcpu_time_info."""
+        """Fill vcpu_time_info: all of it, what has no meaning with zeros."""
         self._page[self._time_at : self._time_at + self._time.size] = self._time.pack(
             version, tsc, system_time, mul, shift
         )

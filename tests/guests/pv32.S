@@ -273,7 +273,7 @@ trap_table:
         gate    \v, 3
         .endr
         gate    0x22, 1
-        gate    0x80, 7                         # DPL 3, masks events
+gate_80: gate   0x80, 7                         # DPL 3, masks events
         .long   0, 0
 
 shutdown_reason: .long 0

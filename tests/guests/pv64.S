@@ -330,7 +330,7 @@ trap_table:
         .irp    v, 3, 4, 0x21
         gate    \v, 3
         .endr
-        gate    0x80, 7                         # DPL 3, masks events
+gate_80: gate   0x80, 7                         # DPL 3, masks events
         .quad   0, 0
 
 # ---- events ----------------------------------------------------------------------------------------------------------

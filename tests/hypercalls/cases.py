@@ -222,7 +222,7 @@ def _scheduling() -> list[Case]:
         ok(op, sched.SCHEDOP_watchdog, sched.sched_watchdog(), result=1),
         no(e.EFAULT, op, sched.SCHEDOP_watchdog, NOWHERE),
         no(e.EINVAL, op, sched.SCHEDOP_watchdog, sched.sched_watchdog(id=3)),
-        port("watchdog", e.ENOSPC, op, sched.SCHEDOP_watchdog, sched.sched_watchdog()),
+        port("watchdog", e.ENOSPC, op, sched.SCHEDOP_watchdog, sched.sched_watchdog(), bits=32),
         no(e.EPERM, op, sched.SCHEDOP_pin_override, 0),
         ok(old, sched.SCHEDOP_yield, 0),
         ok(old, sched.SCHEDOP_block, 0),
@@ -253,7 +253,7 @@ def _vcpus() -> list[Case]:
         no(e.ENOSYS, op, 14, 0),
         no(e.EINVAL, op, vcpu.VCPUOP_get_physid, 0),
         no(e.EINVAL, op, vcpu.VCPUOP_send_nmi, 0, 1),
-        no(e.EINVAL, op, vcpu.VCPUOP_set_singleshot_timer, 1),
+        no(e.EINVAL, op, vcpu.VCPUOP_set_singleshot_timer, 1, vcpu.vcpu_set_singleshot_timer()),
         no(e.EINVAL, op, vcpu.VCPUOP_stop_singleshot_timer, 1),
         no(e.EINVAL, op, vcpu.VCPUOP_set_periodic_timer, 0, vcpu.vcpu_set_periodic_timer(period_ns=1)),
     ]

@@ -46,7 +46,7 @@ VCPU_OPS: list[tuple[int, int, object, object]] = [
         vc.vcpu_set_singleshot_timer(timeout_abs_ns=1 << 40, flags=1),
         ("set_singleshot_timer", 1 << 40, True),
     ),
-    (vc.VCPUOP_set_singleshot_timer, 1, None, -EINVAL),
+    (vc.VCPUOP_set_singleshot_timer, 1, vc.vcpu_set_singleshot_timer(), -EINVAL),
     (vc.VCPUOP_set_singleshot_timer, 0, None, -EFAULT),
     (vc.VCPUOP_stop_singleshot_timer, 0, None, ("stop_singleshot_timer",)),
     (vc.VCPUOP_stop_singleshot_timer, 1, None, -EINVAL),

@@ -258,6 +258,45 @@ def test_a_guest_that_closes_leaves_dom0_alone(ports: Ports) -> None:
     assert events.status(SELF, port).status == ec.EVTCHNSTAT_ipi
 
 
+def test_a_port_of_dom0s_that_was_left_alone_can_be_bound_again(ports: Ports) -> None:
+    """evtchn_close leaves the other end unbound, for the domain that closed."""
+    events = ports.events
+    heard: list[int] = []
+    first, port = (events.alloc_for_backend() for _ in range(2))
+    other = events.bind_backend(first, lambda: None)
+    channel = events.bind_backend(port, lambda: heard.append(1))
+    assert channel.port != other.port
+    assert events.status(SELF, port) == (ec.EVTCHNSTAT_interdomain, 0, (DOM0, channel.port))
+    refused(e.EINVAL, events.bind_interdomain, DOM0, channel.port)  # it is in use
+    events.close(port)
+    events.close(first)
+    again = events.bind_interdomain(DOM0, channel.port)
+    assert again == first
+    assert events.status(SELF, again) == (ec.EVTCHNSTAT_interdomain, 0, (DOM0, channel.port))
+    assert ports.pending() == [again]  # an event may have been lost
+    refused(e.EINVAL, events.bind_interdomain, DOM0, channel.port)
+    ports.acknowledge()
+    events.send(again)
+    assert heard == [1]
+    channel.notify()
+    assert ports.pending() == [again]
+    channel.close()
+    assert events.status(SELF, again) == (ec.EVTCHNSTAT_unbound, 0, (DOM0,))
+    refused(e.EINVAL, events.bind_interdomain, DOM0, channel.port)
+    other.close()
+    refused(e.EINVAL, events.bind_interdomain, DOM0, other.port)
+
+
+def test_dom0_has_its_ports_in_buckets_as_well(ports: Ports) -> None:
+    events = ports.events
+    refused(e.EPERM, events.status, DOM0, 63)
+    refused(e.EINVAL, events.status, DOM0, 64)
+    ends = [events.bind_backend(events.alloc_for_backend(), lambda: None).port for _ in range(64)]
+    assert len(set(ends)) == 64
+    refused(e.EPERM, events.status, DOM0, max(ends))
+    refused(e.EPERM, events.status, DOM0, 64)
+
+
 @pytest.mark.parametrize("kind", ["ipi", "for another", "closed"])
 def test_dom0_binds_only_what_it_is_offered(ports: Ports, kind: str) -> None:
     port = 9

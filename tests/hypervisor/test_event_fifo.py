@@ -187,7 +187,7 @@ def test_without_a_control_block_an_event_is_lost() -> None:
     fifo.events.expand_array(ARRAY)
     port = fifo.events.bind_ipi(1)
     fifo.events.send(port)
-    assert fifo.log == ["vcpu 1 has no FIFO event channel control block"]
+    assert fifo.log == [f"d{DOMID}v1 has no FIFO event channel control block"]
     assert (fifo.words()[port], fifo.events.raised) == (0, 0)
 
 

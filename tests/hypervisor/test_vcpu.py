@@ -300,12 +300,14 @@ def test_areas_follow_the_clock_while_they_are_mapped(cpu: Cpu) -> None:
     vcpu.register_time_area(0, 0x100)
     vcpu.register_runstate_area(0, 0x200)
     start = cpu.clock.now()
+    offline = vcpu.runstate(0)[2][vc.RUNSTATE_offline]
+    assert offline > 0, "it was while the domain was built"
     cpu.clock.charge(1000)
     vcpu.slept(400)
     vcpu.update_time()
     state = ABI64.unpack(vc.vcpu_runstate_info, guest.copy_from_guest(0x200, ABI64.sizeof(vc.vcpu_runstate_info)))
-    assert (state.state, state.state_entry_time, list(state.time)) == (0, start + 1000, [600, 0, 400, 0])
-    assert vcpu.runstate(0) == (0, start + 1000, (600, 0, 400, 0))
+    assert (state.state, state.state_entry_time, list(state.time)) == (0, start + 1000, [600, 0, 400, offline])
+    assert vcpu.runstate(0) == (0, start + 1000, (600, 0, 400, offline))
     version, _, tsc, system_time = struct.unpack("<IIQQ", guest.copy_from_guest(0x100, 24))
     assert (version % 2, tsc, system_time) == (0, start + 1000, start + 1000)
     vcpu.register_time_area(0, 0x5000)  # not mapped: nobody minds

@@ -13,7 +13,7 @@ from pvemu.cpu.exits import Access, Exit, ExitHandler, ExitKind, Mmu
 from pvemu.cpu.paging import is_canonical
 from pvemu.cpu.unicorn.contexts import CpuContexts
 from pvemu.cpu.unicorn.entry import Entry
-from pvemu.cpu.unicorn.hidden_state import CpuState, EngineError, find_cpu_state, find_no_exit_request
+from pvemu.cpu.unicorn.hidden_state import CpuState, EngineError, find_cpu_state, find_no_exit_request, show_paging
 from pvemu.cpu.unicorn.hooks import Hooks
 from pvemu.cpu.unicorn.loops import Loops
 from pvemu.cpu.unicorn.native import U64, Native
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "EngineError"]
 
-_VECTOR_DB, _VECTOR_UD, _VECTOR_GP, _VECTOR_PF = 1, 6, 13, 14
+_VECTOR_UD, _VECTOR_GP, _VECTOR_PF = 6, 13, 14
 _HAS_ERROR_CODE = frozenset((8, 10, 11, 12, 13, 14, 17))
 #: What SIDT, STR, SLDT and SMSW show under Xen: its tables end where they do; CR0 with AM WP NE ET MP, of which NE also
 #: makes an error of the x87 an exception.
@@ -73,11 +73,12 @@ class Engine:
         self.flush_tlb, self.flush_page = native.flush_tlb, native.flush_page
         self.write("cr0", self.read("cr0") | _CR0)
         self.write("cr4", self.read("cr4") & ~_CR4_OSXSAVE)
+        show_paging(uc, native.cpu)
 
     def attach(self, handler: ExitHandler, mmu: Mmu) -> None:
         """Who serves exits, and who walks page tables: once, before anything runs."""
         self._mmu = mmu
-        self._hooks = Hooks(self._uc, self._native, self.registers, handler, mmu, self._entry_maddr)
+        self._hooks = Hooks(self._uc, self._native, self.registers, handler, mmu, self._ram, self._entry_maddr)
         self.watch = Watch(self._uc, self._native, self._hooks)
         self.watch.stop_soon = self.stop
         self._leave_out_exit_checks()
@@ -275,7 +276,9 @@ class Engine:
             self._uc.context_restore(hooks.undo_context)
             self.flush_tlb()
             self._forget_insns()
-            return Exit(kind, _VECTOR_GP, 0) if kind == ExitKind.EXCEPTION else Exit(kind)
+            if kind != ExitKind.EXCEPTION:
+                return Exit(kind)
+            return Exit(kind, _VECTOR_GP, 0) if hooks.undo_vector == _VECTOR_GP else Exit(kind, hooks.undo_vector)
         if self._stopped:
             return Exit(ExitKind.STOPPED)
         return self._raised()
@@ -336,7 +339,7 @@ class Engine:
         return Exit(ExitKind.EXCEPTION, _VECTOR_PF, self._mmu.fault_error_code(), address)
 
     def _exception(self, vector: int) -> Exit:
-        if vector in (_VECTOR_DB, _VECTOR_UD):
+        if vector == _VECTOR_UD:
             return Exit(ExitKind.EXCEPTION, vector)
         error_code, is_software = self._cpu_state().take_error_code()
         if is_software:
@@ -379,6 +382,7 @@ class Engine:
     def drop_all_code(self) -> None:
         """Forget all translated code (a new kernel took over, or a tracer was attached)."""
         self._ram.code_frames.clear()
+        self._hooks.errata.found.clear()
         self._uc.ctl_flush_tb()
         self.flush_tlb()
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["CpuState", "EngineError", "find_context_fields", "find_count_limit", "find_cpu_state",
-           "find_fault_address", "find_no_exit_request", "find_requests"]  # fmt: skip
+           "find_fault_address", "find_no_exit_request", "find_requests", "show_paging"]  # fmt: skip
 
 #: uc_struct of include/uc_priv.h: target_page_size, target_page_align, qemu_host_page_size, qemu_real_host_page_size
 #: stand in a row; four flags follow 24 bytes behind them.
@@ -33,6 +33,10 @@ _FIRST_REGISTERS = (
 )  # fmt: skip
 #: Where in CPUState, in quads, a pointer to CPUX86State is looked for, and how far that may be away.
 _CPU_STATE_HEAD, _CPU_STATE_REACH = 128, 1 << 17
+
+#: Registers stand within so many quads of CPUX86State.
+_FIRST_QUADS = 256
+_CR0_PG = 1 << 31
 
 _IRETQ = b"\x48\xcf"
 #: mov $0x07771230, %eax; mov %eax, %ds: no descriptor is there.
@@ -198,6 +202,20 @@ def find_cpu_state(uc: Uc, cpu: int | None) -> int:
         if found:
             return found
     raise EngineError("this Unicorn keeps its CPU elsewhere: use 2.1.4")
+
+
+def show_paging(uc: Uc, cpu: int | None) -> None:
+    """Have SMSW show CR0.PG, although the engine's own paging is off: set where CPUX86State keeps CR0, two words before
+    CR2, as nothing but that is to change. Without effect where they are not where 2.1.4 has them.
+    """
+    mark, number = 0x5A5A_8765_4321_0000, x86_const.UC_X86_REG_CR2
+    kept = uc.reg_read(number)
+    uc.reg_write(number, mark)
+    quads = (ctypes.c_uint64 * _FIRST_QUADS).from_address(find_cpu_state(uc, cpu))
+    at = [i for i, quad in enumerate(quads) if quad == mark]
+    if len(at) == 1 and quads[at[0] - 2] == uc.reg_read(x86_const.UC_X86_REG_CR0):
+        quads[at[0] - 2] |= _CR0_PG
+    uc.reg_write(number, kept)
 
 
 def _one_field(before: list[int], after: list[int], is_change: Callable[[int, int], bool]) -> int:

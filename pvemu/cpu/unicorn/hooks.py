@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from unicorn import Uc, unicorn_const, x86_const
 
 from pvemu.cpu.exits import Access, ExitHandler, ExitKind, Mmu
+from pvemu.cpu.unicorn.errata import Errata
 from pvemu.cpu.unicorn.native import FILL, IN, INSN, INTR, INVALID, OUT, REGISTERS, UNMAPPED, Native
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
 from pvemu.observers import subscribe
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pvemu.cpu.unicorn.register_file import RegisterFile
+    from pvemu.memory.ram import Ram
 
 __all__ = ["CODE_WINDOW", "ENTRY_VADDR", "Hooks"]
 
@@ -29,7 +31,8 @@ ENTRY_VADDR = 0xFFFF_82D0_4000_0000
 CODE_WINDOW = 0xFFFF_8300_0000_0000
 
 _FETCH = int(Access.FETCH)
-_VECTOR_UD = 6
+_PROT_X = 4
+_VECTOR_UD, _VECTOR_GP = 6, 13
 _VECTOR_HYPERCALL = 0x82
 
 
@@ -37,7 +40,8 @@ class Hooks:
     """The callbacks of one CPU, which run ``handler`` and ``mmu``; ``entry_maddr`` is the frame of the entry page."""
 
     def __init__(
-        self, uc: Uc, native: Native, registers: RegisterFile, handler: ExitHandler, mmu: Mmu, entry_maddr: int
+        self, uc: Uc, native: Native, registers: RegisterFile, handler: ExitHandler, mmu: Mmu, ram: Ram,
+        entry_maddr: int,
     ) -> None:
         self._uc = uc
         self._native = native
@@ -54,9 +58,11 @@ class Hooks:
         self.error: BaseException | None = None  #: what one of our own handlers raised
         self.undo_for: ExitKind | None = None  #: why what runs is taken back, to ``undo_context``
         self.undo_context: Any = None
+        self.undo_vector = _VECTOR_GP  #: of an EXCEPTION
         self.pause_requested = False  #: by one who only looks on
         self.alarm: float = math.inf  #: from this exit on, ``on_alarm`` is told of each
         self.on_alarm: Callable[[bool], None] = lambda ends_block: None
+        self.errata = Errata(native, ram, lambda: self.undo(ExitKind.EXCEPTION, _VECTOR_UD), self.keep_error)
         self._plain_miss = mmu.on_tlb_miss
         self._fill_watches: list[Callable[[int, int, tuple[int, int] | None], None]] = []
         self._use_miss: Callable[[Callable[[int, int], tuple[int, int] | None]], None]
@@ -91,6 +97,7 @@ class Hooks:
         self, miss: Callable[[int, int], tuple[int, int] | None]
     ) -> Callable[[int, int, int, Any, int], bool]:
         entry_page = ENTRY_VADDR
+        places, pages = self.errata.found, self.errata.pages
 
         def fill(_uc: int, vaddr: int, access: int, entry: Any, _data: int) -> bool:
             self.tlb_fills += 1
@@ -111,7 +118,10 @@ class Hooks:
                 if found is None:
                     self.fault = vaddr
                     return False
-                entry[0], entry[1] = found
+                maddr, prot = found
+                if prot & _PROT_X and (places.get(maddr) != () or vaddr in pages):
+                    self.errata.look_at(vaddr, maddr)
+                entry[0], entry[1] = maddr, prot
                 return True
             except BaseException as error:  # noqa: BLE001 - must not cross C; raised again by run()
                 self.keep_error(error)
@@ -253,9 +263,9 @@ class Hooks:
         except BaseException as error:  # noqa: BLE001 - must not cross C; raised again by run()
             self.keep_error(error)
 
-    def undo(self, why: ExitKind) -> None:
+    def undo(self, why: ExitKind, vector: int = _VECTOR_GP) -> None:
         """Stand before the instruction whose hook this is: what runs of its block from here on is taken back, and
-        stopped by the first access to memory. EXCEPTION makes an I/O instruction a #GP, which the engine never does.
+        stopped by the first access to memory. EXCEPTION makes the instruction a #GP or #UD, which the engine does not.
         """
         if self.undo_for is not None:
             return
@@ -263,7 +273,7 @@ class Hooks:
             self.undo_context = self._uc.context_save()
         else:
             self._uc.context_update(self.undo_context)
-        self.undo_for = why
+        self.undo_for, self.undo_vector = why, vector
         self._native.flush_tlb()
         self._uc.emu_stop()
 
@@ -303,6 +313,7 @@ class Hooks:
         """Forget code translated from one frame. The engine wants a linear address, which it translates by a fetch: it
         gets one of the hypervisor's own for the occasion.
         """
+        self.errata.found.pop(mfn << PAGE_SHIFT, None)
         self.window = CODE_WINDOW + (mfn << PAGE_SHIFT)
         self._uc.ctl_remove_cache(self.window, self.window + PAGE_SIZE)
         self._native.flush_page(self.window)

@@ -14,6 +14,7 @@ from hypercalls.errors import XenError
 from hypercalls.public import errno as e
 from hypercalls.public import event_channel as ec
 from hypercalls.public import xen
+from pvemu.hypervisor.event_channel.dom0_ports import BackendChannel, Dom0Ports
 from pvemu.hypervisor.event_channel.event_2l import TwoLevelPorts
 from pvemu.hypervisor.event_channel.event_fifo import FifoPorts, check_control_block
 from pvemu.hypervisor.event_channel.evtchn import (
@@ -23,6 +24,7 @@ from pvemu.hypervisor.event_channel.evtchn import (
     ECS_RESERVED,
     ECS_UNBOUND,
     ECS_VIRQ,
+    EVTCHNS_PER_BUCKET,
     BackendEnd,
     Evtchn,
     PortOps,
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from pvemu.hypervisor.domain_page import DomainPages
     from pvemu.hypervisor.shared_info import SharedInfo, VcpuInfo
 
-__all__ = ["BackendChannel", "EventChannels"]
+__all__ = ["EventChannels"]
 
 _NR_VIRQS = 24
 #: Interrupts of a domain without devices: one I/O APIC's 24 and 32 more (extra_guest_irqs).
@@ -44,31 +46,6 @@ _NR_PIRQS = 24 + 32
 _VCPU_VIRQS = frozenset((xen.VIRQ_TIMER, xen.VIRQ_DEBUG, xen.VIRQ_XENOPROF, xen.VIRQ_XENPMU))
 #: max_evtchn_port that xl gives a domain: b_info.event_channels.
 _MAX_EVTCHN_PORT = 1023
-#: Ports come into being in groups of so many (EVTCHNS_PER_BUCKET); one of a group without an owner is closed, not bad.
-_BUCKET = 64
-
-
-class BackendChannel:
-    """dom0's end of a channel to the guest; of no effect once either side has closed."""
-
-    def __init__(self, channels: EventChannels, port: int, on_send: Callable[[], None]) -> None:
-        self._channels = channels
-        self._port = port
-        self._on_send = on_send
-
-    def send(self) -> None:
-        """The guest has sent an event."""
-        self._on_send()
-
-    def notify(self) -> None:
-        """Raise the guest's end."""
-        if self._channels.backend_of(self._port) is self:
-            self._channels.raise_port(self._port)
-
-    def close(self) -> None:
-        """Close dom0's end: the guest's becomes unbound again."""
-        if self._channels.backend_of(self._port) is self:
-            self._channels.unbind_backend(self._port)
 
 
 class EventChannels:
@@ -85,7 +62,8 @@ class EventChannels:
         self._two_level = TwoLevelPorts(shared_info, vcpu_infos, self._mark_events_pending)
         self._fifo: FifoPorts | None = None
         self._ports: PortOps = self._two_level
-        self._channels = [Evtchn(port) for port in range(_BUCKET)]
+        self._dom0 = Dom0Ports()
+        self._channels = [Evtchn(port) for port in range(EVTCHNS_PER_BUCKET)]
         self._channels[0].state = ECS_RESERVED
         self._virqs: dict[tuple[int, int], int] = {}
         #: By vcpu: told of each VIRQ that is bound on it.
@@ -121,7 +99,7 @@ class EventChannels:
         port = len(self._channels)
         if port > _MAX_EVTCHN_PORT or port >= self._ports.max_evtchns:
             raise XenError(e.ENOSPC, "no free event channel")
-        self._channels += [Evtchn(port + i) for i in range(_BUCKET)]
+        self._channels += [Evtchn(port + i) for i in range(EVTCHNS_PER_BUCKET)]
         return self._channels[port]
 
     def _from_port(self, port: int) -> Evtchn:
@@ -160,16 +138,23 @@ class EventChannels:
         return chn.port
 
     def bind_interdomain(self, remote_dom: int, remote_port: int) -> int:
-        """EVTCHNOP_bind_interdomain: only this domain's own ports can be bound (dom0 offers none)."""
+        """EVTCHNOP_bind_interdomain: a port that the domain offers itself, or one of dom0's that it was bound to."""
         if not self._is_self(remote_dom) and remote_dom != 0:
             raise XenError(e.ESRCH, f"no domain {remote_dom}")
         chn = self._get_free_port()
-        remote = self._from_port(remote_port) if remote_dom else None
-        if remote is None or remote.state != ECS_UNBOUND or remote.remote_dom != self._domid:
-            raise XenError(e.EINVAL, f"port {remote_port} is not free for this domain")
+        if remote_dom:
+            remote = self._from_port(remote_port)
+            if remote.state != ECS_UNBOUND or remote.remote_dom != self._domid:
+                raise XenError(e.EINVAL, f"port {remote_port} is not free for this domain")
+            chn.remote_dom = self._domid
+            remote.state, remote.remote_port = ECS_INTERDOMAIN, chn.port
+        else:
+            end = self._dom0.unbound(remote_port)
+            if end is None:
+                raise XenError(e.EINVAL, f"dom0's port {remote_port} is not free for this domain")
+            chn.remote_dom, chn.backend, end.guest_port = 0, end, chn.port
         self._open(chn, ECS_INTERDOMAIN)
-        chn.remote_dom, chn.remote_port = self._domid, remote_port
-        remote.state, remote.remote_port = ECS_INTERDOMAIN, chn.port
+        chn.remote_port = remote_port
         self._set_pending(chn)  # a notification of the unbound port may have been lost
         return chn.port
 
@@ -202,13 +187,15 @@ class EventChannels:
 
     # -- use ---------------------------------------------------------------------------------------------------------
     def close(self, port: int) -> None:
-        """EVTCHNOP_close; the other end, if any, becomes unbound."""
+        """EVTCHNOP_close; the other end, if any, waits to be bound again."""
         chn = self._from_port(port)
         if not chn.is_usable:
             raise XenError(e.EINVAL, f"event channel {port} is not open")
         if chn.state == ECS_VIRQ:
             del self._virqs[chn.notify_vcpu_id if chn.virq in _VCPU_VIRQS else 0, chn.virq]
-        elif chn.state == ECS_INTERDOMAIN and chn.backend is None:
+        elif chn.backend is not None:
+            chn.backend.guest_port = None
+        elif chn.state == ECS_INTERDOMAIN:
             self._channels[chn.remote_port].state = ECS_UNBOUND
         self._free(chn)
 
@@ -228,7 +215,9 @@ class EventChannels:
             raise XenError(e.EINVAL, f"port {port} has no other end to notify")
 
     def status(self, dom: int, port: int) -> EvtchnStatus:
-        """EVTCHNOP_status."""
+        """EVTCHNOP_status: of dom0's ports no more than which there are."""
+        if dom == 0 and not self._dom0.is_valid(port):
+            raise XenError(e.EINVAL, f"dom0's event channel {port} was never open")
         self._require_self(dom)
         chn = self._from_port(port)
         kinds: dict[int, tuple[int, tuple[int, ...]]] = {
@@ -277,7 +266,7 @@ class EventChannels:
         if self._fifo is not None:
             self._fifo.map_control_block(vcpu, control_gfn, offset)
             return ec.EVTCHN_FIFO_LINK_BITS
-        fifo = FifoPorts(self._pages, len(self._vcpu_infos), self._mark_events_pending, self._log)
+        fifo = FifoPorts(self._domid, self._pages, len(self._vcpu_infos), self._mark_events_pending, self._log)
         fifo.map_control_block(vcpu, control_gfn, offset)
         self._fifo = self._ports = fifo
         for chn in self._channels[1 : self._two_level.max_evtchns]:
@@ -352,8 +341,8 @@ class EventChannels:
         chn = self._from_port(port)
         if chn.state != ECS_UNBOUND or chn.remote_dom != 0:
             raise XenError(e.EINVAL, f"port {port} is not offered to dom0")
-        chn.state, chn.remote_port = ECS_INTERDOMAIN, port
-        chn.backend = backend = BackendChannel(self, port, notify)
+        backend = BackendChannel(self, self._dom0, port, notify)
+        chn.state, chn.remote_port, chn.backend = ECS_INTERDOMAIN, backend.port, backend
         return backend
 
     def backend_of(self, port: int) -> BackendEnd | None:

@@ -49,8 +49,10 @@ class FifoPorts:
     max_evtchns = ec.EVTCHN_FIFO_NR_CHANNELS
 
     def __init__(
-        self, pages: DomainPages, nr_vcpus: int, mark_events_pending: Callable[[int], None], log: Callable[[str], None]
-    ) -> None:
+        self, domid: int, pages: DomainPages, nr_vcpus: int, mark_events_pending: Callable[[int], None],
+        log: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self._domid = domid
         self._pages = pages
         self._mark_events_pending = mark_events_pending
         self._log = log
@@ -107,7 +109,7 @@ class FifoPorts:
             return False
         block = self._blocks[vcpu_id]
         if block is None:
-            self._log(f"vcpu {vcpu_id} has no FIFO event channel control block")
+            self._log(f"d{self._domid}v{vcpu_id} has no FIFO event channel control block")
             return False
         words, index = place
         before = words[index]

@@ -8,15 +8,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["ECS_FREE", "ECS_INTERDOMAIN", "ECS_IPI", "ECS_RESERVED", "ECS_UNBOUND", "ECS_VIRQ", "BackendEnd",
-           "Evtchn", "PortOps"]  # fmt: skip
+__all__ = ["ECS_FREE", "ECS_INTERDOMAIN", "ECS_IPI", "ECS_RESERVED", "ECS_UNBOUND", "ECS_VIRQ", "EVTCHNS_PER_BUCKET",
+           "BackendEnd", "Evtchn", "PortOps"]  # fmt: skip
 
 #: States of a channel. There is none for interrupts of devices: such a domain has no devices.
 ECS_FREE, ECS_RESERVED, ECS_UNBOUND, ECS_INTERDOMAIN, ECS_VIRQ, ECS_IPI = range(6)
+#: Ports come into being in groups of so many; one of a group without an owner is closed, not bad.
+EVTCHNS_PER_BUCKET = 64
 
 
 class BackendEnd(Protocol):
-    """dom0's end of a channel."""
+    """dom0's end of a channel: ``port`` is dom0's own, ``guest_port`` the guest's that it is bound to."""
+
+    guest_port: int | None
+
+    @property
+    def port(self) -> int:
+        """Its number in dom0."""
 
     def send(self) -> None:
         """The guest has sent an event."""

@@ -13,7 +13,8 @@ from hypercalls.errors import XenError
 from hypercalls.public import errno as e
 from hypercalls.public import xen
 from pvemu.cpu.exits import PF_WRITE
-from pvemu.cpu.paging import is_canonical
+from pvemu.cpu.paging import access_ok, is_canonical
+from pvemu.frames import PAGE_SIZE
 from pvemu.hypervisor.traps.emulate import MODRM_ORDER, CodeReader, Instruction
 from pvemu.hypervisor.traps.traps import GuestException
 from pvemu.hypervisor.vcpu.current import ServesCurrent
@@ -32,10 +33,13 @@ if TYPE_CHECKING:
 
 __all__ = ["PortAccess", "PrivilegedOps"]
 
-_VECTOR_UD, _VECTOR_GP, _VECTOR_PF = 6, 13, 14
+_VECTOR_UD, _VECTOR_SS, _VECTOR_GP, _VECTOR_PF = 6, 12, 13, 14
 _EFLAGS_DF = 1 << 10
 #: INS, OUTS, IN and OUT.
 _PORT_OPCODES = frozenset((*range(0x6C, 0x70), *range(0xE4, 0xE8), *range(0xEC, 0xF0)))
+_PORT_STRINGS = (b"\x6c", b"\x6d", b"\x6e", b"\x6f")
+#: What may stand before one, and how far that is looked at.
+_PORT_PREFIXES, _LOOK_AHEAD = bytes((0x26, 0x2E, 0x36, 0x3E, *range(0x40, 0x50), *range(0x64, 0x68), 0xF2, 0xF3)), 4
 #: CR0 as Xen runs: PG AM WP NE ET MP PE.
 _CR0 = 0x8005_0033
 _CR0_TS = 8
@@ -109,6 +113,16 @@ class PrivilegedOps(ServesCurrent):
         for observer in tuple(self._observers):
             observer(rip, instruction)
         return match
+
+    def is_port_string(self) -> bool:
+        """Whether INS or OUTS stands at rip. The engine runs them where they are allowed; what faults is Xen's work,
+        with Xen's rights.
+        """
+        try:
+            code = self._guest.copy_from_guest(self._code.rip(), _LOOK_AHEAD)
+        except XenError:
+            return False
+        return code.lstrip(_PORT_PREFIXES)[:1] in _PORT_STRINGS
 
     # -- 0f xx: only kernel mode may ---------------------------------------------------------------------------------
     def _two_byte(self, instruction: Instruction) -> int:
@@ -264,12 +278,16 @@ class PrivilegedOps(ServesCurrent):
         operand = code.memory_operands(instruction)[0]
         address = code.linear(operand.segment, operand.offset, instruction.bits)
         is_out = bool(instruction.opcode & 2)
+        self._check_address(instruction, operand.segment, address, size)
         try:
             if is_out:
                 self._guest_io_write(port, size, int.from_bytes(self._guest.copy_from_guest(address, size), "little"))
             else:
                 self._guest.copy_to_guest(address, self._guest_io_read(port, size).to_bytes(size, "little"))
         except XenError:
+            in_first = PAGE_SIZE - address % PAGE_SIZE
+            if in_first < size and self._is_there(address, in_first, is_out=is_out):
+                address += in_first
             raise GuestException(_VECTOR_PF, 0 if is_out else PF_WRITE, address) from None
         name = "rsi" if is_out else "rdi"
         step = -size if regs.read("rflags") & _EFLAGS_DF else size
@@ -278,6 +296,26 @@ class PrivilegedOps(ServesCurrent):
             return instruction.length
         self._advance("rcx", -1, mask)
         return 0 if regs.read("rcx") & mask else instruction.length
+
+    def _check_address(self, instruction: Instruction, segment: str, address: int, size: int) -> None:
+        """pv_emul_virt_to_linear."""
+        if instruction.bits == 64:
+            okay = access_ok(address, size)
+        else:
+            last = address + size - 1
+            okay = self._code.is_within_limit(segment, address) and self._code.is_within_limit(segment, last)
+        if not okay:
+            raise GuestException(_VECTOR_SS if segment == "ss" else _VECTOR_GP, 0)
+
+    def _is_there(self, address: int, size: int, *, is_out: bool) -> bool:
+        """Whether so much of an operand can be accessed."""
+        try:
+            data = self._guest.copy_from_guest(address, size)
+            if not is_out:
+                self._guest.copy_to_guest(address, data)
+        except XenError:
+            return False
+        return True
 
     def _advance(self, name: str, step: int, mask: int) -> None:
         """Add to a register as far as the address size goes; a 32-bit one clears the upper half."""

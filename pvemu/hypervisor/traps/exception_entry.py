@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pvemu.hypervisor.traps.emul_gate_op import GateOps
     from pvemu.hypervisor.traps.emul_priv_op import PrivilegedOps
     from pvemu.hypervisor.traps.emulate import CodeReader
+    from pvemu.hypervisor.traps.far_branch import FarBranches
     from pvemu.hypervisor.traps.ro_page_fault import RoPageFault
     from pvemu.hypervisor.traps.traps import Traps
     from pvemu.hypervisor.vcpu import Vcpu
@@ -43,6 +44,8 @@ _CPUID = b"\x0f\xa2"
 _ICEBP = 0xF1
 _INT = 0xCD
 _SYSEXIT, _GROUP_7, _XSETBV = 0x0F35, 0x0F01, b"\xd1"
+#: MOV to and from control and debug registers, and which control registers there are.
+_MOVE_TO_SPECIAL, _CONTROL = frozenset(range(0x0F20, 0x0F24)), (0, 2, 3, 4, 8)
 #: SYSRET and RDPMC are #GP outside ring 0; the engine takes them for unknown.
 _NOT_FOR_USERS = frozenset((0x0F07, 0x0F33))
 _GDT_LDT_END = GDT_VADDR + 0x20000
@@ -57,6 +60,7 @@ class ExceptionEntry(ServesCurrent):
         self, domain: Domain, vcpu: Vcpu, guest: GuestMemory, traps: Traps, privileged: PrivilegedOps,
         ro_page_fault: RoPageFault, breakpoints: Breakpoints, code: CodeReader, ldt_base: Callable[[], int],
         cpuid: Callable[[int, int], tuple[int, int, int, int]], gates: GateOps | None,
+        far_branches: FarBranches,
     ) -> None:  # fmt: skip
         self._domain = domain
         self._vcpu = vcpu
@@ -69,6 +73,7 @@ class ExceptionEntry(ServesCurrent):
         self._ldt_base = ldt_base
         self._cpuid = cpuid
         self._gates = gates
+        self._far_branches = far_branches
         self._observers: list[Callable[[Exit], None]] = []
 
     def observe(self, observer: Callable[[Exit], None]) -> Callable[[], None]:
@@ -139,7 +144,10 @@ class ExceptionEntry(ServesCurrent):
         else:
             regs = self._vcpu.regs
             regs.write("rip", regs.read("rip") - 2)
-            self._pass_on(_GP, vector << 3 | _X86_XEC_IDT)
+            if vector == _INT80:  # int80_slow_path: no fault of the CPU's, hence without RF
+                self._traps.inject_exception(_GP, vector << 3 | _X86_XEC_IDT)
+            else:
+                self._pass_on(_GP, vector << 3 | _X86_XEC_IDT)
 
     def _general_protection(self, leaving: Exit) -> None:
         if leaving.address:  # an address that is not canonical, which the engine's CPU takes for #GP always
@@ -159,13 +167,18 @@ class ExceptionEntry(ServesCurrent):
             self._instruction_done(match)
 
     def _is_unknown(self) -> bool:
-        """Whether what stands at rip is SYSEXIT, which AMD's CPUs do not have in long mode, or XSETBV, which this one
-        does not have.
+        """Whether the CPU does not know what stands at rip, and the engine takes it for what is not allowed: SYSEXIT,
+        which AMD's CPUs do not have in long mode, XSETBV, which this one does not have, LOCK where it cannot stand,
+        control and debug registers that are none.
         """
         instruction = self._code.instruction()
         if instruction is None:
             return False
-        return instruction.opcode == _SYSEXIT or (instruction.opcode == _GROUP_7 and instruction.rest[:1] == _XSETBV)
+        opcode, rest = instruction.opcode, instruction.rest
+        if opcode in _MOVE_TO_SPECIAL and rest:
+            number = rest[0] >> 3 & 7 | (instruction.rex & 4) << 1
+            return instruction.is_locked or number not in (_CONTROL if opcode & 1 == 0 else range(8))
+        return instruction.is_locked or opcode == _SYSEXIT or (opcode == _GROUP_7 and rest[:1] == _XSETBV)
 
     def _instruction_done(self, match: int = 0) -> None:
         """pv_emul_instruction_done: a single step over an emulated instruction traps as well. ``match`` are DR6 bits of
@@ -181,6 +194,12 @@ class ExceptionEntry(ServesCurrent):
     def _page_fault(self, error_code: int, address: int) -> None:
         if self._gates is not None:
             self._check_limit(error_code, address)
+        if self._privileged.is_port_string():
+            match = self._privileged.emulate()
+            if match is None:
+                raise GuestException(_GP, 0)
+            self._instruction_done(match)
+            return
         if GDT_VADDR <= address < _GDT_LDT_END and not error_code & (PF_WRITE | PF_INSTR):
             self._pass_on(*self._descriptor_fault(error_code, address - GDT_VADDR))
             return
@@ -237,7 +256,7 @@ class ExceptionEntry(ServesCurrent):
         elif code[:2] == bytes((_INT, _UD)):  # which it reports as the fault itself
             regs.write("rip", rip + 2)
             self._software_interrupt(_UD)
-        elif self._privileged.access_segment_base():
+        elif self._privileged.access_segment_base() or self._far_branches.run():
             self._instruction_done()
         elif self._code.opcode(rip) in _NOT_FOR_USERS:
             self._pass_on(_GP, 0)

@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 __all__ = ["VcpuAreas"]
 
 
+#: How long a domain is built: that time its vcpus are offline.
+_BUILD_NS = 100_000_000
 #: How old vcpu_time_info gets (EPOCH of xen/arch/x86/time.c).
 _EPOCH_NS = 1_000_000_000
 
 
 class VcpuAreas:
-    """Areas of vcpu ``vcpu_id``, which has been in RUNSTATE_* ``state`` since the machine's start."""
+    """Areas of vcpu ``vcpu_id``, which gets into RUNSTATE_* ``state`` now and was offline before."""
 
     def __init__(
         self, abi: Abi, vcpu_id: int, infos: list[VcpuInfo], clock: VirtualClock, guest: GuestMemory,
@@ -42,12 +44,13 @@ class VcpuAreas:
         self._guest = guest
         self._pages = pages
         self.info_mfn: int | None = None  #: the guest's frame that vcpu_info was moved to
-        self._state = state
-        self._state_entered = clock.start
+        self._state_entered = clock.now() - _BUILD_NS
         self._times = [0, 0, 0, 0]
+        self._state = vc.RUNSTATE_offline
+        if state != vc.RUNSTATE_offline:
+            self.change_runstate(state, clock.now())
         self._runstate_area = 0
         self._time_area = 0
-        self._time_version = 0
         self._time_told = -_EPOCH_NS
 
     @property
@@ -75,11 +78,13 @@ class VcpuAreas:
         return info
 
     def update_time(self) -> None:
-        """Publish the clock in vcpu_info and the registered time area."""
+        """Publish the clock in vcpu_info and the registered time area: the next even version after what stands there
+        (version_update_begin, version_update_end).
+        """
         now = self._time_told = self._clock.now()
-        self._time_version = (self._time_version + 2) & 0xFFFF_FFFF
         info = self.info
-        info.set_time(self._time_version, self._clock.tsc_at(now), now, TSC_TO_SYSTEM_MUL, TSC_SHIFT)
+        version = ((info.time_version + 1 | 1) + 1) & 0xFFFF_FFFF
+        info.set_time(version, self._clock.tsc_at(now), now, TSC_TO_SYSTEM_MUL, TSC_SHIFT)
         if self._time_area:
             at = self._abi.offsetof(xen.vcpu_info, "time")
             self._write(self._time_area, info.raw()[at : at + self._abi.sizeof(xen.vcpu_time_info)])
@@ -105,16 +110,21 @@ class VcpuAreas:
         times[self._state] += self._clock.now() - self._state_entered
         return self._state, self._state_entered, (times[0], times[1], times[2], times[3])
 
-    def register_runstate_area(self, vaddr: int) -> None:
-        """VCPUOP_register_runstate_memory_area."""
+    def register_runstate_area(self, vaddr: int, is_current: bool) -> None:
+        """VCPUOP_register_runstate_memory_area: 0 is written to as well, once. What has passed since the last change
+        counts for a vcpu that is not the caller; the caller works it out itself.
+        """
         self._runstate_area = vaddr
-        self.update_runstate_area()
+        self._write_runstate(self._times if is_current else list(self.runstate()[2]))
 
     def update_runstate_area(self) -> None:
-        """As of the last change: what has passed since then, the guest works out itself."""
+        """As of the last change (xen/arch/x86/domain.c update_runstate_area)."""
         if self._runstate_area:
-            info = vc.vcpu_runstate_info(state=self._state, state_entry_time=self._state_entered, time=self._times)
-            self._write(self._runstate_area, self._abi.pack(info))
+            self._write_runstate(self._times)
+
+    def _write_runstate(self, times: list[int]) -> None:
+        info = vc.vcpu_runstate_info(state=self._state, state_entry_time=self._state_entered, time=times)
+        self._write(self._runstate_area, self._abi.pack(info))
 
     def _write(self, vaddr: int, data: bytes) -> None:
         """To an area that the guest registered; whether it is still mapped is the guest's affair."""

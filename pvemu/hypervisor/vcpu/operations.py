@@ -107,7 +107,7 @@ class VcpuOperations:
 
     def register_runstate_area(self, vcpuid: int, vaddr: int) -> None:
         """VCPUOP_register_runstate_memory_area."""
-        self._vcpu(vcpuid).areas.register_runstate_area(vaddr)
+        self._vcpu(vcpuid).areas.register_runstate_area(vaddr, vcpuid == self._id)
 
     def register_time_area(self, vcpuid: int, vaddr: int) -> None:
         """VCPUOP_register_vcpu_time_memory_area."""

@@ -38,7 +38,7 @@ class VcpuTimers:
         self._timer: TimerHandle | None = None
         self._periodic: TimerHandle | None = None
         self._period = period
-        self._last_tick = clock.start
+        self._last_tick = clock.now() if period else 0
         events.on_bind_virq[vcpu_id] = self._virq_bound
 
     def _raise_timer(self) -> None:
@@ -54,9 +54,11 @@ class VcpuTimers:
             self._timer = self._clock.call_at(timeout + self.lateness(), self._raise_timer)
 
     def set_singleshot_timer(self, timeout: int, future: bool) -> None:
-        """VCPUOP_set_singleshot_timer: at once when ``timeout`` is past, whatever VCPU_SSHOTTMR_future says."""
+        """VCPUOP_set_singleshot_timer: at once when ``timeout`` is past, whatever VCPU_SSHOTTMR_future says, or when it
+        is negative as a time of Xen's.
+        """
         self.stop_singleshot_timer()
-        if timeout < self._clock.now():
+        if timeout < self._clock.now() or timeout >> 63:
             self._raise_timer()
         else:
             self._timer = self._clock.call_at(timeout + self.lateness(), self._raise_timer)

@@ -27,7 +27,7 @@ FAMILIES: dict[str, Family] = {
 }
 #: What no module tells of yet.
 TO_DO = {
-    "event_channel_op", "event_channel_op_compat", "vcpu_op", "set_timer_op",
+    "vcpu_op", "set_timer_op",
     "set_callbacks", "callback_op", "nmi_op",
 } | {  # mmu
     "mmu_update", "mmuext_op", "update_va_mapping", "update_va_mapping_otherdomain", "set_gdt", "stack_switch",
