@@ -91,14 +91,23 @@ def test_a_complaint_with_colours_and_in_pieces() -> None:
 
 def test_a_header_that_was_only_read_ahead_is_not_it() -> None:
     """Loaders read a little past a file's end: that is the beginning of whatever comes next."""
-    backend = FakeBackend({40: bzimage(XZ, 100), 140: bzimage(ZSTD, 100)})
+    backend = FakeBackend({40: bzimage(XZ, 1000), 1040: bzimage(ZSTD, 100)})
     watch = watching(backend)
-    backend.read(40, 104)
+    backend.read(40, 1004)
     watch.take_output(NO_KERNEL)
     assert refused(watch).kernel.payload == "xz"
-    backend.read(141, 99)  # and now that file, of which the first sector is known
+    backend.read(1041, 99)  # and now that file, of which the first sector is known
     watch.take_output(NO_KERNEL)
-    assert refused(watch).kernel.sector == 140
+    assert refused(watch).kernel.sector == 1040
+
+
+def test_of_what_was_read_around_it_the_last_header_is_it() -> None:
+    """A loader that looks at the header alone reads whole stretches for it, with small files before it."""
+    backend = FakeBackend({40: elf(machine=3), 100: elf(machine=62)})
+    watch = watching(backend, 32)
+    backend.read(30, 128)
+    watch.take_output(NO_KERNEL)
+    assert (refused(watch).kernel.sector, refused(watch).kernel.bits) == (100, 64)
 
 
 def test_of_several_complaints_the_last_that_follows_a_kernel() -> None:
