@@ -210,6 +210,8 @@ class ExceptionEntry(ServesCurrent):
             and self._ro_page_fault.handle(address)
         ):
             return
+        if not error_code & (PF_WRITE | PF_INSTR) and self._code.is_read_modify_write():
+            error_code |= PF_WRITE
         self._pass_on(_PF, error_code, address)
 
     def _check_limit(self, error_code: int, address: int) -> None:
