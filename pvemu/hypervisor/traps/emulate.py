@@ -266,6 +266,16 @@ class CodeReader:
                 return operand.segment
         return "ss" if instruction.opcode in _BY_STACK else None
 
+    def touches(self, address: int) -> bool:
+        """Whether the next instruction itself gets to linear ``address``; else the CPU does, for a descriptor."""
+        instruction = self.instruction()
+        if instruction is None:
+            return True
+        starts = [self.linear(*operand, instruction.bits) for operand in self.memory_operands(instruction)]
+        if instruction.opcode in _BY_STACK:
+            starts.append((self.rsp() - _LONGEST_OPERAND // 2) & _U64)
+        return any((address - start) & _U64 < _LONGEST_OPERAND for start in starts)
+
     def is_within_limit(self, segment: str, address: int) -> bool:
         """Whether 32-bit code may get to linear ``address`` through ``segment``."""
         selector = self._regs.read(segment)
