@@ -26,10 +26,7 @@ FAMILIES: dict[str, Family] = {
     if module.name != "world" and not module.name.startswith("test_")
 }
 #: What no module tells of yet.
-TO_DO = {
-    "vcpu_op", "set_timer_op",
-    "set_callbacks", "callback_op", "nmi_op",
-} | {  # mmu
+TO_DO = {  # mmu
     "mmu_update", "mmuext_op", "update_va_mapping", "update_va_mapping_otherdomain", "set_gdt", "stack_switch",
     "fpu_taskswitch", "set_trap_table", "set_debugreg", "get_debugreg", "update_descriptor", "iret",
     "set_segment_base",
