@@ -223,6 +223,12 @@ class VcpuPort(Protocol):
     def stop_singleshot_timer(self) -> None: ...
     def register_nmi_callback(self, address: int) -> None: ...
 
+    def preempt_check(self) -> bool:
+        """hypercall_preempt_check: whether a long hypercall should let something else happen first."""
+
+    def create_continuation(self, op: int, *args: int) -> int:
+        """hypercall_create_continuation: make this hypercall instead, when that has happened. Its number."""
+
     # -- vcpu_op on vcpu ``vcpuid`` (XenError(ENOENT) where there is none)
     def exists(self, vcpuid: int) -> bool: ...
     def has_info(self, vcpuid: int) -> bool:

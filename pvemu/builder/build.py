@@ -142,6 +142,7 @@ def _built(image: KernelImage, layout: Layout, pages: GuestPages, *, ramdisk_giv
         nr_tables = layout.mappings[1].area.pgtables
         end = p2m_segment.pfn + p2m_segment.pages
         p2m_pt_pfns = range(end - nr_tables, end)
+    _check_context(image, stack.vstart + PAGE_SIZE)
     hypercall_pfn = _hypercall_pfn(image, len(pages.p2m), range(tables.pfn, tables.pfn + tables.pages))
     return BuiltDomain(
         image=image,
@@ -191,6 +192,16 @@ def _hypercall_pfn(image: KernelImage, nr_pages: int, pt_pfns: range) -> int | N
     if pfn in pt_pfns:
         raise KernelError(f"{note} is one of the initial page tables: correct it (bootlate_pv: pin_table failed)")
     return pfn
+
+
+def _check_context(image: KernelImage, stack_top: int) -> None:
+    """Refuse what Xen would not have in a vcpu's registers (arch_set_info_guest)."""
+    for what, address in (("the entry", image.virt_entry), ("the boot stack", stack_top)):
+        if image.bits == 64 and (address + (1 << 47)) % (1 << 64) >> 48:
+            raise KernelError(
+                f"{image.name}: {what} at {address:#x} is no canonical address: link the kernel elsewhere "
+                "(vcpu_x86_64: SETVCPUCONTEXT failed)"
+            )
 
 
 def _registers(bits: int, entry: int, stack_top: int, start_info: int) -> dict[str, int]:

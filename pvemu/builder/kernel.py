@@ -148,6 +148,14 @@ def _doubts(elf: ElfBinary, parms: ElfDomParms, v_start: int, v_end: int) -> Ite
             f"{elf.name}: PHYS32_ENTRY note, but no ENTRY note: a kernel for PVH, not for PV; "
             f"started at its ELF entry {elf.entry:#x}, as Xen does"
         )
+    bits = elf.guest_bits
+    hole, after = HYPERVISOR_HOLE64 if bits == 64 else HYPERVISOR_HOLE32
+    first_bad = _LOWER_HALF_END if bits == 64 else hole
+    if v_start < after and v_end > first_bad:
+        yield (
+            f"{elf.name}: the kernel at {v_start:#x}-{v_end:#x} reaches into addresses a {bits}-bit PV guest may not "
+            f"have ({first_bad:#x}-{after - 1:#x}); Xen maps its own there"
+        )
     page = parms.virt_hypercall
     if page is not None and (page & PAGE_MASK or not v_start <= page < v_end):
         yield (
@@ -193,16 +201,4 @@ def _check_extent(elf: ElfBinary, parms: ElfDomParms, v_start: int, v_end: int) 
         raise KernelError(
             f"{name}: image starts at {v_start:#x}, not on a page: align it to {PAGE_SIZE} "
             f"(xc_dom_alloc_pad: segment boundary isn't page aligned ({v_start:#x}))"
-        )
-    check_in_hole(name, "the kernel", elf.guest_bits, v_start, v_end)
-
-
-def check_in_hole(name: str, what: str, bits: int, start: int, end: int) -> None:
-    """Refuse addresses [start, end) that belong to Xen or are no addresses at all. Raises KernelError."""
-    hole, after = HYPERVISOR_HOLE64 if bits == 64 else HYPERVISOR_HOLE32
-    first_bad = _LOWER_HALF_END if bits == 64 else hole
-    if start < after and end > first_bad:
-        raise KernelError(
-            f"{name}: {what} at {start:#x}-{end:#x} reaches into addresses a {bits}-bit PV guest may not have "
-            f"({first_bad:#x}-{after - 1:#x}): link it elsewhere (pin_table failed)"
         )

@@ -7,12 +7,14 @@ tables that map it) last, a kernel with MOD_START_PFN its ramdisk behind the ini
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from pvemu.builder.kernel import KernelImage, check_in_hole
 from pvemu.builder.pgtables import PAGING32, PAGING64, Mapping, MappingOverlapError, Paging, count_pgtables
 from pvemu.errors import KernelError
 from pvemu.frames import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+
+if TYPE_CHECKING:
+    from pvemu.builder.kernel import KernelImage
 
 __all__ = ["Layout", "Segment", "lay_out"]
 
@@ -118,11 +120,11 @@ def _alloc_pgtables(alloc: _Allocator, paging: Paging) -> tuple[Mapping, int]:
     pages = extra_pages
     while True:
         last = (alloc.virt_alloc_end + (pages << PAGE_SHIFT)) | _ALIGNMENT_MASK
-        check_in_hole(image.name, "the initial mapping", image.bits, image.virt_base, last + 1)
         if last >> image.bits:
             raise KernelError(
                 f"{image.name}: the initial mapping from {image.virt_base:#x} does not fit below the end of the "
-                f"{image.bits}-bit address space: link the kernel lower or give it a smaller ramdisk"
+                f"{image.bits}-bit address space: link the kernel lower or give it a smaller ramdisk "
+                "(get_pg_table: xc_dom_pfn_to_ptr failed)"
             )
         mapped = (last - image.virt_base) >> PAGE_SHIFT
         if mapped >= alloc.nr_pages:
@@ -142,7 +144,6 @@ def _alloc_pgtables(alloc: _Allocator, paging: Paging) -> tuple[Mapping, int]:
 def _alloc_unmapped_p2m(alloc: _Allocator, paging: Paging, earlier: list[Mapping], vaddr: int, size: int) -> Mapping:
     """The p2m at its own virtual address, and behind it in the same segment the tables that map it."""
     name, last = alloc.image.name, vaddr + size - 1
-    check_in_hole(name, "INIT_P2M", alloc.image.bits, vaddr, last + 1)
     try:
         mapping = count_pgtables(paging, earlier, vaddr, last, alloc.pfn_alloc_end + (size >> PAGE_SHIFT))
     except MappingOverlapError:

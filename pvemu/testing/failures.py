@@ -15,6 +15,7 @@ __all__ = [
     "GuestCrashError",
     "GuestError",
     "GuestStoppedError",
+    "SaveRefusedError",
     "Sighting",
     "UnexpectedOutputError",
 ]
@@ -71,6 +72,10 @@ class GuestCrashError(GuestError):
 
 class GuestStoppedError(GuestError):
     """The guest shut down, hangs or sleeps for ever, and what was waited for had not come."""
+
+
+class SaveRefusedError(GuestError):
+    """The guest suspended, and libxc would not have saved it."""
 
 
 def _without_blank_end(screen: list[str]) -> list[str]:

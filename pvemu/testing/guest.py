@@ -25,6 +25,7 @@ from pvemu.testing.failures import (
     GuestCrashError,
     GuestError,
     GuestStoppedError,
+    SaveRefusedError,
     Sighting,
     UnexpectedOutputError,
 )
@@ -206,12 +207,36 @@ class Guest(GuestView):
         shuts down for the reason ``suspend``, and goes on when something is waited for.
         """
         machine = self.machine
+        self._suspend(timeout, lambda: machine.domain.shutdown_reason == sched.SHUTDOWN_suspend)
+
+    def _suspend(self, timeout: float, is_suspended: Callable[[], bool]) -> None:
+        machine = self.machine
         if not self._is_closed:
             machine.dom0.ask_to("suspend")
-        suspended = sched.SHUTDOWN_suspend
-        self._run(timeout, lambda: machine.domain.shutdown_reason == suspended, "the guest did not suspend")
+        self._run(timeout, is_suspended, "the guest did not suspend")
         machine.resume()
         self._ended = None
+
+    @wherever_it_runs
+    def save(self, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """``xl save -c``, but for the file: suspend the guest, look at it as libxc does, and resume it in place.
+        SaveRefusedError with libxc's line when it would not be saved; the guest is resumed then too, as by xl.
+        """
+        from pvemu.testing.save_refusal import save_refusal
+
+        machine = self.machine
+        refusal: str | None = None
+
+        def is_suspended() -> bool:
+            nonlocal refusal
+            if machine.domain.shutdown_reason != sched.SHUTDOWN_suspend:
+                return False
+            refusal = save_refusal(machine)
+            return True
+
+        self._suspend(timeout, is_suspended)
+        if refusal is not None:
+            raise SaveRefusedError(f"the guest cannot be saved: {refusal}", self._sighting())
 
     @wherever_it_runs
     def send(self, text: str) -> None:

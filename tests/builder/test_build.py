@@ -205,15 +205,25 @@ def test_empty_ramdisk() -> None:
     assert "zero length file" in refused(make_kernel(), 16, b"")
 
 
-def test_initial_mapping_that_would_reach_the_hole() -> None:
-    assert "the initial mapping" in refused(make_kernel(virt_base=0x00007FFFFFFA0000), 16)
-    assert "the initial mapping" in refused(make_kernel(32, virt_base=0xF5790000), 16)
-    assert "does not fit below the end" in refused(make_kernel(virt_base=0xFFFFFFFFFFFF0000), 16)
+def test_initial_mapping_that_reaches_no_addresses() -> None:
+    not_canonical = "is no canonical address: link the kernel elsewhere (vcpu_x86_64: SETVCPUCONTEXT failed)"
+    assert f"the boot stack at 0x800000016000 {not_canonical}" in refused(make_kernel(virt_base=0x7FFFFFFFE000), 16)
+    assert f"the entry at 0x800000000000 {not_canonical}" in refused(make_kernel(virt_base=0x800000000000), 16)
+    for bits, base in ((64, 0xFFFFFFFFFFFF0000), (32, 0xFFFF0000)):
+        text = refused(make_kernel(bits, virt_base=base), 16)
+        assert "does not fit below the end" in text
+        assert "(get_pg_table: xc_dom_pfn_to_ptr failed)" in text
 
 
-def test_unmapped_p2m_that_would_reach_the_hole() -> None:
-    kernel = make_kernel(virt_base=LINUX_BASE, init_p2m=0xFFFF87FFFFFFF000)
-    assert "INIT_P2M" in refused(kernel, 16)
+def test_addresses_of_xen_are_mapped_like_others() -> None:
+    """Xen puts its own entries in their place when the table is pinned."""
+    for bits, base in ((64, 0xFFFF800000000000), (32, 0xF5800000)):
+        built, _ = build(make_kernel(bits, virt_base=base), 16)
+        assert built.mapped_end == base + (4 << 20)
+        assert "reaches into addresses" in built.image.doubts[0]
+
+
+def test_unmapped_p2m_that_overlaps() -> None:
     kernel = make_kernel(virt_base=LINUX_BASE, init_p2m=LINUX_BASE - 0x1000)
     assert "overlapping mappings" in refused(kernel, 16)
 

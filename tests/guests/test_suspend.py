@@ -69,3 +69,14 @@ def test_a_test_suspends_its_guest(micro: MakeGuest) -> None:
         guest.expect("cancelled=0*1")
         with pytest.raises(GuestStoppedError, match="did not suspend"):
             guest.suspend()
+
+
+def test_a_test_has_its_guest_saved(micro: MakeGuest) -> None:
+    from pvemu.testing.failures import SaveRefusedError
+    from pvemu.testing.guest import Guest
+
+    path = str(micro(SUSPEND32, bits=32).path)
+    with Guest.boot(path, memory=16) as guest:
+        with pytest.raises(SaveRefusedError, match=r"cannot be saved: max_pfn 0xf{16} too large for p2m tree"):
+            guest.save()
+        guest.expect("cancelled=0*1")

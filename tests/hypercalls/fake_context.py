@@ -112,9 +112,14 @@ class FakePort:
 
 
 class FakeVcpu(FakePort):
-    """The calling vcpu is 0; vcpus 0 and 1 exist."""
+    """The calling vcpu is 0; vcpus 0 and 1 exist. ``preempted_after``: the look that finds something to do, if any."""
 
     vcpu_id = 0
+    preempted_after = 0
+
+    def preempt_check(self) -> bool:
+        self.preempted_after -= 1
+        return self.preempted_after == 0
 
     def exists(self, vcpuid: int) -> bool:
         return vcpuid < 2

@@ -109,6 +109,7 @@ class Vcpu(VcpuOperations):
         self.segment_base: Callable[[int], int] = lambda selector: 0
         #: Whether the guest sees an IOPL of its own (VMASST_TYPE_architectural_iopl).
         self.has_architectural_iopl: Callable[[], bool] = lambda: False
+        self.continuation: tuple[int, ...] | None = None  #: a hypercall that was interrupted: its number and arguments
 
     @property
     def kernel_mode(self) -> bool:
@@ -199,6 +200,37 @@ class Vcpu(VcpuOperations):
         else:
             raise XenError(e.EINVAL, f"segment base {which}")
 
+
+    # -- long hypercalls ---------------------------------------------------------------------------------------------
+    def preempt_check(self) -> bool:
+        """hypercall_preempt_check: an upcall could be delivered, or the guest is to be left."""
+        info = self.info
+        return self.resume is not None or bool(info.upcall_pending and not info.upcall_mask)
+
+    def create_continuation(self, op: int, *args: int) -> int:
+        """hypercall_create_continuation: the guest makes another hypercall at the same place when it goes on."""
+        self.continuation = (op, *args)
+        return op
+
+    def take_continuation(self, rip: int) -> bool:
+        """Have the guest stand before the hypercall at ``rip`` once more, with what it is to be called with now; False
+        when it is done.
+        """
+        if self.continuation is None:
+            return False
+        (op, *args), self.continuation = self.continuation, None
+        regs, then = self.regs, self.resume
+        regs.write("rax", op)
+        for name, value in zip(self._abi.arg_registers, args, strict=False):
+            regs.write(name, value)
+
+        def go_back() -> None:
+            regs.write("rip", rip)
+            if then is not None:
+                then()
+
+        self.leave_for(go_back)
+        return True
 
     # -- HYPERVISOR_iret ---------------------------------------------------------------------------------------------
     def iret(self) -> None:
