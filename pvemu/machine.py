@@ -56,6 +56,7 @@ from pvemu.hypervisor.traps.ro_page_fault import RoPageFault
 from pvemu.hypervisor.tsc import Tsc
 from pvemu.hypervisor.vcpu.guest_context import GuestContexts
 from pvemu.hypervisor.width import PV32, PV64
+from pvemu.hypervisor.xenoprof import Xenoprof
 from pvemu.memory.machine_memory import MachineMemory
 from pvemu.observers import subscribe
 
@@ -285,7 +286,7 @@ class Machine:
         context = HypercallContext(
             abi=self.abi, guest=self.guest, domain=self.domain, vcpu=self.vcpu, event_channels=self.event_channels,
             grant_table=self.grants, mm=self.mm, descriptor_tables=self.descriptor_tables, sched=self.sched,
-            physdev=physdev,
+            physdev=physdev, xenoprof=Xenoprof(memory, self.abi.bits, self.config.vcpus),
         )  # fmt: skip
         self.hypercalls = HypercallDispatcher(TABLE, context)
         policy = CpuPolicy(
@@ -323,7 +324,7 @@ class Machine:
                     self.exceptions, far_branches, self.sched, *([gates] if gates is not None else []),
                 )
             ]  # fmt: skip
-            self._serving += [self.hypercalls.set_current, self._set_current]
+            self._serving += [self.hypercalls.set_current, self.grants.set_current, self._set_current]
             self.exit_handler.on_spin = self.sched.spin
             self.engine.exit_on_pause()
 
@@ -351,7 +352,7 @@ class Machine:
     def _make_dom0(self) -> None:
         built = self.built
         self.dom0 = Dom0(
-            self.config, str(self.domain.uuid), self.width.protocol, self._disks, self.ram, self.grants,
+            self.config, self.domain.uuid, self.width.protocol, self._disks, self.ram, self.grants,
             self.event_channels, self.clock, (built.store_mfn, self.store_port),
             (built.console_mfn, self.console_port), self._console_output, self._console_polled, self._disk_worked,
             self.dom0_log.append, Dom0Parts() if self._strict is None else self._strict.dom0_parts,
