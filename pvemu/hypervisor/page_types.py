@@ -31,7 +31,7 @@ XEN_L4_SLOTS = range(256, 272)
 _NO_SLOTS = range(0)
 _RO_MPT_SLOT, _LINEAR_PT_SLOT, _PERDOMAIN_SLOT, _XEN_SLOT, _DIRECTMAP_SLOT = 256, 258, 260, 261, 262
 _HYPERVISOR_RW = 0x63
-_RO_MPT_FLAGS = 0x27
+_RO_MPT_FLAGS = 0x25 | PTE_NX
 
 
 def xen_l4_entries(mfn: int) -> dict[int, int]:
