@@ -352,7 +352,7 @@ class Machine:
     def _make_dom0(self) -> None:
         built = self.built
         self.dom0 = Dom0(
-            self.config, str(self.domain.uuid), self.width.protocol, self._disks, self.ram, self.grants,
+            self.config, self.domain.uuid, self.width.protocol, self._disks, self.ram, self.grants,
             self.event_channels, self.clock, (built.store_mfn, self.store_port),
             (built.console_mfn, self.console_port), self._console_output, self._console_polled, self._disk_worked,
             self.dom0_log.append, Dom0Parts() if self._strict is None else self._strict.dom0_parts,
@@ -387,7 +387,8 @@ class Machine:
                     self._is_amidst = True
                     return Outcome("paused", "")
             except DomainCrashError as crash:
-                self.crash_lines = crash.lines
+                whom = f"d{self.config.domid}v{self.vcpu.vcpu_id}"
+                self.crash_lines = [line.replace("%pv", whom) for line in crash.lines]
                 self.domain.shutdown(sched_abi.SHUTDOWN_crash)
         if self._strict is not None and self.domain.shutdown_reason is not None:
             self._strict.stopped(self.console)
