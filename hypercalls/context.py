@@ -31,6 +31,7 @@ __all__ = [
     "SchedPort",
     "TrapEntry",
     "VcpuPort",
+    "XenoprofPort",
 ]  # fmt: skip
 
 
@@ -223,6 +224,12 @@ class VcpuPort(Protocol):
     def stop_singleshot_timer(self) -> None: ...
     def register_nmi_callback(self, address: int) -> None: ...
 
+    def preempt_check(self) -> bool:
+        """hypercall_preempt_check: whether a long hypercall should let something else happen first."""
+
+    def create_continuation(self, op: int, *args: int) -> int:
+        """hypercall_create_continuation: make this hypercall instead, when that has happened. Its number."""
+
     # -- vcpu_op on vcpu ``vcpuid`` (XenError(ENOENT) where there is none)
     def exists(self, vcpuid: int) -> bool: ...
     def has_info(self, vcpuid: int) -> bool:
@@ -286,6 +293,13 @@ class PhysdevPort(Protocol):
     def set_pirq_eoi_map(self, mfn: int) -> None: ...
 
 
+class XenoprofPort(Protocol):
+    """What of xen/common/xenoprof.c is for every domain."""
+
+    def get_buffer(self, max_samples: int) -> tuple[int, int, int]:
+        """(number of buffers, size of each, machine address of the first)."""
+
+
 class Context(Protocol):
     """One hypercall's view of the hypervisor."""
 
@@ -309,6 +323,8 @@ class Context(Protocol):
     def sched(self) -> SchedPort: ...
     @property
     def physdev(self) -> PhysdevPort: ...
+    @property
+    def xenoprof(self) -> XenoprofPort: ...
 
     def call(self, op: int, args: Sequence[int]) -> int:
         """Run another hypercall with the same context (multicall): its result, already ``-errno`` on refusal."""

@@ -103,14 +103,16 @@ class Debuggee:
             stepper.budget = None
 
     def step_range(self, first: int, end: int, points: Sequence[StopPoint] = ()) -> Stop:
-        """Run instructions, counting, until the guest stands outside the linear addresses from ``first`` to before
-        ``end``, or at a stop point.
+        """Run instructions, counting, until the vcpu that runs now stands outside the linear addresses from ``first``
+        to before ``end``, or the guest at a stop point. What other vcpus run meanwhile is no matter.
         """
-        pulse = self.pulse
+        pulse, machine = self.pulse, self.machine
+        stepped = machine.vcpu
         with pulse.paused():  # each instruction is soon over
             while True:
                 stop = self.step(1, points)
-                if stop.kind != "step" or not first <= stop.rip < end or self._met.is_code_point(stop.rip):
+                is_outside = machine.vcpu is stepped and not first <= stop.rip < end
+                if stop.kind != "step" or is_outside or self._met.is_code_point(stop.rip):
                     return stop
                 pulse.look()
                 if pulse.is_interrupted:
@@ -134,7 +136,8 @@ class Debuggee:
         """
         self._met.arm(())
         engine = self.machine.engine
-        if engine.exits < place.exits:
+        is_fresh = engine.exits < place.exits
+        if is_fresh:
             self._count_on()
             engine.stepper.settles = bool(place.trail) and place.trail[0].kind == "settle"
             self._go(target=place.exits)
@@ -149,7 +152,11 @@ class Debuggee:
                 case "step":
                     self.step(mark.times)
                 case "code":
-                    self._arrive(mark.address, mark.times)
+                    # Where the exit leads to is the first arrival there: a handler, or another vcpu's next instruction.
+                    times = mark.times - (is_fresh and engine.read("rip") == mark.address)
+                    if times:
+                        self._arrive(mark.address, times)
+            is_fresh = False
         return self.stop
 
     def _arrive(self, address: int, count: int) -> None:

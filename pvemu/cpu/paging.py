@@ -90,6 +90,7 @@ class PageWalker:
         self._drop_code = drop_code
         self._flush_page = flush_page if flush_page is not None else lambda vaddr: flush()
         self.root_maddr = 0
+        self.on_load_root: Callable[[], None] = lambda: None
         self.first_fills = 0
         self.error_code = 0
         self._refilled: set[int] = set()  # L1 entries filled again since the engine's TLB was last emptied
@@ -150,6 +151,7 @@ class PageWalker:
             if slot in self._slots:  # else one before emptied the TLB
                 self._drop_slot(slot)
         self._upper_entries.update(new + slot for slot in self._slots)
+        self.on_load_root()
 
     def _drop_slot(self, slot: int) -> None:
         """Take all pages of one slot of the root (512 GiB, or 1 of 32 bits) out of the TLB."""
@@ -321,6 +323,18 @@ class PageWalker:
         found = (table - base) >> 3, rights, nx, of_slot[1]
         self._l1_tables[key] = found
         return found
+
+    def has_l1_table(self, vaddr: int) -> bool:
+        """Whether the tables lead to one of level 1 for ``vaddr``, of which 48 bits count."""
+        ram, table = self._ram, self.root_maddr
+        for level in self.upper_levels:
+            if not ram.contains(table >> PAGE_SHIFT):
+                return False
+            entry = ram.read_u64(table + 8 * table_slot(vaddr, level))
+            if not entry & PTE_P:
+                return False
+            table = entry & PTE_ADDR
+        return True
 
     def lookup(self, vaddr: int, access: Access = Access.READ, root_maddr: int | None = None) -> int | None:
         """Machine address that ``vaddr`` means under the current tables (or those at ``root_maddr``) for an access of

@@ -13,20 +13,21 @@ main:
         try     .byte 0x0f, 0x22, 0xe8          # 5: mov %eax, %cr5
         try     .byte 0xf0, 0xf4                # 6: lock hlt
         try     .byte 0xf0, 0x0f, 0x32          # 7: lock rdmsr
-        try     .byte 0xc5, 0xf8, 0x77          # 8: vzeroupper
-        try     .byte 0xc5, 0xfc, 0x77          # 9: vzeroall
-        try     .byte 0xc7, 0xf8, 0, 0, 0, 0    # 10: xbegin
+        try     .byte 0xc7, 0xf8, 0, 0, 0, 0    # 8: xbegin
         mov     $0x80, %edx
         mov     $gone - 2, %edi
-        try     insl                            # 11: crosses into nothing
+        try     insl                            # 9: crosses into nothing
         mov     $read_only, %edi
-        try     insl                            # 12: to a page that may not be written
+        try     insl                            # 10: to a page that may not be written
         mov     XEN, %DI
-        try     insl                            # 13: Xen's: not even a page fault
+        try     insl                            # 11: Xen's: not even a page fault
         mov     $7, %ecx
         mov     $gone - 2, %edi
-        try     rep insw                        # 14: the second one faults
+        try     rep insw                        # 12: the second one faults
         show    rep_left, %CX
+        try     incl gone                       # 13: asks for both rights at once
+        try     lock btsl $1, gone              # 14: so does this one
+        try     btl $1, gone                    # 15: reads alone
         show    traps, trap_count
         poweroff
 

@@ -8,7 +8,7 @@ from hypercalls.abi import ABI32, ABI64, Abi
 from hypercalls.errors import XenError
 from hypercalls.public import xen
 from hypercalls.public.errno import EACCES, EFAULT, EINVAL, ENOSYS, EOPNOTSUPP, EPERM, ESRCH
-from tests.hypercalls.fake_context import BASE, BOTH, OWN_DOMID, SIZE, FakeContext
+from tests.hypercalls.fake_context import BASE, BOTH, OWN_DOMID, SIZE, FakeContext, FakeVcpu
 
 WIDTHS = pytest.mark.parametrize("abi", BOTH, ids=["64", "32"])
 PREEMPTED = 1 << 31
@@ -218,6 +218,19 @@ def test_multicall_has_a_result_for_each_call(abi: Abi) -> None:
     results = [context.get(xen.multicall_entry, BASE + n * size).result for n in range(4)]
     assert results == [4 << 16 | 17, -EINVAL & abi.long_mask, 0, -ENOSYS & abi.long_mask]
     assert context.calls == [("stack_switch", 0xE02B, 0x9000)]
+
+
+@WIDTHS
+def test_multicall_goes_on_as_another_when_something_comes_in_between(abi: Abi) -> None:
+    context = FakeContext(abi)
+    call = (xen.__HYPERVISOR_fpu_taskswitch, 1)
+    entries(context, call, call, call, call)
+    assert isinstance(context.vcpu, FakeVcpu)
+    context.vcpu.preempted_after = 2
+    context.answers["create_continuation"] = lambda op, *args: op
+    assert context.hypercall("multicall", BASE, 4) == xen.__HYPERVISOR_multicall
+    rest = BASE + 2 * abi.sizeof(xen.multicall_entry)
+    assert context.calls[2:] == [("create_continuation", xen.__HYPERVISOR_multicall, rest, 2)]
 
 
 @WIDTHS

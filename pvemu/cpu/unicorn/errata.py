@@ -1,9 +1,9 @@
 """Instructions that the engine runs and the CPU of pvemu.cpu.cpuid does not: they are made #UD.
 
-VZEROUPPER and VZEROALL (no AVX), XBEGIN (no RTM), and far branches with REX.W, whose operand AMD's CPUs read in another
-way than the engine, which decodes for Intel: what handles #UD does them. Frames are searched for their bytes when code
-is first fetched from them; only where they stand is a hook, and it asks the engine how long it takes the instruction
-for. What is not found: one that crosses a page, or that the guest stores into a page which it has run before.
+XBEGIN (there is no RTM), and far branches with REX.W, whose operand AMD's CPUs read in another way than the engine,
+which decodes for Intel: what handles #UD does them. Frames are searched for their bytes when code is first fetched from
+them; only where they stand is a hook, and it asks the engine how long it takes the instruction for. What is not found:
+one that crosses a page, or that the guest stores into a page which it has run before.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 __all__ = ["Errata"]
 
 _MODRM_3_OR_5 = bytes(mod << 6 | reg << 3 | rm for mod in range(3) for reg in (3, 5) for rm in range(8))
-#: An XBEGIN whose handler is near: as the same bytes in other instructions hardly ever go on.
-_WANTED = re.compile(
-    rb"\xc5[\xf8\xfc]\x77|\xc7\xf8..(?:\x00\x00|\xff\xff)|[\x48-\x4f]\xff[" + re.escape(_MODRM_3_OR_5) + rb"]",
-    re.DOTALL,
-)
+#: A far branch, behind its REX.W; an XBEGIN whose handler is near, as the same bytes in other instructions hardly ever
+#: go on. Each begins with a literal: the search takes a few microseconds a page.
+_FAR = re.compile(rb"\xff[" + re.escape(_MODRM_3_OR_5) + rb"]")
+_XBEGIN = re.compile(rb"\xc7\xf8..(?:\x00\x00|\xff\xff)", re.DOTALL)
+_REX_W = frozenset(range(0x48, 0x50))
+#: LEA -1(...): the commonest place of these bytes.
+_LEA = 0x8D
 _PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
 #: Each one costs a little whenever code is translated.
 _MAX_HOOKS = 64
@@ -69,10 +71,14 @@ class Errata:
 
     def _search(self, frame: memoryview) -> tuple[int, ...]:
         """Where one of them may begin, with its prefixes."""
-        offsets = []
-        for match in _WANTED.finditer(frame):
-            at = match.start()
-            offsets.append(at)
+        found = [match.start() for match in _XBEGIN.finditer(frame)]
+        for match in _FAR.finditer(frame):
+            at = match.start() - 1
+            if at >= 0 and frame[at] in _REX_W and (at == 0 or frame[at - 1] != _LEA):
+                found.append(at)
+        offsets = list(found)
+        for start in found:
+            at = start
             while at and frame[at - 1] in _PREFIXES:
                 at -= 1
                 offsets.append(at)
@@ -85,8 +91,8 @@ class Errata:
             if not self._ram.contains(maddr >> PAGE_SHIFT):
                 return
             code = self._ram.read(maddr | address & PAGE_MASK, size)
-            match = _WANTED.match(code.lstrip(bytes(_PREFIXES)) + bytes(2))
-            if match is not None and match.end() <= size + 2 and size > 2:
+            code = code.lstrip(bytes(_PREFIXES))
+            if _XBEGIN.match(code) or (len(code) > 2 and code[0] in _REX_W and _FAR.match(code, 1)):
                 self._refuse()
         except BaseException as error:  # noqa: BLE001 - must not cross C; raised again by run()
             self._keep_error(error)

@@ -32,6 +32,7 @@ _HYPERCALL_NS = 1_000
 _FIRST_FILL_NS = 100
 _RECENT_HYPERCALLS = 16
 _EPOCH_NS = 1_000_000_000
+_INT_LENGTH = 2
 #: SYSCALL forgets the selectors: Xen returns to these.
 _FLAT = (arch_x86.FLAT_KERNEL_CS64, arch_x86.FLAT_KERNEL_SS64)
 
@@ -93,6 +94,8 @@ class PvExitHandler(ServesCurrent):
         clock.charge(_HYPERCALL_NS)
         result = self._hypercalls.call(op, args)
         self.recent.append(HypercallRecord(clock.time, rip, op, tuple(args), result))
+        if vcpu.continuation is not None and vcpu.take_continuation(rip):
+            return
         self._write_rax(result & 0xFFFF_FFFF_FFFF_FFFF)
         self._write_rcx(rip + 2)
         self._write_r11(rflags)
@@ -110,6 +113,8 @@ class PvExitHandler(ServesCurrent):
         clock.charge(_HYPERCALL_NS)
         result = self._hypercalls.call(op, args)
         self.recent.append(HypercallRecord(clock.time, rip, op, tuple(args), result))
+        if self._vcpu.continuation is not None and self._vcpu.take_continuation(rip - _INT_LENGTH):
+            return True
         self._write_rax(result & 0xFFFF_FFFF)
         self.after_exit()
         return True
@@ -154,6 +159,7 @@ class PvExitHandler(ServesCurrent):
     def after_exit(self) -> None:
         """test_all_events: run what is due by now, and leave guest code for an upcall that it may take."""
         clock = self._clock
+        self._vcpu.softirq_pending = False
         clock.run_due()
         if clock.time >= self._calibration_due:
             self._calibrate()

@@ -39,6 +39,8 @@ CALLBACK_KINDS = frozenset((cb.CALLBACKTYPE_event, cb.CALLBACKTYPE_failsafe, cb.
                             cb.CALLBACKTYPE_sysenter, cb.CALLBACKTYPE_syscall32, cb.CALLBACKTYPE_nmi))  # fmt: skip
 #: PV_CR4_GUEST_VISIBLE_MASK of what Xen runs with: PAE MCE OSFXSR OSXMMEXCPT.
 _CR4_VISIBLE = 0x660
+#: domain_crash in do_iret, where Xen 4.17 has it.
+CRASHED = "domain_crash called from arch/x86/pv/iret.c:104"
 _UNSET = TrapEntry(0, 0, 0, 0)
 _CR0_TS = 8
 _CR4_TSD, _CR4_DE, _CR4_FSGSBASE = 1 << 2, 1 << 3, 1 << 16
@@ -109,6 +111,8 @@ class Vcpu(VcpuOperations):
         self.segment_base: Callable[[int], int] = lambda selector: 0
         #: Whether the guest sees an IOPL of its own (VMASST_TYPE_architectural_iopl).
         self.has_architectural_iopl: Callable[[], bool] = lambda: False
+        self.continuation: tuple[int, ...] | None = None  #: a hypercall that was interrupted: its number and arguments
+        self.softirq_pending = False  #: SCHEDULE_SOFTIRQ, until the guest goes on
 
     @property
     def kernel_mode(self) -> bool:
@@ -200,6 +204,38 @@ class Vcpu(VcpuOperations):
             raise XenError(e.EINVAL, f"segment base {which}")
 
 
+    # -- long hypercalls ---------------------------------------------------------------------------------------------
+    def preempt_check(self) -> bool:
+        """hypercall_preempt_check: an upcall could be delivered, or somebody else is to run first."""
+        info = self.info
+        return self.softirq_pending or self.resume is not None or bool(info.upcall_pending and not info.upcall_mask)
+
+    def create_continuation(self, op: int, *args: int) -> int:
+        """hypercall_create_continuation: the guest makes another hypercall at the same place when it goes on."""
+        self.continuation = (op, *args)
+        self.softirq_pending = False
+        return op
+
+    def take_continuation(self, rip: int) -> bool:
+        """Have the guest stand before the hypercall at ``rip`` once more, with what it is to be called with now; False
+        when it is done.
+        """
+        if self.continuation is None:
+            return False
+        (op, *args), self.continuation = self.continuation, None
+        regs, then = self.regs, self.resume
+        regs.write("rax", op)
+        for name, value in zip(self._abi.arg_registers, args, strict=False):
+            regs.write(name, value)
+
+        def go_back() -> None:
+            regs.write("rip", rip)
+            if then is not None:
+                then()
+
+        self.leave_for(go_back)
+        return True
+
     # -- HYPERVISOR_iret ---------------------------------------------------------------------------------------------
     def iret(self) -> None:
         """HYPERVISOR_iret: the frame on the guest's stack is taken when the engine has left the hypercall."""
@@ -211,10 +247,10 @@ class Vcpu(VcpuOperations):
         try:
             raw = self._guest.copy_from_guest(regs.read("rsp"), self._abi.sizeof(arch_x86.iret_context))
         except XenError:
-            raise DomainCrashError(["Fault while reading IRET context from guest stack"]) from None
+            raise DomainCrashError(["%pv Fault while reading IRET context from guest stack", CRASHED]) from None
         frame = self._abi.unpack(arch_x86.iret_context, raw)
         if frame.cs & 3 == 3 and not self.toggle_guest_mode():
-            raise DomainCrashError(["Guest switching to user mode with no user page tables"])
+            raise DomainCrashError(["%pv Guest switching to user mode with no user page tables", CRASHED])
         if self.has_architectural_iopl():
             self.iopl = frame.rflags & _IOPL
         self.nmi_masked = False

@@ -34,6 +34,7 @@ from pvemu.hypervisor.shared_info import SharedInfo
 from pvemu.hypervisor.time import VirtualClock
 from pvemu.hypervisor.vcpu.guest_context import GuestContexts
 from pvemu.hypervisor.width import PV32, PV64, Width
+from pvemu.hypervisor.xenoprof import Xenoprof
 from pvemu.memory.machine_memory import MachineMemory
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class World:
         context = HypercallContext(
             abi=self.abi, guest=self.guest, domain=self.domain, vcpu=self.vcpu, event_channels=self.event_channels,
             grant_table=self.grants, mm=self.mm, descriptor_tables=self.descriptor_tables, sched=self.sched,
-            physdev=Physdev(self.vcpu, self.types),
+            physdev=Physdev(self.vcpu, self.types), xenoprof=Xenoprof(self.memory, self.abi.bits, vcpus),
         )  # fmt: skip
         self.hypercalls = HypercallDispatcher(TABLE, context)
         self._boot()
@@ -127,7 +128,7 @@ class World:
         self.shared_info_mfn = self.memory.alloc_shared()
         self.shared_info = SharedInfo(self.abi, self.ram.frame(self.shared_info_mfn))
         self.reservation.guest_max_pfn = lambda: self.shared_info.max_pfn
-        infos = [self.shared_info.vcpu_info(i) for i in range(vcpus)]
+        infos = self.shared_info.vcpu_infos(vcpus)
         pages = DomainPages(self.ram, self.types)
         self.event_channels = EventChannels(DOMID, self.shared_info, infos, pages, self.log.append)
         self.domain = Domain(DOMID, self.clock, self._leave)
