@@ -97,7 +97,7 @@ def test_a_kernel_of_the_other_width_is_refused_as_on_xen(
         send=["\x1b", "c", f"linux (xen/xvda,msdos1)/boot/xen/pvboot-{other}.elf\r"],
     )  # fmt: skip
     machine = {"x86_64": 2, "i386": 4}[mine]  # GRUB's number, as recorded of both directions on Xen
-    assert b"error: incompatible architecture: %d.\r\n" % machine in done.console
+    assert b"error: incompatible architecture: %d.\n\r" % machine in done.console
     assert done.verdict.verdict == "failure"
     assert len(done.verdict.stages) == 2
     refusal = done.verdict.refusal
