@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pvemu.cpu.exits import PF_INSTR, PF_PRESENT, PF_USER, PF_WRITE, Access
 from pvemu.frames import PAGE_SHIFT, Mfn
-from pvemu.hypervisor.descriptor_tables import GDT_VADDR, DescriptorTables
+from pvemu.hypervisor.descriptor_tables import GDT_VADDR, LDT_VADDR, DescriptorTables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["AddressSpace"]
 
 _XEN_START, _XEN_END = 0xFFFF_8000_0000_0000, 0xFFFF_8800_0000_0000
+#: DIRECTMAP_VIRT_START, and where Xen's image lies in XEN_VIRT_START.
+_DIRECTMAP = 0xFFFF_8300_0000_0000
+_TEXT, _TEXT_END = 0xFFFF_82D0_4020_0000, 0xFFFF_82D0_4080_0000
 _M2P_END = 0xFFFF_8080_0000_0000
 _FETCH = int(Access.FETCH)
 _PROT_R, _PROT_RW = 1, 3
@@ -79,9 +82,16 @@ class AddressSpace:
             maddr = self._descriptor_tables.page_at(vaddr, access)
         if maddr is None or access != Access.READ:
             code = {Access.WRITE: PF_USER | PF_WRITE, Access.FETCH: PF_USER | PF_INSTR}.get(Access(access), PF_USER)
-            self._walker.error_code = code if maddr is None else code | PF_PRESENT
+            self._walker.error_code = code | PF_PRESENT if maddr is not None or self._is_xens(vaddr) else code
             return None
         return maddr, _PROT_R
+
+    def _is_xens(self, vaddr: int) -> bool:
+        """Whether Xen has something mapped there for itself: its text, the direct map, the vcpu's GDT."""
+        if GDT_VADDR <= vaddr < LDT_VADDR:
+            return self._descriptor_tables.page_at(vaddr, Access.READ) is not None
+        in_direct_map = vaddr - _DIRECTMAP < self._m2p.max_mfn << PAGE_SHIFT
+        return _TEXT <= vaddr < _TEXT_END or (vaddr >= _DIRECTMAP and in_direct_map)
 
     def run_on_copy(self, page: int, maddr: int, run: Callable[[], Exit]) -> Exit:
         """``run`` with the page at linear address ``page`` writable at ``maddr`` instead of where it is mapped."""
