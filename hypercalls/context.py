@@ -31,6 +31,7 @@ __all__ = [
     "SchedPort",
     "TrapEntry",
     "VcpuPort",
+    "XenoprofPort",
 ]  # fmt: skip
 
 
@@ -292,6 +293,13 @@ class PhysdevPort(Protocol):
     def set_pirq_eoi_map(self, mfn: int) -> None: ...
 
 
+class XenoprofPort(Protocol):
+    """What of xen/common/xenoprof.c is for every domain."""
+
+    def get_buffer(self, max_samples: int) -> tuple[int, int, int]:
+        """(number of buffers, size of each, machine address of the first)."""
+
+
 class Context(Protocol):
     """One hypercall's view of the hypervisor."""
 
@@ -315,6 +323,8 @@ class Context(Protocol):
     def sched(self) -> SchedPort: ...
     @property
     def physdev(self) -> PhysdevPort: ...
+    @property
+    def xenoprof(self) -> XenoprofPort: ...
 
     def call(self, op: int, args: Sequence[int]) -> int:
         """Run another hypercall with the same context (multicall): its result, already ``-errno`` on refusal."""

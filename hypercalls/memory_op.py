@@ -16,7 +16,7 @@ from hypercalls.domid import (
     check_remote_domain_exists,
     check_target_domain,
 )
-from hypercalls.guest_handle import check_handle, copy_field_to_guest, put_longs, read_array
+from hypercalls.guest_handle import check_handle, patched, put_longs, read_array
 from hypercalls.memory_exchange import memory_exchange
 from hypercalls.memory_reservation import COMPAT_ARG_XLAT_SIZE, memory_reservation
 from hypercalls.public import memory as xm
@@ -168,14 +168,15 @@ def _reserved_device_memory_map(ctx: Context, _op: int, arg: int) -> int:
 
 
 def _memory_map(ctx: Context, _op: int, arg: int) -> int:
-    nr_entries, buffer = ctx.abi.reader(xm.xen_memory_map).unpack(_copy(ctx, xm.xen_memory_map, arg))
+    data = _copy(ctx, xm.xen_memory_map, arg)
+    nr_entries, buffer = ctx.abi.reader(xm.xen_memory_map).unpack(data)
     entries = ctx.mm.memory_map()
     if not entries:
         return -ENOSYS
     entries = entries[:nr_entries]
     if entries:
         ctx.guest.copy_to_guest(buffer, b"".join([E820ENTRY.pack(*entry) for entry in entries]))
-    copy_field_to_guest(ctx, arg, xm.xen_memory_map, "nr_entries", len(entries))
+    ctx.guest.copy_to_guest(arg, patched(ctx, data, xm.xen_memory_map, nr_entries=len(entries)))
     return 0
 
 
@@ -203,12 +204,13 @@ def _machphys_mapping(ctx: Context, _op: int, arg: int) -> int:
 
 def _machphys_mfn_list(ctx: Context, op: int, arg: int) -> int:
     cls = xm.xen_machphys_mfn_list
-    max_extents, extent_start, _ = ctx.abi.reader(cls).unpack(_copy(ctx, cls, arg))
+    data = _copy(ctx, cls, arg)
+    max_extents, extent_start, _ = ctx.abi.reader(cls).unpack(data)
     is_compat = op == xm.XENMEM_machphys_compat_mfn_list
     mfns = (ctx.mm.machphys_compat_mfn_list() if is_compat else ctx.mm.machphys_mfn_list())[:max_extents]
     if put_longs(ctx, extent_start, mfns) != len(mfns):
         return -EFAULT
-    copy_field_to_guest(ctx, arg, cls, "nr_extents", len(mfns))
+    ctx.guest.copy_to_guest(arg, patched(ctx, data, cls, nr_extents=len(mfns)))
     return 0
 
 

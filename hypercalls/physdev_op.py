@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from hypercalls.arguments import s32
 from hypercalls.domid import check_existing_domain
 from hypercalls.errors import XenError
-from hypercalls.guest_handle import check_handle, copy_field_to_guest
+from hypercalls.guest_handle import check_handle, patched
 from hypercalls.public import physdev as pd
 from hypercalls.public.errno import EINVAL, ENODEV, ENOSYS, EPERM
 
@@ -53,6 +53,11 @@ def _read(ctx: Context, cls: type, arg: int, *fields: str) -> tuple[int, ...]:
     return layout.unpack(ctx.guest.copy_from_guest(arg, layout.size))
 
 
+def _write_back(ctx: Context, cls: type, arg: int, **values: int) -> None:
+    """The whole structure with these values: XenError(EFAULT) where any part of it cannot be written."""
+    ctx.guest.copy_to_guest(arg, patched(ctx, ctx.guest.copy_from_guest(arg, ctx.abi.sizeof(cls)), cls, **values))
+
+
 def _eoi(ctx: Context, arg: int) -> int:
     (irq,) = _read(ctx, pd.physdev_eoi, arg)
     ctx.physdev.eoi(irq)
@@ -84,10 +89,11 @@ def _irq_unmask_notify(_ctx: Context, _arg: int) -> int:
 
 
 def _irq_status_query(ctx: Context, arg: int) -> int:
-    (irq,) = _read(ctx, pd.physdev_irq_status_query, arg, "irq")
+    cls = pd.physdev_irq_status_query
+    (irq,) = _read(ctx, cls, arg, "irq")
     if irq >= NR_PIRQS:
         return -EINVAL
-    copy_field_to_guest(ctx, arg, pd.physdev_irq_status_query, "flags", pd.XENIRQSTAT_needs_eoi)
+    _write_back(ctx, cls, arg, flags=pd.XENIRQSTAT_needs_eoi)
     return 0
 
 
@@ -97,7 +103,7 @@ def _map_pirq(ctx: Context, arg: int) -> int:
     if type_ == pd.MAP_PIRQ_TYPE_MULTI_MSI and table_base:
         return -EINVAL
     type_ = pd.MAP_PIRQ_TYPE_MSI if type_ == pd.MAP_PIRQ_TYPE_MSI_SEG else type_
-    copy_field_to_guest(ctx, arg, pd.physdev_map_pirq, "type", type_)
+    _write_back(ctx, pd.physdev_map_pirq, arg, type=type_)
     check_existing_domain(ctx, domid)
     return -EPERM
 
@@ -148,7 +154,7 @@ def _pirq_eoi_gmfn(ctx: Context, arg: int) -> int:
 def _get_free_pirq(ctx: Context, arg: int) -> int:
     """A number for an interrupt, which any domain may have; what to bind to it is for those with devices."""
     (type_,) = _read(ctx, pd.physdev_get_free_pirq, arg, "type")
-    copy_field_to_guest(ctx, arg, pd.physdev_get_free_pirq, "pirq", ctx.physdev.get_free_pirq(type_))
+    _write_back(ctx, pd.physdev_get_free_pirq, arg, pirq=ctx.physdev.get_free_pirq(type_))
     return 0
 
 

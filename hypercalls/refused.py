@@ -7,25 +7,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from hypercalls.arguments import s32, u16, u32
+from hypercalls.arguments import u16, u32
 from hypercalls.domctl import DOMCTL_HEADER, DOMCTL_SIZE, XEN_DOMCTL_INTERFACE_VERSION, XEN_DOMCTL_shadow_op
 from hypercalls.domid import check_remote_domain_exists
-from hypercalls.public.errno import E2BIG, EACCES, EBUSY, EINVAL, ENODATA, ENODEV, ENOSYS, EOPNOTSUPP, EPERM, ESRCH
+from hypercalls.public.errno import E2BIG, EACCES, EINVAL, ENODATA, ENOSYS, EOPNOTSUPP, EPERM, ESRCH
 
 if TYPE_CHECKING:
     from hypercalls.context import Context
 
 __all__ = [
     "do_console_io", "do_dm_op", "do_hypfs_op", "do_kexec_op", "do_mca",
-    "do_paging_domctl_cont", "do_platform_op", "do_sysctl", "do_xenoprof_op", "do_xenpmu_op", "do_xsm_op",
+    "do_paging_domctl_cont", "do_platform_op", "do_sysctl", "do_xenpmu_op", "do_xsm_op",
 ]  # fmt: skip
 
 XENPF_INTERFACE_VERSION: Final = 0x03000001
 XEN_SYSCTL_INTERFACE_VERSION: Final = 0x15
-XENOPROF_init: Final = 0
-XENOPROF_get_buffer: Final = 14
-XENOPROF_last_op: Final = 17
-XENOPROF_INIT_SIZE: Final = 72
 
 
 def _version(ctx: Context, arg: int) -> int:
@@ -79,19 +75,6 @@ def do_xsm_op(_ctx: Context, _op: int) -> int:
 def do_xenpmu_op(_ctx: Context, _op: int, _arg: int) -> int:
     """xen/arch/x86/cpu/vpmu.c: virtual performance counters are off unless the host's administrator wants them."""
     return -EOPNOTSUPP
-
-
-def do_xenoprof_op(ctx: Context, op: int, arg: int) -> int:
-    """xen/common/xenoprof.c. Four operations are for every domain: one finds a CPU that it does not know (an AMD of
-    family 6), one the counters in use by somebody else, and without its buffer the others are refused.
-    """
-    op = s32(op)
-    if op == XENOPROF_init:
-        ctx.guest.copy_from_guest(arg, XENOPROF_INIT_SIZE)
-        return -ENODEV
-    if op == XENOPROF_get_buffer:
-        return -EBUSY
-    return -EPERM if 0 <= op <= XENOPROF_last_op else -EINVAL
 
 
 def do_dm_op(ctx: Context, domid: int, nr_bufs: int, bufs: int) -> int:

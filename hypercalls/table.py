@@ -35,6 +35,7 @@ from hypercalls.update_va_mapping import do_update_va_mapping, do_update_va_mapp
 from hypercalls.vcpu_op import do_vcpu_op
 from hypercalls.vm_assist import do_vm_assist
 from hypercalls.xen_version import do_xen_version
+from hypercalls.xenoprof_op import do_xenoprof_op
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -103,7 +104,7 @@ TABLE: Final[Mapping[int, Row]] = {
     xen.__HYPERVISOR_nmi_op: _row("nmi_op", do_nmi_op, 2),
     xen.__HYPERVISOR_sched_op: _row("sched_op", do_sched_op, 2),
     xen.__HYPERVISOR_callback_op: _row("callback_op", do_callback_op, 2),
-    xen.__HYPERVISOR_xenoprof_op: _row("xenoprof_op", refused.do_xenoprof_op, 2),
+    xen.__HYPERVISOR_xenoprof_op: _row("xenoprof_op", do_xenoprof_op, 2),
     xen.__HYPERVISOR_event_channel_op: _row("event_channel_op", do_event_channel_op, 2),
     xen.__HYPERVISOR_physdev_op: _row("physdev_op", do_physdev_op, 2),
     xen.__HYPERVISOR_hvm_op: _row("hvm_op", do_hvm_op, 2),

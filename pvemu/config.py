@@ -33,7 +33,7 @@ TSC_MODES = ("default", "always_emulate", "native")
 #: How many seeds a guest must survive to be called strict.
 DEFAULT_SEEDS = 50
 #: What strictness takes away from a guest, or adds (:mod:`pvemu.strict`).
-ASPECTS = ("registers", "memory", "frames", "events", "timers", "store", "console", "disk")
+ASPECTS = ("registers", "memory", "frames", "events", "timers", "scheduling", "store", "console", "disk")
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from pvemu.hypervisor.guest_access import GuestMemory
 from pvemu.hypervisor.guest_mode import toggle_guest_mode
 from pvemu.hypervisor.hypercall import HypercallContext, HypercallDispatcher
 from pvemu.hypervisor.memory import Reservation
+from pvemu.hypervisor.page_types import xen_l4_entries
 from pvemu.hypervisor.physdev import Physdev
 from pvemu.hypervisor.sched import Sched
 from pvemu.hypervisor.sched.context_switch import ContextSwitch
@@ -55,6 +56,7 @@ from pvemu.hypervisor.traps.ro_page_fault import RoPageFault
 from pvemu.hypervisor.tsc import Tsc
 from pvemu.hypervisor.vcpu.guest_context import GuestContexts
 from pvemu.hypervisor.width import PV32, PV64
+from pvemu.hypervisor.xenoprof import Xenoprof
 from pvemu.memory.machine_memory import MachineMemory
 from pvemu.observers import subscribe
 
@@ -172,12 +174,15 @@ class Machine:
         read_cs = engine.reader("cs")
         walker = PaePageWalker(self.ram, engine.flush_tlb, drop_code, engine.flush_page)
         walker.is_user = lambda: read_cs()[0] & 3 == 3
-        walker.xen_page = lambda vaddr: compat.page_at(vaddr - HYPERVISOR_COMPAT_VIRT_START)
+        walker.xen_page = lambda vaddr: compat.shown_at(vaddr - HYPERVISOR_COMPAT_VIRT_START)
         return walker
 
     def _make_mm(self) -> None:
         memory, width = self.memory, self.width
-        xen_entries = m2p_entries(self.m2p.compat.superpages()) if self.m2p.compat is not None else {}
+        if self.m2p.compat is not None:
+            xen_entries = m2p_entries(self.m2p.compat.superpages())
+        else:
+            xen_entries = xen_l4_entries(memory.alloc_xen())
         self.types = width.page_types(self.ram, self.frames, xen_entries)
         self.reservation = Reservation(
             self.ram, self.frames, self.m2p, self.nr_pages + _MAXMEM_CONSTANT, memory.allocator.alloc_extent
@@ -200,6 +205,9 @@ class Machine:
             self.ram, self.frames, self.types, self.mm, memory.alloc_xen(), self.walker.flush
         )
         self.address_space = AddressSpace(self.walker, self.m2p, self.descriptor_tables, self.engine.flush_page)
+        if not width.is_compat:  # Xen's part is above what a 32-bit guest can name
+            self.address_space.shows_m2p = lambda: self.types.shows_m2p(self.walker.root_maddr >> PAGE_SHIFT)
+            self.address_space.is_guest_access = lambda: not self.engine.is_loading_descriptors
         self.descriptor_tables.alloc_zero_page = memory.alloc_xen
         self.descriptor_tables.load_ldt = self.engine.load_ldt
         self.address_space.drop_all_code = self.engine.drop_all_code
@@ -215,6 +223,7 @@ class Machine:
         if self.image.pae_extended_cr3:
             self.domain.assists.add(xen.VMASST_TYPE_pae_extended_cr3)
         self.vcpus = [self._make_vcpu(i, pages, infos) for i in range(self.config.nr_vcpus)]
+        self.types.is_m2p_strict = lambda: xen.VMASST_TYPE_m2p_strict in self.domain.assists
         self.vcpu = self.vcpus[0]  #: the one that runs
         if len(self.vcpus) == 1:
             self.sched = Sched(self.clock, self.vcpu, self.event_channels, lambda: self.is_stopping, self._stuck)
@@ -277,7 +286,7 @@ class Machine:
         context = HypercallContext(
             abi=self.abi, guest=self.guest, domain=self.domain, vcpu=self.vcpu, event_channels=self.event_channels,
             grant_table=self.grants, mm=self.mm, descriptor_tables=self.descriptor_tables, sched=self.sched,
-            physdev=physdev,
+            physdev=physdev, xenoprof=Xenoprof(memory, self.abi.bits, self.config.vcpus),
         )  # fmt: skip
         self.hypercalls = HypercallDispatcher(TABLE, context)
         policy = CpuPolicy(
@@ -295,7 +304,7 @@ class Machine:
             return self.address_space.run_on_copy(page, maddr, self.engine.run_inner)
 
         ro_page_fault = RoPageFault(
-            self.vcpu, self.ram, self.frames, self.mm, memory.alloc_xen(), run_on_copy, is_compat
+            self.vcpu, code, self.ram, self.frames, self.mm, memory.alloc_xen(), run_on_copy, is_compat
         )  # fmt: skip
         self.breakpoints = Breakpoints(
             self.vcpu, code, self.guest, self.ram, self.address_space, self._window + PAGE_SIZE,
@@ -306,6 +315,7 @@ class Machine:
         self.exceptions = ExceptionEntry(
             self.domain, self.vcpu, self.guest, self.traps, self.privileged, ro_page_fault, self.breakpoints, code,
             lambda: self.descriptor_tables.ldt_vaddr, self.exit_handler.on_cpuid, gates, far_branches,
+            self.address_space.expect_descriptor_access,
         )  # fmt: skip
         if isinstance(self.sched, RoundRobin):
             self._serving += [
@@ -314,7 +324,7 @@ class Machine:
                     self.exceptions, far_branches, self.sched, *([gates] if gates is not None else []),
                 )
             ]  # fmt: skip
-            self._serving += [self.hypercalls.set_current, self._set_current]
+            self._serving += [self.hypercalls.set_current, self.grants.set_current, self._set_current]
             self.exit_handler.on_spin = self.sched.spin
             self.engine.exit_on_pause()
 

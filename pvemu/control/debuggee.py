@@ -134,7 +134,8 @@ class Debuggee:
         """
         self._met.arm(())
         engine = self.machine.engine
-        if engine.exits < place.exits:
+        is_fresh = engine.exits < place.exits
+        if is_fresh:
             self._count_on()
             engine.stepper.settles = bool(place.trail) and place.trail[0].kind == "settle"
             self._go(target=place.exits)
@@ -149,7 +150,11 @@ class Debuggee:
                 case "step":
                     self.step(mark.times)
                 case "code":
-                    self._arrive(mark.address, mark.times)
+                    # Where the exit leads to is the first arrival there: a handler, or another vcpu's next instruction.
+                    times = mark.times - (is_fresh and engine.read("rip") == mark.address)
+                    if times:
+                        self._arrive(mark.address, times)
+            is_fresh = False
         return self.stop
 
     def _arrive(self, address: int, count: int) -> None:

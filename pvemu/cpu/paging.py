@@ -90,6 +90,7 @@ class PageWalker:
         self._drop_code = drop_code
         self._flush_page = flush_page if flush_page is not None else lambda vaddr: flush()
         self.root_maddr = 0
+        self.on_load_root: Callable[[], None] = lambda: None
         self.first_fills = 0
         self.error_code = 0
         self._refilled: set[int] = set()  # L1 entries filled again since the engine's TLB was last emptied
@@ -150,6 +151,7 @@ class PageWalker:
             if slot in self._slots:  # else one before emptied the TLB
                 self._drop_slot(slot)
         self._upper_entries.update(new + slot for slot in self._slots)
+        self.on_load_root()
 
     def _drop_slot(self, slot: int) -> None:
         """Take all pages of one slot of the root (512 GiB, or 1 of 32 bits) out of the TLB."""

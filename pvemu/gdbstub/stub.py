@@ -1,6 +1,7 @@
 """What gdb's packets mean: registers, memory, stop points, running in both directions, and `monitor` lines.
 
-One thread, the vcpu. The guest's end does not end the session: it stands where it ended, and can be gone back from.
+A thread for each vcpu, of which one runs: to go on or to step is to have the guest go on, whoever gets the CPU. The
+guest's end does not end the session: it stands where it ended, and can be gone back from.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Stub:
         self._points: dict[tuple[bytes, int, int], StopPoint] = {}
         self._number = _FIRST_NUMBER
         self._is_backwards = False
+        self._thread = 0  # whose registers are read: the vcpu's number and 1; 0 for the one that runs
         self.acks_wanted = True
         shell.extra_points = lambda: list(self._points.values())
 
@@ -91,9 +93,44 @@ class Stub:
 
     # -- registers and memory ------------------------------------------------------------------------------------------
     def _read_registers(self, _rest: bytes) -> bytes:
-        return bytes(self._timeline.ask("registers")).hex().encode()
+        return bytes(self._timeline.ask("registers", self._thread - 1)).hex().encode()
+
+    # -- threads -------------------------------------------------------------------------------------------------------
+    def _threads(self, _rest: bytes) -> bytes:
+        return b"m" + b",".join(b"%x" % (vcpu.vcpu_id + 1) for vcpu in self._timeline.ask("vcpus"))
+
+    def _running(self) -> int:
+        """The thread that runs."""
+        return next((int(vcpu.vcpu_id) + 1 for vcpu in self._timeline.ask("vcpus") if vcpu.is_current), 1)
+
+    def _current(self, _rest: bytes) -> bytes:
+        return b"QC%x" % self._running()
+
+    def _extra_info(self, rest: bytes) -> bytes:
+        wanted = int(rest, 16) - 1
+        for vcpu in self._timeline.ask("vcpus"):
+            if vcpu.vcpu_id == wanted:
+                return f"vcpu {wanted}, {vcpu.runstate}".encode().hex().encode()
+        return b"E01"
+
+    def _select(self, rest: bytes) -> bytes:
+        """Whose registers are meant from now on; who is to go on does not matter."""
+        number = int(rest, 16)
+        self._thread = max(number, 0)
+        return b"OK" if number <= 0 or self._is_thread(number) else b"E01"
+
+    def _is_thread(self, number: int) -> bool:
+        return any(vcpu.vcpu_id + 1 == number for vcpu in self._timeline.ask("vcpus"))
+
+    def _is_alive(self, rest: bytes) -> bytes:
+        return b"OK" if self._is_thread(int(rest, 16)) else b"E01"
+
+    def _is_other(self) -> bool:
+        return self._thread not in (0, self._running())
 
     def _write_registers(self, rest: bytes) -> bytes:
+        if self._is_other():
+            return b"E03"  # one that does not run: it could not be had again
         self._timeline.change("set_registers", bytes.fromhex(rest.decode()))
         return b"OK"
 
@@ -101,11 +138,13 @@ class Stub:
         number = int(rest, 16)
         if number >= len(self._registers.registers):
             return b"E01"
-        return bytes(self._timeline.ask("register", number)).hex().encode()
+        return bytes(self._timeline.ask("register", number, self._thread - 1)).hex().encode()
 
     def _write_register(self, rest: bytes) -> bytes:
         number, _, value = rest.partition(b"=")
         data = bytes.fromhex(value.decode())
+        if self._is_other():
+            return b"E03"
         if bytes(self._timeline.ask("register", int(number, 16))) == data:
             return b"OK"
         return b"OK" if self._timeline.change("set_register", int(number, 16), data) else b"E03"
@@ -202,10 +241,11 @@ class Stub:
         signal = {"interrupt": _SIGINT, "fault": _SIGSEGV}.get(stop.kind, _SIGTRAP)
         if stop.kind == "end" and stop.place.is_fault:
             signal, reason = _SIGSEGV, b""
-        return b"T%02xthread:1;%s" % (signal, reason)
+        self._thread = 0
+        return b"T%02xthread:%x;%s" % (signal, self._running(), reason)
 
     def _why(self, _rest: bytes) -> bytes:
-        return b"T%02xthread:1;" % _SIGTRAP
+        return b"T%02xthread:%x;" % (_SIGTRAP, self._running())
 
     # -- leaving, and words --------------------------------------------------------------------------------------------
     def _detach(self, _rest: bytes) -> bytes:
@@ -238,9 +278,10 @@ class Stub:
         (b"qXfer:features:read:", _features),
         (b"qRcmd,", _monitor),
         (b"qAttached", lambda stub, rest: b"1"),
-        (b"qC", lambda stub, rest: b"QC1"),
-        (b"qfThreadInfo", lambda stub, rest: b"m1"),
+        (b"qC", _current),
+        (b"qfThreadInfo", _threads),
         (b"qsThreadInfo", lambda stub, rest: b"l"),
+        (b"qThreadExtraInfo,", _extra_info),
         (b"qSymbol", lambda stub, rest: b"OK"),
         (b"vCont?", lambda stub, rest: b"vCont;c;C;s;S;r"),
         (b"vCont;", _vcont),
@@ -265,8 +306,9 @@ class Stub:
         (b"C", _continue),
         (b"s", _step),
         (b"S", _step),
+        (b"Hg", _select),
         (b"H", lambda stub, rest: b"OK"),
-        (b"T", lambda stub, rest: b"OK"),
+        (b"T", _is_alive),
         (b"D", _detach),
         (b"k", _kill),
     )

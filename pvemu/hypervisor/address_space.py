@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pvemu.cpu.exits import PF_INSTR, PF_PRESENT, PF_USER, PF_WRITE, Access
-from pvemu.frames import PAGE_SHIFT, Mfn
-from pvemu.hypervisor.descriptor_tables import GDT_VADDR, LDT_VADDR, DescriptorTables
+from pvemu.frames import PAGE_MASK, PAGE_SHIFT, Mfn
+from pvemu.hypervisor.descriptor_tables import GDT_VADDR, DescriptorTables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +44,13 @@ class AddressSpace:
         #: What the TLB may have of a page that is served in its own way: asked with the page, the access and what the
         #: tables say.
         self._watched: dict[int, Callable[[int, int, tuple[int, int] | None], tuple[int, int] | None]] = {}
+        #: Whether a miss may be the guest's own doing: descriptors are for the CPU alone.
+        self.is_guest_access: Callable[[], bool] = lambda: False
+        self._descriptor_page = -1
+        #: Whether the root table shows the machine-to-physical table: user mode's need not.
+        self.shows_m2p: Callable[[], bool] = lambda: True
+        self._m2p_pages: set[int] = set()  # that the TLB may have
+        walker.on_load_root = self._root_loaded
         self.refused_page = -1  #: one that was refused only since it is watched
         self._trapped_maddr = self._window = -1
         #: While armed: asked about each page that is fetched from first; True when a new kernel starts there.
@@ -76,20 +83,33 @@ class AddressSpace:
 
     def _xen_area(self, vaddr: int, access: int) -> tuple[int, int] | None:
         maddr = None
+        is_allowed = access == Access.READ
         if vaddr < _M2P_END:
-            maddr = self._m2p.page_at(vaddr - _XEN_START)
-        elif vaddr >= GDT_VADDR and access == Access.READ:
+            maddr = self._m2p.shown_at(vaddr - _XEN_START) if self.shows_m2p() else None
+            if is_allowed and maddr is not None:
+                self._m2p_pages.add(vaddr)
+        elif vaddr >= GDT_VADDR:
             maddr = self._descriptor_tables.page_at(vaddr, access)
-        if maddr is None or access != Access.READ:
+            is_allowed = vaddr == self._descriptor_page or not self.is_guest_access()
+        if maddr is None or not is_allowed:
             code = {Access.WRITE: PF_USER | PF_WRITE, Access.FETCH: PF_USER | PF_INSTR}.get(Access(access), PF_USER)
             self._walker.error_code = code | PF_PRESENT if maddr is not None or self._is_xens(vaddr) else code
             return None
-        return maddr, _PROT_R
+        self._descriptor_page = -1
+        return maddr, _PROT_RW if access == Access.WRITE else _PROT_R  # the CPU marks a descriptor as accessed
+
+    def _root_loaded(self) -> None:
+        if self._m2p_pages and not self.shows_m2p():
+            for page in self._m2p_pages:
+                self.flush_page(page)
+            self._m2p_pages.clear()
+
+    def expect_descriptor_access(self, address: int) -> None:
+        """The next miss of the page at ``address`` is the CPU's, which loads a descriptor for the guest."""
+        self._descriptor_page = address & ~PAGE_MASK
 
     def _is_xens(self, vaddr: int) -> bool:
-        """Whether Xen has something mapped there for itself: its text, the direct map, the vcpu's GDT."""
-        if GDT_VADDR <= vaddr < LDT_VADDR:
-            return self._descriptor_tables.page_at(vaddr, Access.READ) is not None
+        """Whether Xen has something mapped there for itself: its text, the direct map."""
         in_direct_map = vaddr - _DIRECTMAP < self._m2p.max_mfn << PAGE_SHIFT
         return _TEXT <= vaddr < _TEXT_END or (vaddr >= _DIRECTMAP and in_direct_map)
 

@@ -38,7 +38,6 @@ _ENTRIES_PER_PAGE = 512
 _MAX_LDT_ENTRIES = 8192
 
 _SEGMENT_P, _SEGMENT_S, _SEGMENT_TYPE, _SEGMENT_DPL = 1 << 15, 1 << 12, 0xF00, 3 << 13
-_SEGMENT_A = 1 << 8
 _CALL_GATE = 0xC00
 
 #: Xen's flat segments by byte offset in the reserved page (boot_gdt of xen/arch/x86/desc.c), accessed bit set.
@@ -62,7 +61,7 @@ def check_descriptor(desc: int) -> int | None:
     dpl = 3  # __fixup_guest_selector: a 64-bit guest has no other ring
     b = (b & ~_SEGMENT_DPL) | (dpl << 13)
     if b & _SEGMENT_S:
-        return (b | _SEGMENT_A) << 32 | a  # accessed: the CPU then has nothing to write, and the page is read-only
+        return b << 32 | a
     kind = b & _SEGMENT_TYPE
     if kind == 0:
         return desc

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         PhysdevPort,
         SchedPort,
         VcpuPort,
+        XenoprofPort,
     )
     from hypercalls.table import Row
 
@@ -41,7 +42,7 @@ class HypercallContext:
     def __init__(
         self, *, abi: Abi, guest: GuestAccess, domain: DomainPort, vcpu: VcpuPort, event_channels: EventChannelPort,
         grant_table: GrantTablePort, mm: MmPort, descriptor_tables: DescriptorTables, sched: SchedPort,
-        physdev: PhysdevPort,
+        physdev: PhysdevPort, xenoprof: XenoprofPort,
     ) -> None:  # fmt: skip
         self.abi = abi
         self.guest = guest
@@ -53,6 +54,7 @@ class HypercallContext:
         self.descriptor_tables = descriptor_tables
         self.sched = sched
         self.physdev = physdev
+        self.xenoprof = xenoprof
         self.dispatch: Callable[[int, Sequence[int]], int] = lambda op, args: -e.ENOSYS
 
     def call(self, op: int, args: Sequence[int]) -> int:

@@ -197,6 +197,7 @@ class Mm:
             old, self.guest_root = self.guest_root, Mfn(mfn)
             if old:
                 self._types.put_page_and_type(old)
+            self._types.fill_ro_mpt(mfn)
             self._walker.load_root(mfn << PAGE_SHIFT)
             is_fresh = mfn in self._types.fresh_roots
             if is_fresh:
@@ -210,6 +211,8 @@ class Mm:
             return
         if mfn:
             self._types.get_page_and_type(mfn, self.root_type)
+            if self._types.is_m2p_strict():
+                self._types.zap_ro_mpt(mfn)
         old, self.guest_root_user = self.guest_root_user, Mfn(mfn)
         if old:
             self._types.put_page_and_type(old)

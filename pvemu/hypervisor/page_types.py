@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from hypercalls.errors import XenError
 from hypercalls.public import errno as e
-from pvemu.cpu.paging import PTE_A, PTE_ADDR, PTE_P, PTE_RW, PTE_US
+from pvemu.cpu.paging import PTE_A, PTE_ADDR, PTE_NX, PTE_P, PTE_RW, PTE_US
 from pvemu.frames import PAGE_SHIFT, Mfn
 from pvemu.hypervisor.l1_tables import PTE_AD, PTE_CACHE_ATTRS, PTE_G, REVALIDATE, L1Tables, adjust_l1e
 from pvemu.memory.frame_table import TABLE_LEVEL, FrameTable, Owner, PageType
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pvemu.memory.ram import Ram
 
-__all__ = ["XEN_L4_SLOTS", "PageTypes"]
+__all__ = ["XEN_L4_SLOTS", "PageTypes", "PromotionError", "xen_l4_entries"]
 
 #: base_disallow_mask: everything but P RW US A D, the available bits and NX (and the address).
 _DISALLOW = PTE_CACHE_ATTRS | PTE_G
@@ -29,6 +29,20 @@ _DISALLOW = PTE_CACHE_ATTRS | PTE_G
 #: L4 slots that belong to Xen in every 64-bit guest (ROOT_PAGETABLE_FIRST/LAST_XEN_SLOT).
 XEN_L4_SLOTS = range(256, 272)
 _NO_SLOTS = range(0)
+_RO_MPT_SLOT, _LINEAR_PT_SLOT, _PERDOMAIN_SLOT, _XEN_SLOT, _DIRECTMAP_SLOT = 256, 258, 260, 261, 262
+_HYPERVISOR_RW = 0x63
+_RO_MPT_FLAGS = 0x27
+
+
+def xen_l4_entries(mfn: int) -> dict[int, int]:
+    """What Xen has in its slots of an L4, but for the linear page table; all of it leads to frame ``mfn`` here, since
+    nobody walks there (init_xen_l4_slots).
+    """
+    entry = mfn << PAGE_SHIFT | _HYPERVISOR_RW
+    return {
+        _RO_MPT_SLOT: mfn << PAGE_SHIFT | _RO_MPT_FLAGS, _PERDOMAIN_SLOT: entry | PTE_NX, _XEN_SLOT: entry,
+        _DIRECTMAP_SLOT: entry | PTE_NX,
+    }  # fmt: skip
 
 
 class PromotionError(XenError):
@@ -62,6 +76,8 @@ class PageTypes:
         #: Tables that Xen has lost sight of while it refused what led to them: how many of their slots are validated.
         #: They keep their type, and cannot be used, until somebody wants them as what they are.
         self.partial: dict[int, int] = {}
+        #: VMASST_TYPE_m2p_strict: whether only the kernel's root tables show the machine-to-physical table.
+        self.is_m2p_strict: Callable[[], bool] = lambda: False
         #: Root tables validated and not loaded since.
         self.fresh_roots: set[int] = set()
         #: validate_segdesc_page: checks and adjusts a frame of descriptors; XenError(EINVAL) if it cannot be one.
@@ -234,7 +250,25 @@ class PageTypes:
         for slot in xen_slots:
             quads[start + slot] = self._xen_entries.get(slot, 0)
         if level == PageType.L4:
+            quads[start + _LINEAR_PT_SLOT] = mfn << PAGE_SHIFT | _HYPERVISOR_RW | PTE_NX
+            if not self.is_m2p_strict():
+                self.zap_ro_mpt(mfn)
             self.fresh_roots.add(mfn)
+
+    def fill_ro_mpt(self, mfn: int) -> None:
+        """fill_ro_mpt: the root table in frame ``mfn`` shows the machine-to-physical table; one has it from the start
+        where another must not.
+        """
+        if not self.is_m2p_strict() and _RO_MPT_SLOT in self._xen_entries:
+            self._ram.quads[self._ram.quad_index(mfn) + _RO_MPT_SLOT] = self._xen_entries[_RO_MPT_SLOT]
+
+    def zap_ro_mpt(self, mfn: int) -> None:
+        """zap_ro_mpt: the root table in frame ``mfn`` does not."""
+        self._ram.quads[self._ram.quad_index(mfn) + _RO_MPT_SLOT] = 0
+
+    def shows_m2p(self, mfn: int) -> bool:
+        """Whether the root table in frame ``mfn`` shows the machine-to-physical table."""
+        return bool(self._ram.quads[self._ram.quad_index(mfn) + _RO_MPT_SLOT] & PTE_P)
 
     def _lose(self, mfn: int, slots: int) -> None:
         """An L2 refused behind its first slot, under an L3 refused for its first slot, under an L4 refused behind its

@@ -1,7 +1,7 @@
 """The machine-to-physical table: one word per machine frame, read-only for the guest at HYPERVISOR_VIRT_START.
 
-It lives in frames of Xen's own (the guest sees them through the hypervisor's part of its address space); frames below
-the machine's first one have no backing, as holes in a real machine's memory have none.
+It lives in frames of Xen's own (the guest sees them through the hypervisor's part of its address space). Of frames
+below the machine's first one, which others have, a guest sees one page of invalid entries over and over.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class MachineToPhys:
         start = (table_mfn - ram.first_mfn) << PAGE_SHIFT
         ram.bytes[start : start + count * PAGE_SIZE] = b"\xff" * (count * PAGE_SIZE)
         self.compat: CompatMachineToPhys | None = None  #: kept in step with this one
+        self._others_page: int | None = None
 
     @staticmethod
     def frames_needed(first_mfn: int, nr_frames: int) -> int:
@@ -65,6 +66,19 @@ class MachineToPhys:
         if self.compat is not None:
             self.compat.set_range(mfn, pfn, count)
 
+    def show_others(self, mfn: Mfn) -> None:
+        """Have frame ``mfn``, one of Xen's own, stand for the table's part about other domains' memory."""
+        self._ram.frame(mfn)[:] = b"\xff" * PAGE_SIZE
+        self._others_page = mfn << PAGE_SHIFT
+        if self.compat is not None:
+            self.compat.others_page = self._others_page
+
+    def shown_at(self, offset: int) -> int | None:
+        """Machine address of what a guest finds at byte ``offset`` of the table; None behind its end."""
+        if 0 <= offset >> PAGE_SHIFT < self._first_page:
+            return self._others_page
+        return self.page_at(offset)
+
     def page_at(self, offset: int) -> int | None:
         """Machine address of the table's page at byte ``offset`` from its start; None where it has no backing."""
         page = (offset >> PAGE_SHIFT) - self._first_page
@@ -88,6 +102,7 @@ class CompatMachineToPhys:
         start = (self.table_mfn + self._first_page - ram.first_mfn) << PAGE_SHIFT
         self._origin = ((self.table_mfn - ram.first_mfn) << PAGE_SHIFT) >> 2
         ram.bytes[start : start + self._pages * PAGE_SIZE] = b"\xff" * (self._pages * PAGE_SIZE)
+        self.others_page: int | None = None  #: see ``MachineToPhys.show_others``
 
     @staticmethod
     def frames_needed(first_mfn: int, nr_frames: int) -> int:
@@ -107,6 +122,14 @@ class CompatMachineToPhys:
         else:
             for i in range(count):
                 self._words[start + i] = (pfn + i) & 0xFFFF_FFFF
+
+    def shown_at(self, offset: int) -> int | None:
+        """Machine address of what a guest finds at byte ``offset``, to the end of the last 2 MiB; None behind that."""
+        maddr = self.page_at(offset)
+        end = self._first_page + self._pages
+        if maddr is None and 0 <= offset >> PAGE_SHIFT < -(-end // _SUPERPAGE_FRAMES) * _SUPERPAGE_FRAMES:
+            return self.others_page
+        return maddr
 
     def page_at(self, offset: int) -> int | None:
         """Machine address of the page at byte ``offset`` of the table; None where it has no backing."""

@@ -36,6 +36,7 @@ class MachineMemory:
         if is_compat:
             frames = CompatMachineToPhys.frames_needed(_FIRST_MFN, ram.nr_frames)
             self.m2p.compat = CompatMachineToPhys(ram, self.alloc_xen(frames))
+        self.m2p.show_others(self.alloc_xen())
 
     def alloc_xen(self, count: int = 1) -> Mfn:
         """Frames of Xen's own in a row."""

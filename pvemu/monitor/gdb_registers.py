@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from pvemu.frames import PAGE_SHIFT
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -28,6 +30,15 @@ class _Register(NamedTuple):
     type: str
     feature: str
     group: str = ""
+
+
+def root_of(machine: Machine) -> int:
+    """Where the tables of ``machine.vcpu`` begin, which may be one that is only looked at."""
+    vcpu = machine.vcpu
+    if vcpu is machine.sched.current:
+        return machine.walker.root_maddr
+    is_user = bool(vcpu.parked.guest_root_user) and not vcpu.kernel_mode
+    return (vcpu.parked.guest_root_user if is_user else vcpu.parked.guest_root) << PAGE_SHIFT
 
 
 class RegisterMap:
@@ -111,7 +122,7 @@ class RegisterMap:
             "mxcsr": engine.registers.mxcsr,
             "cr0": lambda: _CR0,
             "cr2": lambda: machine.vcpu.cr2,
-            "cr3": lambda: machine.walker.root_maddr,
+            "cr3": lambda: root_of(machine),
             "cr4": lambda: _CR4,
         }
         if name in special:

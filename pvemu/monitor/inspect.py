@@ -12,6 +12,7 @@ from pvemu.monitor import views
 from pvemu.monitor.code import call_length, call_size, return_addresses
 from pvemu.monitor.gdb_registers import RegisterMap
 from pvemu.monitor.memory import read_linear, write_linear
+from pvemu.monitor.vcpus import VcpuState, registers_of, vcpu_states
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,12 +34,18 @@ def _bits(debuggee: Debuggee) -> int:
     return debuggee.machine.abi.bits
 
 
-def _registers(debuggee: Debuggee) -> bytes:
-    return RegisterMap(_bits(debuggee)).read_all(debuggee.machine)
+def _registers(debuggee: Debuggee, vcpu_id: int = -1) -> bytes:
+    with registers_of(debuggee.machine, vcpu_id):
+        return RegisterMap(_bits(debuggee)).read_all(debuggee.machine)
 
 
-def _register(debuggee: Debuggee, number: int) -> bytes:
-    return RegisterMap(_bits(debuggee)).read(debuggee.machine, number)
+def _register(debuggee: Debuggee, number: int, vcpu_id: int = -1) -> bytes:
+    with registers_of(debuggee.machine, vcpu_id):
+        return RegisterMap(_bits(debuggee)).read(debuggee.machine, number)
+
+
+def _vcpus(debuggee: Debuggee) -> list[VcpuState]:
+    return vcpu_states(debuggee.machine)
 
 
 def _set_register(debuggee: Debuggee, number: int, data: bytes) -> bool:
@@ -127,6 +134,7 @@ def _file_sectors(debuggee: Debuggee, vdev: str, path: str) -> list[tuple[int, i
 _REQUESTS: dict[str, Callable[..., object]] = {
     "bits": _bits,
     "registers": _registers,
+    "vcpus": _vcpus,
     "register": _register,
     "set_register": _set_register,
     "set_registers": _set_registers,

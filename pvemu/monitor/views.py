@@ -17,7 +17,9 @@ from pvemu.errors import ConfigError
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE
 from pvemu.hypervisor.domain import SHUTDOWN_NAMES
 from pvemu.monitor.code import backtrace, disassemble
+from pvemu.monitor.gdb_registers import root_of
 from pvemu.monitor.memory import hexdump, machine_address, read_linear, read_machine
+from pvemu.monitor.vcpus import registers_of, vcpu_states
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,7 +88,22 @@ def _number(debuggee: Debuggee, words: list[str], at: int, default: int | None =
 
 
 # -- CPU ---------------------------------------------------------------------------------------------------------------
+def _vcpus(debuggee: Debuggee, words: list[str]) -> str:
+    lines = []
+    for state in vcpu_states(debuggee.machine):
+        with registers_of(debuggee.machine, state.vcpu_id):
+            rip = debuggee.machine.engine.read("rip")
+        mark = "*" if state.is_current else " "
+        lines.append(f"{mark} vcpu {state.vcpu_id}  {state.runstate:8}  {rip:016x}  {debuggee.symbols.name(rip) or ''}")
+    return "\n".join(line.rstrip() for line in lines)
+
+
 def _registers(debuggee: Debuggee, words: list[str]) -> str:
+    with registers_of(debuggee.machine, _number(debuggee, words, 0, debuggee.machine.vcpu.vcpu_id)):
+        return _shown_registers(debuggee)
+
+
+def _shown_registers(debuggee: Debuggee) -> str:
     machine = debuggee.machine
     read = machine.engine.read
     lines = ["  ".join(f"{name:>3} {read(name):016x}" for name in GENERAL_64[at : at + 4]) for at in range(0, 16, 4)]
@@ -96,7 +113,7 @@ def _registers(debuggee: Debuggee, words: list[str]) -> str:
     mode = "kernel" if machine.vcpu.kernel_mode else "user"
     info = machine.vcpu.info
     lines.append(
-        f"cr2 {machine.vcpu.cr2:x}  cr3 {machine.walker.root_maddr:x}  {mode} mode, "
+        f"cr2 {machine.vcpu.cr2:x}  cr3 {root_of(machine):x}  {mode} mode, "
         f"upcall mask {info.upcall_mask} pending {info.upcall_pending}"
     )
     return "\n".join(lines)
@@ -290,7 +307,8 @@ def _crash(debuggee: Debuggee, words: list[str]) -> str:
 
 #: By name: the function, how it is written, what it shows.
 VIEWS: dict[str, tuple[Callable[[Debuggee, list[str]], str], str, str]] = {
-    "registers": (_registers, "registers", "registers, and how the guest stands"),
+    "registers": (_registers, "registers [VCPU]", "registers, and how the guest stands"),
+    "vcpus": (_vcpus, "vcpus", "the vcpus: which stands here, what the others do"),
     "disassemble": (_disassemble, "disassemble [ADDRESS [COUNT]]", "instructions, from here when nothing is said"),
     "backtrace": (_backtrace, "backtrace [COUNT]", "callers, by frame pointers and likely return addresses"),
     "memory": (_memory, "memory ADDRESS [SIZE]", "memory at a linear address"),

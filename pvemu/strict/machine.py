@@ -11,6 +11,7 @@ from pvemu.strict.events import AwkwardChannels, Later, raise_spurious_upcalls
 from pvemu.strict.memory import make_junk, shuffle_frames, spoil_memory
 from pvemu.strict.registers import clobber_arguments
 from pvemu.strict.rings import SlowConsole, SlowXenstoreRing
+from pvemu.strict.scheduling import Slices
 
 if TYPE_CHECKING:
     from array import array
@@ -65,6 +66,8 @@ class StrictMachine:
     ) -> None:
         """The guest is about to have hypercalls and timers."""
         sched.yield_ns = _BUSY_DOM0_NS
+        if "scheduling" in self._strictness:
+            sched.slice_ns = Slices(self._strictness.random("scheduling", f"{self._domid}")).next_ns
         if "registers" in self._strictness:
             clobber_arguments(abi, cpu, hypercalls)
         if "events" in self._strictness:

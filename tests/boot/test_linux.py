@@ -216,3 +216,25 @@ def test_one_of_two_vcpus_runs_suspends_and_goes_on(kernel: Path, guest: Guest) 
         assert "Freezing user space processes" in linux.text
         assert not re.search(r"WARNING|BUG:|Oops", linux.text)
         assert linux.machine.xen_log == ["d1: 2 vcpus, of which pvemu runs the first"]
+
+
+def test_four_vcpus_come_up_work_and_repeat(kernel: Path, guest: Guest, tmp_path: Path) -> None:
+    """Secondary processors, their timers and IPIs; the second run is the first, exit for exit."""
+    runs = [
+        pvemu(
+            tmp_path / f"report-{seed}.json", kernel, "--memory", "256", "--vcpus", "4",
+            "--ramdisk", guest("linux-root", "root.cpio.gz"), "--cmdline", "console=hvc0 quiet pvemu.do=shell",
+            "--send", r"dmesg | grep 'smp: B'; nproc; cat /sys/devices/system/cpu/online\r",
+            "--send", r"for i in 1 2 3 4 5 6; do (echo a$i | md5sum; echo job $i) & done; wait\r", "--send", r"exit\r",
+            hash_seed=seed,
+        )
+        for seed in ("1", "77")
+    ]  # fmt: skip
+    for ran in runs:
+        assert (ran.code, ran.report["verdict"], ran.report["shutdown"]) == (0, "success", "poweroff"), ran.said
+        assert "smp: Brought up 1 node, 4 CPUs\r\n4\r\n0-3\r\n" in ran.console
+        assert all(f"job {i}\r\n" in ran.console for i in range(1, 7))
+        assert not re.search(r"WARNING|BUG:|Oops|stall|lockup", ran.console)
+        ran.report.pop("wall_seconds")
+    assert runs[0].console == runs[1].console
+    assert runs[0].report == runs[1].report

@@ -6,12 +6,15 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 from hypercalls.abi import ABI32, ABI64
 from hypercalls.public import arch_x86
 from hypercalls.public import errno as e
 
 if TYPE_CHECKING:
+    from tests.conftest import Assemble
     from tests.guests.conftest import MakeGuest, MicroGuest
 
 FIELDS = {
@@ -71,6 +74,40 @@ def test_a_run_repeats(micro: MakeGuest, bits: int) -> None:
         for guest in runs
     )
     assert first == second
+
+
+def ending(guest: MicroGuest) -> tuple[object, ...]:
+    machine = guest.machine
+    return guest.ending, machine.clock.now(), machine.engine.exits, guest.console, machine.hypercalls.counts
+
+
+def test_a_run_that_is_stepped_through_is_the_same(micro: MakeGuest) -> None:
+    """Instruction by instruction: slices end at exits, wherever somebody looks on."""
+    text = source("vcpus32.S", 32)
+    plain = micro(text, bits=32, vcpus=2).run_to("poweroff")
+    stepped = micro(text, bits=32, vcpus=2)
+    stepper = stepped.machine.engine.stepper
+    stepper.switch(on=True)
+    steps, stepper.budget = 0, 1
+    while stepped.run().kind == "paused":
+        steps, stepper.budget = steps + 1, 1
+    assert ending(stepped) == ending(plain)
+    assert steps > 1000
+
+
+def test_a_run_that_pauses_is_the_same(micro: MakeGuest) -> None:
+    text = source("vcpus.S", 64)
+    plain = micro(text, vcpus=2).run_to("poweroff")
+    paused = micro(text, vcpus=2)
+    engine = paused.machine.engine
+    exits = 5
+    engine.pause_at(exits)
+    while paused.run().kind == "paused":
+        engine.forget_pause()
+        exits += 7
+        engine.pause_at(exits)
+    assert ending(paused) == ending(plain)
+    assert exits > 1000
 
 
 BRING_UP = """
@@ -141,6 +178,41 @@ def test_a_nested_loop_without_exits_ends_when_the_other_lets_go(micro: MakeGues
     finally:
         done.set()
         thread.join()
+
+
+def test_strict_slices_find_a_lost_update(assemble: Assemble) -> None:
+    """Two vcpus count together without a lock; the usual slices are too long for that to show."""
+    from pvemu.config import DomainConfig, StrictConfig
+    from pvemu.machine import Machine
+    from tests.guests.conftest import HERE, SCRIPT
+
+    count = """
+        mov $50, %r15d
+1:      mov guarded, %r14
+        hypercall __HYPERVISOR_xen_version, $0, $0
+        inc %r14
+        mov %r14, guarded
+        dec %r15d
+        jnz 1b
+"""
+    first = BRING_UP + count + "3: pause\n cmpq $0, returned\n je 3b"
+    text = variant(first, count + "movq $1, returned\n 4: pause\n jmp 4b")
+    path = assemble((HERE / "pv64.S").read_text() + text + "\n", script=SCRIPT)
+
+    def counted(strict: StrictConfig | None) -> int:
+        machine = Machine.create(DomainConfig(kernel=str(path), memory_mib=16, vcpus=2, strict=strict))
+        with path.open("rb") as stream:
+            table = ELFFile(stream).get_section_by_name(".symtab")
+            assert isinstance(table, SymbolTableSection)
+            at = next(int(symbol["st_value"]) for symbol in table.iter_symbols() if symbol.name == "guarded")
+        machine.start()
+        assert machine.run().kind == "shutdown"
+        return machine.ram.read_u64(machine.built.p2m[at >> 12] << 12 | at & 4095)
+
+    assert counted(None) == 100
+    found = [counted(StrictConfig(seed, ("scheduling",))) for seed in range(4)]
+    assert min(found) < 100
+    assert found == [counted(StrictConfig(seed, ("scheduling",))) for seed in range(4)]
 
 
 def test_vcpus_beyond_32_have_an_info_when_they_have_registered_one(micro: MakeGuest) -> None:
@@ -274,3 +346,16 @@ def test_a_bad_context_is_refused_and_takes_nothing(field: str, value: int) -> N
     assert second.initialise(bad) == e.EINVAL
     assert second.world.counts() == before
     assert not second.vcpu.is_initialised
+
+
+def test_grants_are_mapped_for_the_vcpu_that_asks(micro: MakeGuest) -> None:
+    """Each vcpu has its own list of handles (get_maptrack_handle takes one for current)."""
+    guest = micro(source("vcpus.S", 64), vcpus=2)
+    machine = guest.machine
+    seen: set[tuple[int, int]] = set()
+    machine.hypercalls.monitor(
+        lambda row, args: seen.add((machine.vcpu.vcpu_id, machine.grants.mappings.maptrack.vcpu)),
+        lambda row, args, result: None,
+    )
+    guest.run_to("poweroff")
+    assert seen == {(0, 0), (1, 1)}

@@ -18,6 +18,7 @@ from hypercalls.context import (
     PhysdevPort,
     SchedPort,
     VcpuPort,
+    XenoprofPort,
 )
 from hypercalls.errors import XenError
 from hypercalls.public.errno import EFAULT, ENOSYS
@@ -88,6 +89,7 @@ ANSWERS: dict[str, Any] = {
     "machphys_mapping": (0xF5800000, 0xF6800000, 0x3FFFFF),
     "get_debugreg": 0xFFFF0FF0,
     "is_up": True,
+    "get_buffer": (1, 1024, 0x40_000_000),
     "runstate": (0, 1000, (1, 2, 3, 4)),
     "watchdog": 1,
 }
@@ -151,6 +153,7 @@ class FakeContext:
         self.descriptor_tables: DescriptorTables = port
         self.sched: SchedPort = port
         self.physdev: PhysdevPort = port
+        self.xenoprof: XenoprofPort = port
 
     def call(self, op: int, args: Sequence[int]) -> int:
         """As the hypervisor's one call site does it."""

@@ -23,8 +23,8 @@ NEVER_FAILS = {
 }  # fmt: skip
 #: What an unprivileged domain never gets: an error is all there is.
 NEVER_SUCCEEDS = {
-    "platform_op", "sysctl", "domctl", "paging_domctl_cont", "kexec_op", "mca", "hypfs_op", "xsm_op", "xenpmu_op",
-    "xenoprof_op", "dm_op", "console_io", "tmem_op", "argo_op", "GNTTABOP_dump_table",
+    "platform_op", "sysctl", "paging_domctl_cont", "kexec_op", "mca", "hypfs_op", "xsm_op", "xenpmu_op",
+    "dm_op", "console_io", "tmem_op", "argo_op", "GNTTABOP_dump_table",
     "XENMEM_add_to_physmap",
     "XENMEM_add_to_physmap_batch", "XENMEM_remove_from_physmap", "XENMEM_machine_memory_map", "XENMEM_set_pod_target",
     "XENMEM_get_pod_target", "XENMEM_acquire_resource", "XENMEM_get_vnumainfo", "SCHEDOP_remote_shutdown",

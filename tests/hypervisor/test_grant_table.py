@@ -200,6 +200,18 @@ def test_a_guest_that_overwrites_the_mapping_cannot_unmap_it(world: World) -> No
     world.audit()
 
 
+def test_a_frame_that_went_away_under_its_pin_is_not_marked_as_written(world: World) -> None:
+    """map_grant_ref's undo_out: GTF_writing was set before the frame turned out to be nobody's."""
+    grant(world, REF, world.mfns[22], DOMID)
+    assert world.grants.map_grant_ref(0x5000, HOST | RO, REF, DOMID)[0] == gt.GNTST_okay
+    world.update(world.mfns[3], 5, 0)
+    world.mm.decrease_reservation(world.mfns[22], 0)
+    for how in (HOST, HOST | RO, DEVICE):
+        assert world.grants.map_grant_ref(0x5000, how, REF, DOMID)[0] == gt.GNTST_general_error
+        assert flags(world) == gt.GTF_permit_access | READING
+    world.audit()
+
+
 def test_unmap_and_replace(world: World) -> None:
     l1 = world.mfns[3]
     grant(world, REF, world.mfns[22], DOMID)

@@ -16,6 +16,7 @@ from pvemu.hypervisor.shared_info import SharedInfo
 from pvemu.hypervisor.time import VirtualClock
 from pvemu.hypervisor.vcpu import Vcpu
 from pvemu.hypervisor.vcpu.guest_context import GuestContexts
+from pvemu.hypervisor.vcpu.timers import FIRST_PERIOD_NS
 from tests.hypervisor.test_vcpu import Registers
 from tests.hypervisor.world import DOMID, World, refused
 
@@ -153,6 +154,27 @@ def test_a_context_that_is_online_wakes_nobody() -> None:
     assert second.initialise(context(second, flags=flags)) == 0
     second.first.up(1)
     assert (second.first.is_up(1), second.woken) == (True, [])
+
+
+def test_its_timer_ticks_from_when_it_runs() -> None:
+    second = Second()
+    port = second.events.bind_virq(0, 1)
+    second.initialise(context(second))
+    assert second.clock.next_due is None
+    assert second.vcpu.resume is not None
+    second.vcpu.resume()
+    assert second.events.is_pending(port)
+    assert second.clock.next_due == second.clock.now() + FIRST_PERIOD_NS
+
+
+def test_a_vcpu_whose_timer_was_stopped_starts_none() -> None:
+    second = Second()
+    second.events.bind_virq(0, 1)
+    second.initialise(context(second))
+    second.first.stop_periodic_timer(1)
+    assert second.vcpu.resume is not None
+    second.vcpu.resume()
+    assert second.clock.next_due is None
 
 
 def test_its_timer_ticks_only_when_asked() -> None:

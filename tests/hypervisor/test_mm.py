@@ -11,6 +11,7 @@ from hypercalls.public import errno as e
 from hypercalls.public import xen
 from pvemu.cpu.exits import Access
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
+from pvemu.hypervisor.page_types import xen_l4_entries
 from pvemu.memory.frame_table import PageType
 from tests.hypervisor.world import END, FIRST, HEAP, RW, RWX, US, P, World, pte, refused
 
@@ -62,15 +63,38 @@ def test_promotion_adjusts_entries_as_for_a_64_bit_guest(world: World) -> None:
 
 
 def test_xens_slots_of_a_root_are_filled_and_never_looked_at(world: World) -> None:
-    world.types._xen_entries[256] = 0x1234_5000
+    world.types._xen_entries.update(xen_l4_entries(FIRST))
     l4, *_ = world.tree({})
-    world.poke(l4, 256, pte(END + 7, RWX))
-    world.poke(l4, 271, pte(END + 7, RWX))
+    for slot in (256, 258, 259, 271):
+        world.poke(l4, slot, pte(END + 7, RWX))
     world.mm.pin_table(4, l4)
-    assert (world.entry(l4, 256), world.entry(l4, 271)) == (0x1234_5000, 0)
+    xens = [world.entry(l4, slot) for slot in range(256, 272)]
+    assert [entry & (NX | 0xFFF) for entry in xens[:6]] == [0, 0, NX | 0x63, 0, NX | 0x63, 0x63]
+    assert xens[2] >> 12 & 0xFFFF_FFFF == l4  # the linear page table
+    assert xens[15] == 0
     refused(e.EINVAL, world.update, l4, 256, 0)
     refused(e.EINVAL, world.update, l4, 271, pte(l4, P))
     world.update(l4, 272, 0)
+
+
+def test_a_root_shows_the_m2p_once_a_kernel_has_used_it(world: World) -> None:
+    """fill_ro_mpt, zap_ro_mpt: with m2p_strict every root has it from the start, until it is user mode's."""
+    world.types._xen_entries.update(xen_l4_entries(FIRST))
+    roots = world.mfns[:4]
+    shows = world.types.shows_m2p
+    world.mm.pin_table(4, roots[0])
+    assert not shows(roots[0])
+    world.mm.new_user_baseptr(roots[0])
+    assert not shows(roots[0])
+    world.mm.new_baseptr(roots[1])
+    assert shows(roots[1])
+    world.types.is_m2p_strict = lambda: True
+    world.mm.pin_table(4, roots[2])
+    assert shows(roots[2])
+    world.mm.new_user_baseptr(roots[2])
+    assert not shows(roots[2])
+    world.mm.new_baseptr(roots[0])
+    assert not shows(roots[0])
 
 
 BAD_L1 = [

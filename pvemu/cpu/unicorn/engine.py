@@ -146,6 +146,11 @@ class Engine:
         selector = _LDT_SELECTOR if entries else 0
         self._uc.reg_write(x86_const.UC_X86_REG_LDTR, (selector, vaddr, 8 * entries - 1 if entries else 0, 0))
 
+    @property
+    def is_loading_descriptors(self) -> bool:
+        """Whether the CPU looks for a descriptor on behalf of Xen, which enters guest code or writes a selector."""
+        return self._hooks.is_entering or self.registers.is_loading_selector
+
     # -- running -----------------------------------------------------------------------------------------------------
     def run(self) -> Exit:
         """Run guest code until a handler stops it or it raises an exception, or somebody who looks on wants it to pause

@@ -31,6 +31,7 @@ class RegisterFile:
         self._native = native
         self._read_quad = read_quad
         self.gdt_vaddr = gdt_vaddr
+        self.is_loading_selector = False  #: while a write has the CPU read a descriptor
 
     def read(self, name: str) -> int:
         """One register by name."""
@@ -44,14 +45,24 @@ class RegisterFile:
         the engine, through Python's own frames.
         """
         native = self._native
-        if name in _DATA_SELECTORS and not self._is_data_selector(value & 0xFFFF):
-            value = 0
         native.cells[0] = value & 0xFFFF_FFFF_FFFF_FFFF
+        if name in _DATA_SELECTORS and value & 0xFFFC:
+            self._load_selector(name, value & 0xFFFF)
+            return
         native.write(native.handle, REGISTERS[name], native.cell_address)
+
+    def _load_selector(self, name: str, selector: int) -> None:
+        native = self._native
+        self.is_loading_selector = True
+        try:
+            native.cells[0] = selector if self._is_data_selector(selector) else 0
+            native.write(native.handle, REGISTERS[name], native.cell_address)
+        finally:
+            self.is_loading_selector = False
 
     def _is_data_selector(self, selector: int) -> bool:
         """Whether ring 3 may load this selector of the GDT (the engine has no LDT) into ds, es, fs or gs."""
-        if selector < 4 or selector & 4:
+        if selector & 4:
             return False
         descriptor = self._read_quad(self.gdt_vaddr + (selector & ~7))
         if descriptor is None:

@@ -8,7 +8,7 @@ from pvemu.hypervisor.descriptor_tables import FIRST_RESERVED_GDT_ENTRY, Descrip
 
 __all__ = ["CompatDescriptorTables", "check_compat_descriptor", "fixup_guest_selector"]
 
-_P, _S, _L, _G, _A = 1 << 15, 1 << 12, 1 << 21, 1 << 23, 1 << 8
+_P, _S, _L, _G = 1 << 15, 1 << 12, 1 << 21, 1 << 23
 _TYPE, _DPL, _CALL_GATE = 0xF00, 3 << 13, 0xC00
 _GATE_RESERVED = 0xE0
 
@@ -42,7 +42,7 @@ def check_compat_descriptor(desc: int) -> int | None:
         limit = ((b & 0xF_0000 | a & 0xFFFF) + 1) << (12 if b & _G else 0)
         if base == 0 and limit > HYPERVISOR_COMPAT_VIRT_START:  # room for the larger M2P of a 64-bit Xen
             a, b = a | 0xFFFF, b | 0xF_0000
-        return (b | _A) << 32 | a
+        return b << 32 | a
     if b & _TYPE == 0:
         return desc
     if b & _TYPE != _CALL_GATE:

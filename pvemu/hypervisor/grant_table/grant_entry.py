@@ -111,6 +111,7 @@ class ActiveEntries:
             try:
                 self._types.get_page(active.mfn)
             except XenError as error:  # its mapping was overwritten behind the grant's back, and the frame given up
+                self._reduce_status(ref, active.pin, readonly)
                 raise GrantRefusedError(gt.GNTST_general_error, error.reason) from error
         active.pin += increment
         return active.mfn

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RoundRobin"]
 
-#: credit2's rate limit: a vcpu runs for so long before another that woke up may have the CPU.
-_SLICE_NS = 1_000_000
 _PAUSE_NS = 50
 #: One who executed so many PAUSEs in a slice waits for somebody.
 _SPINS = 32
@@ -46,7 +44,6 @@ class RoundRobin(Sched):
         self._sleepers: dict[int, _Sleep] = {}  # by vcpu: those that are blocked
         self._slice: TimerHandle | None = None
         self._spins = 0
-        self.slice_ns: Callable[[], int] = lambda: _SLICE_NS
         for vcpu in vcpus:
             self._connect(vcpu)
         events.on_kick = lambda vcpu_id: self._unblock(vcpus[vcpu_id])

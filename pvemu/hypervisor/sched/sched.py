@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["Sched"]
 
 _YIELD_NS = 2_000
+#: credit2's rate limit: a vcpu runs for so long before another that woke up may have the CPU.
+_SLICE_NS = 1_000_000
 
 
 class Sched(ServesCurrent):
@@ -37,6 +39,7 @@ class Sched(ServesCurrent):
         self._on_stuck = on_stuck
         self.is_idle = False
         self.is_due = False  #: whether another vcpu may be to run
+        self.slice_ns: Callable[[], int] = lambda: _SLICE_NS  #: how long the next slice is, where vcpus share the CPU
         self.yield_ns = _YIELD_NS  #: how long dom0 keeps the CPU then
 
     @property

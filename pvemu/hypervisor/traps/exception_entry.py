@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hypercalls.errors import XenError
-from hypercalls.public import xen
+from hypercalls.public import arch_x86, xen
 from pvemu.cpu.exits import PF_INSTR, PF_PRESENT, PF_WRITE, Exit
 from pvemu.hypervisor.descriptor_tables import GDT_VADDR
 from pvemu.hypervisor.traps.debugreg import DR_STEP
 from pvemu.hypervisor.traps.emul_priv_op import NO_STEP
+from pvemu.hypervisor.traps.memory_write import may_modify, modifies
 from pvemu.hypervisor.traps.traps import GuestException
 from pvemu.hypervisor.vcpu.current import ServesCurrent
 from pvemu.observers import subscribe
@@ -43,6 +44,7 @@ _INT80 = 0x80
 _FORCED_EMULATION = b"\x0f\x0bxen"
 _CPUID = b"\x0f\xa2"
 _ICEBP = 0xF1
+_QUICK_LOOK = 4  #: bytes that tell most instructions apart
 _INT = 0xCD
 _CMPXCHG16B = 0x0FC7
 _SYSEXIT, _GROUP_7, _XSETBV = 0x0F35, 0x0F01, b"\xd1"
@@ -50,7 +52,8 @@ _SYSEXIT, _GROUP_7, _XSETBV = 0x0F35, 0x0F01, b"\xd1"
 _MOVE_TO_SPECIAL, _CONTROL = frozenset(range(0x0F20, 0x0F24)), (0, 2, 3, 4, 8)
 #: SYSRET and RDPMC are #GP outside ring 0; the engine takes them for unknown.
 _NOT_FOR_USERS = frozenset((0x0F07, 0x0F33))
-_GDT_LDT_END = GDT_VADDR + 0x20000
+_GDT_LDT_VCPU_SIZE = 0x20000
+_GDT_LDT_END = GDT_VADDR + arch_x86.XEN_LEGACY_MAX_VCPUS * _GDT_LDT_VCPU_SIZE
 
 
 class ExceptionEntry(ServesCurrent):
@@ -62,7 +65,7 @@ class ExceptionEntry(ServesCurrent):
         self, domain: Domain, vcpu: Vcpu, guest: GuestMemory, traps: Traps, privileged: PrivilegedOps,
         ro_page_fault: RoPageFault, breakpoints: Breakpoints, code: CodeReader, ldt_base: Callable[[], int],
         cpuid: Callable[[int, int], tuple[int, int, int, int]], gates: GateOps | None,
-        far_branches: FarBranches,
+        far_branches: FarBranches, expect_descriptor_access: Callable[[int], None],
     ) -> None:  # fmt: skip
         self._domain = domain
         self._vcpu = vcpu
@@ -76,6 +79,7 @@ class ExceptionEntry(ServesCurrent):
         self._cpuid = cpuid
         self._gates = gates
         self._far_branches = far_branches
+        self._expect_descriptor_access = expect_descriptor_access
         self._observers: list[Callable[[Exit], None]] = []
 
     def observe(self, observer: Callable[[Exit], None]) -> Callable[[], None]:
@@ -93,6 +97,11 @@ class ExceptionEntry(ServesCurrent):
                 self._traps.inject_exception(_DB, -1)
                 return
             leaving, vector = found, found.vector
+        if vector == _PF and self._is_descriptor_load(leaving):
+            self._expect_descriptor_access(leaving.address)
+            return
+        if vector == _PF and not leaving.error_code & (PF_WRITE | PF_INSTR) and self._is_modifying():
+            leaving = leaving._replace(error_code=leaving.error_code | PF_WRITE)
         for observer in tuple(self._observers):
             observer(leaving)
         try:
@@ -205,8 +214,12 @@ class ExceptionEntry(ServesCurrent):
                 raise GuestException(_GP, 0)
             self._instruction_done(match)
             return
-        if GDT_VADDR <= address < _GDT_LDT_END and not error_code & (PF_WRITE | PF_INSTR):
-            self._pass_on(*self._descriptor_fault(error_code, address - GDT_VADDR))
+        if (
+            GDT_VADDR <= address < _GDT_LDT_END
+            and not error_code & (PF_WRITE | PF_INSTR)
+            and not self._code.touches(address)
+        ):
+            self._pass_on(*self._descriptor_fault(error_code, (address - GDT_VADDR) % _GDT_LDT_VCPU_SIZE))
             return
         if (
             error_code & (PF_PRESENT | PF_WRITE | PF_INSTR) == PF_PRESENT | PF_WRITE
@@ -215,9 +228,30 @@ class ExceptionEntry(ServesCurrent):
             and self._ro_page_fault.handle(address)
         ):
             return
-        if not error_code & (PF_WRITE | PF_INSTR) and self._code.is_read_modify_write():
-            error_code |= PF_WRITE
         self._pass_on(_PF, error_code, address)
+
+    def _is_descriptor_load(self, leaving: Exit) -> bool:
+        """Whether the CPU was refused a descriptor that is there: a 64-bit guest may not read the tables itself, and
+        only the instruction tells who wanted it.
+        """
+        return (
+            GDT_VADDR <= leaving.address < _GDT_LDT_END
+            and leaving.error_code & (PF_PRESENT | PF_INSTR) == PF_PRESENT
+            and not self._code.touches(leaving.address)
+        )
+
+    def _is_modifying(self) -> bool:
+        """Whether the instruction that was refused a read was to write there as well: the engine's CPU reads first,
+        others see to it that they can write.
+        """
+        try:
+            code = self._guest.copy_from_guest(self._code.rip(), _QUICK_LOOK)
+        except XenError:
+            code = b""
+        if code and not may_modify(code):
+            return False
+        instruction = self._code.instruction()
+        return instruction is not None and modifies(instruction)
 
     def _check_limit(self, error_code: int, address: int) -> None:
         """Segment limits come before page tables. The engine's CPU knows none, so they are looked at here, where an
@@ -232,7 +266,7 @@ class ExceptionEntry(ServesCurrent):
         """The IRET to the guest was refused: an exception where it would stand, with its selectors in the frame."""
         raised = refusal.vector, refusal.error_code, refusal.address
         if refusal.vector == _PF and GDT_VADDR <= refusal.address < _GDT_LDT_END:
-            raised = self._descriptor_fault(refusal.error_code, refusal.address - GDT_VADDR)
+            raised = self._descriptor_fault(refusal.error_code, (refusal.address - GDT_VADDR) % _GDT_LDT_VCPU_SIZE)
         self._set_resume(True)
         self._traps.inject_exception(*raised, (cs, ss))
 

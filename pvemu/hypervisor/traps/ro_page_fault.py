@@ -2,7 +2,7 @@
 page-table update (xen/arch/x86/pv/ro-page-fault.c).
 
 Xen emulates the instruction. Here the CPU executes it, one step, on a copy of the table; what it changed is then
-carried over, so that every storing instruction works, flags included.
+carried over, so that every storing instruction that Xen knows works, flags included.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pvemu.cpu.paging import PTE_ADDR, PTE_P, PTE_RW
 from pvemu.cpu.registers import GENERAL_64
 from pvemu.frames import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Mfn
 from pvemu.hypervisor.traps.debugreg import DR_STEP
+from pvemu.hypervisor.traps.memory_write import Store, modifies, store_of
 from pvemu.hypervisor.traps.traps import GuestException
 from pvemu.hypervisor.vcpu.current import ServesCurrent
 from pvemu.memory.frame_table import FrameTable, PageType
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pvemu.hypervisor.mm import Mm
+    from pvemu.hypervisor.traps.emulate import CodeReader
     from pvemu.hypervisor.vcpu import Vcpu
     from pvemu.memory.ram import Ram
 
@@ -31,6 +33,7 @@ __all__ = ["RoPageFault"]
 
 _VECTOR_DB, _VECTOR_PF = 1, 14
 _EFLAGS_TF = 1 << 8
+_ENTRY_SIZE = 8
 _SAVED = (*GENERAL_64, "rip", "rflags")
 
 
@@ -40,10 +43,11 @@ class RoPageFault(ServesCurrent):
     """
 
     def __init__(
-        self, vcpu: Vcpu, ram: Ram, frames: FrameTable, mm: Mm, scratch: Mfn, run_on_copy: Callable[[int, int], Exit],
-        is_compat: bool = False,
+        self, vcpu: Vcpu, code: CodeReader, ram: Ram, frames: FrameTable, mm: Mm, scratch: Mfn,
+        run_on_copy: Callable[[int, int], Exit], is_compat: bool = False,
     ) -> None:  # fmt: skip
         self._vcpu = vcpu
+        self._code = code
         self._ram = ram
         self._frames = frames
         self._mm = mm
@@ -64,9 +68,30 @@ class RoPageFault(ServesCurrent):
             return False
         if self._frames.type_of(mfn) != PageType.L1:
             return False
-        return self._store(address, Mfn(mfn))
+        store = self._store_at(address)
+        return store is not None and self._store(address, Mfn(mfn), store)
 
-    def _store(self, address: int, mfn: Mfn) -> bool:
+    def _store_at(self, address: int) -> Store | None:
+        """What the next instruction stores, if Xen could do that: an aligned part of an entry in ``address``'s page,
+        or something else that it may leave as it is. Xen takes an offset for a linear address here, whatever the
+        segment.
+        """
+        instruction = self._code.instruction()
+        store = None if instruction is None else store_of(instruction)
+        if instruction is None or store is None:
+            return None
+        if store.is_push:
+            at = self._vcpu.regs.read("rsp") - store.size
+        else:
+            operands = self._code.memory_operands(instruction)
+            at = operands[-1].offset if operands else -1
+        if not store.is_bit_string and ((at ^ address) | (at + store.size - 1 ^ address)) & ~PAGE_MASK:
+            return None
+        if at & (store.size - 1) or store.size > _ENTRY_SIZE:
+            return store._replace(size=0) if modifies(instruction) else None
+        return store
+
+    def _store(self, address: int, mfn: Mfn, store: Store) -> bool:
         regs, ram = self._vcpu.regs, self._ram
         saved = [regs.read(name) for name in _SAVED]
         rflags = saved[-1]
@@ -78,7 +103,7 @@ class RoPageFault(ServesCurrent):
             return False
         if leaving.vector != _VECTOR_DB:
             raise GuestException(leaving.vector, leaving.error_code, leaving.address)
-        if not self._carry_over(address, mfn):
+        if not self._carry_over(address, mfn, store):
             for name, value in zip(_SAVED, saved, strict=True):
                 regs.write(name, value)
             return False
@@ -87,21 +112,21 @@ class RoPageFault(ServesCurrent):
             raise GuestException(_VECTOR_DB)
         return True
 
-    def _carry_over(self, address: int, mfn: Mfn) -> bool:
+    def _carry_over(self, address: int, mfn: Mfn, store: Store) -> bool:
         """Make the changes of the copy; only the one entry that the fault was about may have any."""
         before = self._ram.frame(mfn).cast("Q")
         after = self._ram.frame(self._scratch).cast("Q")
         changed = [i for i in range(PAGE_SIZE // 8) if before[i] != after[i]] if before != after else []
         if not changed:
             return True
-        if changed != [(address & PAGE_MASK) >> 3]:
+        if changed != [(address & PAGE_MASK) >> 3] or not store.size:
             return False
         slot = changed[0]
-        request, old, new = (mfn << PAGE_SHIFT) + 8 * slot | xen.MMU_NORMAL_PT_UPDATE, before[slot], after[slot]
+        request, new = (mfn << PAGE_SHIFT) + 8 * slot | xen.MMU_NORMAL_PT_UPDATE, after[slot]
         try:
             self._mm.mmu_update(request, new)
         except XenError:
-            if not (self._is_compat and address & 4 and new & PTE_P and (old ^ new) & 0xFFFF_FFFF == 0):
+            if not (self._is_compat and store.size == 4 and address & 4 and new & PTE_P) or store.is_atomic:
                 return False
             # The halves of a PAE entry written the wrong way round: the lower one follows at once.
             self._mm.mmu_update(request, new & ~PTE_P)

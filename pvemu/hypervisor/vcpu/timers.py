@@ -39,6 +39,7 @@ class VcpuTimers:
         self._periodic: TimerHandle | None = None
         self._period = period
         self._last_tick = clock.now() if period else 0
+        self._is_set = False  # the guest has said something about the period
         events.on_bind_virq[vcpu_id] = self._virq_bound
 
     def _raise_timer(self) -> None:
@@ -73,6 +74,7 @@ class VcpuTimers:
         """VCPUOP_set_periodic_timer: ``period`` ns, at least a millisecond, counted from the tick before."""
         if period < _MIN_PERIOD_NS:
             raise XenError(e.EINVAL, f"period of {period} ns")
+        self._is_set = True
         self._catch_up()
         self._stop_ticks()
         self._period = period
@@ -82,8 +84,14 @@ class VcpuTimers:
         else:
             self._await_tick()
 
+    def start(self) -> None:
+        """The vcpu runs for the first time: so does its periodic timer, unless the guest has seen to that."""
+        if not self._is_set:
+            self.set_periodic_timer(FIRST_PERIOD_NS)
+
     def stop_periodic_timer(self) -> None:
         """VCPUOP_stop_periodic_timer."""
+        self._is_set = True
         self._catch_up()
         self._stop_ticks()
         self._period = 0

@@ -29,10 +29,6 @@ FAMILIES: dict[str, Family] = {
 TO_DO = {
     "vcpu_op", "set_timer_op",
     "set_callbacks", "callback_op", "nmi_op",
-} | {  # mmu
-    "mmu_update", "mmuext_op", "update_va_mapping", "update_va_mapping_otherdomain", "set_gdt", "stack_switch",
-    "fpu_taskswitch", "set_trap_table", "set_debugreg", "get_debugreg", "update_descriptor", "iret",
-    "set_segment_base",
 }  # fmt: skip
 
 

@@ -1,5 +1,5 @@
 """Hypercalls of the toolstack, of dom0's drivers and of HVM guests, as an unprivileged PV domain has them
-(hypercalls/refused.py, domctl.py and hvm_op.py name Xen's files).
+(hypercalls/refused.py, domctl.py, hvm_op.py and xenoprof_op.py name Xen's files).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from tests.hypercalls.documented import Case, Family
 from tests.hypercalls.documented.world import DOM0, DOMID, NOBODY, NOWHERE, PAGES, World
 
 XENPF_VERSION, SYSCTL_VERSION, DOMCTL_VERSION = 0x03000001, 0x15, 0x15
+GET_BUFFER = 14  #: of xenoprof_op
 #: domctl operations that are looked at here
 (CREATE, GETDOMAININFO, SHADOW_OP, IRQ_PERMISSION, IOMEM_PERMISSION, IOPORT_PERMISSION, ASSIGN_DEVICE, BIND_PT_IRQ,
  MEMORY_MAPPING, IOPORT_MAPPING, TEST_ASSIGN_DEVICE, SET_TARGET, UNBIND_PT_IRQ, GET_DEVICE_GROUP, VM_EVENT_OP) = (
@@ -41,6 +42,11 @@ def _page_end(world: World) -> int:
     return world.hypercall("domctl", PAGES.stop + 0x4000 - 143)
 
 
+def _second_buffer(world: World) -> int:
+    assert world.hypercall("xenoprof_op", GET_BUFFER, bytes(24)) == 0
+    return world.hypercall("xenoprof_op", GET_BUFFER, bytes(24))
+
+
 FAMILY = Family(
     documented={
         ("platform_op", e.EFAULT): "the structure is not mapped; do_platform_op",
@@ -69,9 +75,9 @@ FAMILY = Family(
         ("argo_op", e.ENOSYS): "not built; pv_hypercall",
         ("xenoprof_op", e.EINVAL): "no such operation; do_xenoprof_op",
         ("xenoprof_op", e.EPERM): "for the domain that profiles; do_xenoprof_op",
-        ("xenoprof_op", e.EFAULT): "XENOPROF_init: the structure is not mapped; xenoprof_op_init",
+        ("xenoprof_op", e.EFAULT): "XENOPROF_init, get_buffer: the structure is not mapped; xenoprof_op_init",
         ("xenoprof_op", e.ENODEV): "XENOPROF_init: a CPU that it does not know; xenoprof_arch_init",
-        ("xenoprof_op", e.EBUSY): "XENOPROF_get_buffer: somebody else has the counters; acquire_pmu_ownership",
+        ("xenoprof_op", e.EBUSY): "XENOPROF_get_buffer: the domain has it; share_xenoprof_page_with_guest",
         ("dm_op", e.ENODATA): "no buffers; do_dm_op",
         ("dm_op", e.E2BIG): "more than two; do_dm_op",
         ("dm_op", e.EFAULT): "the list of buffers is not mapped; do_dm_op",
@@ -122,7 +128,7 @@ FAMILY = Family(
         _case("xenoprof_op", e.EINVAL, 18), _case("xenoprof_op", e.EINVAL, -1), _case("xenoprof_op", e.EPERM, 1),
         _case("xenoprof_op", e.EPERM, 13), _case("xenoprof_op", e.EPERM, 17),
         _case("xenoprof_op", e.EFAULT, 0, NOWHERE), _case("xenoprof_op", e.ENODEV, 0, bytes(72)),
-        _case("xenoprof_op", e.EBUSY, 14, NOWHERE),
+        _case("xenoprof_op", e.EFAULT, GET_BUFFER, NOWHERE), Case("xenoprof_op", e.EBUSY, _second_buffer),
         _case("dm_op", e.ENODATA, DOM0, 0, NOWHERE), _case("dm_op", e.E2BIG, NOBODY, 3, NOWHERE),
         _case("dm_op", e.EFAULT, DOM0, 1, NOWHERE), _case("dm_op", e.ESRCH, NOBODY, 1, bytes(32)),
         _case("dm_op", e.ESRCH, DOMID_SELF, 1, bytes(32)), _case("dm_op", e.EPERM, DOMID, 1, bytes(32)),

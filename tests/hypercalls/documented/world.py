@@ -34,6 +34,7 @@ from pvemu.hypervisor.shared_info import SharedInfo
 from pvemu.hypervisor.time import VirtualClock
 from pvemu.hypervisor.vcpu.guest_context import GuestContexts
 from pvemu.hypervisor.width import PV32, PV64, Width
+from pvemu.hypervisor.xenoprof import Xenoprof
 from pvemu.memory.machine_memory import MachineMemory
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class World:
         context = HypercallContext(
             abi=self.abi, guest=self.guest, domain=self.domain, vcpu=self.vcpu, event_channels=self.event_channels,
             grant_table=self.grants, mm=self.mm, descriptor_tables=self.descriptor_tables, sched=self.sched,
-            physdev=Physdev(self.vcpu, self.types),
+            physdev=Physdev(self.vcpu, self.types), xenoprof=Xenoprof(self.memory, self.abi.bits, vcpus),
         )  # fmt: skip
         self.hypercalls = HypercallDispatcher(TABLE, context)
         self._boot()

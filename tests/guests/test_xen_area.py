@@ -1,0 +1,105 @@
+"""Xen's part of the address space as a 64-bit guest finds it (xen/arch/x86/traps.c, mm.c, pv/ro-page-fault.c)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.guests.conftest import MakeGuest
+
+def test_descriptors_are_for_the_cpu_alone(micro: MakeGuest) -> None:
+    """A load of a selector works and marks its descriptor, which Xen had left as it was; nobody reads the table."""
+    guest = micro("""
+main:   call    install_traps
+        mfn_of  gdt
+        mov     %rax, gdt_frame
+        map_page gdt, %rax, PTE_P | PTE_US
+        hypercall __HYPERVISOR_set_gdt, $gdt_frame, $512
+        show    set_gdt, %rax
+        show    before, gdt + 8
+        mov     $0x0b, %eax
+        mov     %eax, %es
+        mov     %es, %eax
+        show    es, %rax
+        show    after, gdt + 8
+        mov     $0xffff820000000000, %rbx
+        try     mov (%rbx), %rax                # trap 0
+        try     movb $0, 8(%rbx)                # trap 1
+        mov     $0xffff82000000e000, %rbx
+        try     mov (%rbx), %rax                # trap 2
+        mov     $0xffff82000000f000, %rbx
+        try     mov (%rbx), %rax                # trap 3: nothing there
+        mov     $0x0b, %eax
+        mov     %eax, %es
+        mov     %es, %eax
+        show    es_again, %rax
+        ret
+        .bss
+        .balign 8
+gdt_frame: .quad 0
+        .data
+        .balign 4096
+gdt:    .quad 0, 0x00cff2000000ffff
+        .balign 4096
+        .text
+""").run_to("poweroff")
+    values = guest.values
+    assert (values["set_gdt"], values["es"], values["es_again"]) == (0, 0x0B, 0x0B)
+    assert (values["before"], values["after"]) == (0x00CFF2000000FFFF, 0x00CFF3000000FFFF)
+    assert [(t.vector, t.error) for t in guest.traps] == [(14, 1), (14, 3), (14, 1), (14, 0)]
+
+
+def test_stores_to_tables_are_aligned_integers(micro: MakeGuest) -> None:
+    """What Xen emulates: an aligned part of an entry, by an instruction without FPU; else the fault is the guest's."""
+    guest = micro("""
+main:   call    install_traps
+        hypercall __HYPERVISOR_vm_assist, $0, $2        # enable writable_pagetables
+        mov     start_info, %rdx
+        mov     SI_pt_base(%rdx), %rbx
+        mov     SI_nr_pt_frames(%rdx), %rax
+        sub     $2, %rax                                # two L1 tables map 4 MiB
+        shl     $12, %rax
+        add     %rax, %rbx
+        mov     $target, %eax
+        shr     $9, %eax
+        add     %rax, %rbx
+        mov     (%rbx), %r12
+        try     orb $2, (%rbx)
+        try     orw $0x200, (%rbx)
+        show    changed, (%rbx)
+        try     orw $0, 1(%rbx)                         # changes nothing
+        try     orl $0, 2(%rbx)
+        try     orw $0x4040, 1(%rbx)                    # trap 0
+        try     movl $0, 2(%rbx)                        # trap 1
+        try     movq $0, 4(%rbx)                        # trap 2
+        movq    (%rbx), %xmm0
+        try     movq %xmm0, (%rbx)                      # trap 3
+        try     movups %xmm0, (%rbx)                    # trap 4
+        try     mov %ds, (%rbx)                         # trap 5
+        try     mov %r12, (%rbx)
+        show    back, (%rbx)
+        ret
+        .bss
+        .balign 4096
+target: .skip   4096
+        .text
+""").run_to("poweroff")
+    values = guest.values
+    assert values["changed"] == values["back"] | 0x200
+    assert [(t.vector, t.error) for t in guest.traps] == [(14, 3)] * 6
+
+
+def test_an_instruction_that_reads_and_writes_faults_for_the_write(micro: MakeGuest) -> None:
+    guest = micro("""
+main:   call    install_traps
+        mov     $0x40000000, %rbx
+        try     mov (%rbx), %al
+        try     mov %al, (%rbx)
+        try     lock orb $1, (%rbx)
+        try     incl (%rbx)
+        try     xchg %rax, (%rbx)
+        try     cmpb $1, (%rbx)
+        try     lock cmpxchg %rcx, (%rbx)
+        ret
+""").run_to("poweroff")
+    assert [(t.vector, t.error) for t in guest.traps] == [(14, error) for error in (0, 2, 2, 2, 2, 0, 2)]
