@@ -184,7 +184,8 @@ def test_strict_slices_find_a_lost_update(assemble: Assemble) -> None:
     """Two vcpus count together without a lock; the usual slices are too long for that to show."""
     from pvemu.config import DomainConfig, StrictConfig
     from pvemu.machine import Machine
-    from tests.guests.conftest import HERE, SCRIPT
+    from tests.guests.conftest import HERE
+    from tests.micro_guests import SCRIPT
 
     count = """
         mov $50, %r15d
