@@ -387,7 +387,8 @@ class Machine:
                     self._is_amidst = True
                     return Outcome("paused", "")
             except DomainCrashError as crash:
-                self.crash_lines = crash.lines
+                whom = f"d{self.config.domid}v{self.vcpu.vcpu_id}"
+                self.crash_lines = [line.replace("%pv", whom) for line in crash.lines]
                 self.domain.shutdown(sched_abi.SHUTDOWN_crash)
         if self._strict is not None and self.domain.shutdown_reason is not None:
             self._strict.stopped(self.console)

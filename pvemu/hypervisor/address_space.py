@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["AddressSpace"]
 
 _XEN_START, _XEN_END = 0xFFFF_8000_0000_0000, 0xFFFF_8800_0000_0000
-#: DIRECTMAP_VIRT_START, and where Xen's image lies in XEN_VIRT_START.
-_DIRECTMAP = 0xFFFF_8300_0000_0000
+#: Where Xen's image lies in XEN_VIRT_START.
 _TEXT, _TEXT_END = 0xFFFF_82D0_4020_0000, 0xFFFF_82D0_4080_0000
 _M2P_END = 0xFFFF_8080_0000_0000
+_LINEAR_PT_START, _LINEAR_PT_END = 0xFFFF_8100_0000_0000, 0xFFFF_8180_0000_0000
+_DIRECTMAP_START = 0xFFFF_8300_0000_0000
 _FETCH = int(Access.FETCH)
 _PROT_R, _PROT_RW = 1, 3
 
@@ -39,6 +40,7 @@ class AddressSpace:
     ) -> None:  # fmt: skip
         self._walker = walker
         self._m2p = m2p
+        self._machine_end = m2p.max_mfn << PAGE_SHIFT
         self._descriptor_tables = descriptor_tables
         self.flush_page = flush_page
         #: What the TLB may have of a page that is served in its own way: asked with the page, the access and what the
@@ -93,10 +95,21 @@ class AddressSpace:
             is_allowed = vaddr == self._descriptor_page or not self.is_guest_access()
         if maddr is None or not is_allowed:
             code = {Access.WRITE: PF_USER | PF_WRITE, Access.FETCH: PF_USER | PF_INSTR}.get(Access(access), PF_USER)
-            self._walker.error_code = code | PF_PRESENT if maddr is not None or self._is_xens(vaddr) else code
+            is_mapped = maddr is not None or self._is_mapped_for_xen(vaddr)
+            self._walker.error_code = code | PF_PRESENT if is_mapped else code
             return None
         self._descriptor_page = -1
         return maddr, _PROT_RW if access == Access.WRITE else _PROT_R  # the CPU marks a descriptor as accessed
+
+    def _is_mapped_for_xen(self, vaddr: int) -> bool:
+        """Whether Xen itself has something there, which the guest's error codes tell: tables in the linear page table,
+        its own text, the machine's memory in the direct map.
+        """
+        if _TEXT <= vaddr < _TEXT_END:
+            return True
+        if vaddr >= _DIRECTMAP_START:
+            return vaddr - _DIRECTMAP_START < self._machine_end
+        return _LINEAR_PT_START <= vaddr < _LINEAR_PT_END and self._walker.has_l1_table((vaddr - _LINEAR_PT_START) << 9)
 
     def _root_loaded(self) -> None:
         if self._m2p_pages and not self.shows_m2p():
@@ -107,11 +120,6 @@ class AddressSpace:
     def expect_descriptor_access(self, address: int) -> None:
         """The next miss of the page at ``address`` is the CPU's, which loads a descriptor for the guest."""
         self._descriptor_page = address & ~PAGE_MASK
-
-    def _is_xens(self, vaddr: int) -> bool:
-        """Whether Xen has something mapped there for itself: its text, the direct map."""
-        in_direct_map = vaddr - _DIRECTMAP < self._m2p.max_mfn << PAGE_SHIFT
-        return _TEXT <= vaddr < _TEXT_END or (vaddr >= _DIRECTMAP and in_direct_map)
 
     def run_on_copy(self, page: int, maddr: int, run: Callable[[], Exit]) -> Exit:
         """``run`` with the page at linear address ``page`` writable at ``maddr`` instead of where it is mapped."""
