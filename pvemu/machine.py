@@ -297,7 +297,7 @@ class Machine(RunLoop):
                     self.exceptions, far_branches, self.sched, *([gates] if gates is not None else []),
                 )
             ]  # fmt: skip
-            self._serving += [self.hypercalls.set_current, self._set_current]
+            self._serving += [self.hypercalls.set_current, self.grants.set_current, self._set_current]
             self.exit_handler.on_spin = self.sched.spin
             self.engine.exit_on_pause()
 
@@ -325,7 +325,7 @@ class Machine(RunLoop):
     def _make_dom0(self) -> None:
         built = self.built
         self.dom0 = Dom0(
-            self.config, str(self.domain.uuid), self.width.protocol, self._disks, self.ram, self.grants,
+            self.config, self.domain.uuid, self.width.protocol, self._disks, self.ram, self.grants,
             self.event_channels, self.clock, (built.store_mfn, self.store_port),
             (built.console_mfn, self.console_port), self._console_output, self._console_polled, self._disk_worked,
             self.dom0_log.append, Dom0Parts() if self._strict is None else self._strict.dom0_parts,

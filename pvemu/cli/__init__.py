@@ -39,6 +39,27 @@ def _module(verb: str) -> ModuleType:
     return importlib.import_module(f"pvemu.cli.{verb.replace('-', '_')}")
 
 
+def _versions() -> str:
+    """``pvemu 0.1.0, unicorn 2.1.4``."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    def known(name: str) -> str:
+        try:
+            return f"{name} {version(name)}"
+        except PackageNotFoundError:  # run from a source tree
+            return f"{name} (not installed)"
+
+    return ", ".join(map(known, ("pvemu", "unicorn")))
+
+
+class _Version(argparse.Action):
+    """Looks the versions up only when they are asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(_versions())
+        parser.exit()
+
+
 def _parser(verb: str | None) -> argparse.ArgumentParser:
     """The command line; only the module of the verb in use is imported. ``verb`` is the first word: all others are left
     out, as nothing but ``pvemu --help`` and a wrong verb would name them.
@@ -46,6 +67,7 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pvemu", description="Boots Xen x86 PV guests with no hypervisor, to test boot loaders."
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the versions of pvemu and its engine")
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     if verb is not None:
         _module(verb).add_parser(subparsers)
@@ -83,17 +105,9 @@ def _report_bug(words: list[str]) -> None:
     import platform
     import shlex
     import traceback
-    from importlib.metadata import PackageNotFoundError, version
-
-    def known(name: str) -> str:
-        try:
-            return f"{name} {version(name)}"
-        except PackageNotFoundError:  # run from a source tree
-            return f"{name} (not installed)"
 
     print("pvemu: an error of pvemu itself. Please file it with this report:", file=sys.stderr)
-    packages = ", ".join(map(known, ("pvemu", "unicorn")))
     print(f"  command: pvemu {shlex.join(words)}", file=sys.stderr)
-    print(f"  versions: {packages}, Python {platform.python_version()}, {platform.platform()}", file=sys.stderr)
+    print(f"  versions: {_versions()}, Python {platform.python_version()}, {platform.platform()}", file=sys.stderr)
     for line in traceback.format_exc().rstrip().splitlines():
         print(f"  {line}", file=sys.stderr)

@@ -32,7 +32,7 @@ _REBOOT_SECONDS = 600.0
 
 def add_debug_arguments(parser: argparse.ArgumentParser) -> None:
     """What the guest is, what is typed on its console, and where symbols are."""
-    add_arguments(parser)
+    add_arguments(parser, may_write=False)
     parser.add_argument(
         "--send", metavar="TEXT", action="append", default=[],
         help="type TEXT (C escapes) once the guest waits for input; repeatable",

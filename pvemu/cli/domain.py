@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from argparse import SUPPRESS
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "domain_config"]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that say what the guest is."""
+def add_arguments(parser: argparse.ArgumentParser, *, may_write: bool = True) -> None:
+    """The options that say what the guest is; `--write` is not shown where it is refused."""
     parser.add_argument(
         "kernel", metavar="KERNEL", nargs="?",
         help="an ELF PV kernel or a Linux bzImage, as xl's kernel=; or an xl configuration, CONFIG.cfg",
@@ -36,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--disk", metavar="[VDEV=]PATH[,ro|rw]", action="append", default=[], help="a disk image; repeatable"
     )
-    parser.add_argument("--write", action="store_true", help="let disks given as rw be written")
+    write_help = "let disks given as rw be written" if may_write else SUPPRESS
+    parser.add_argument("--write", action="store_true", help=write_help)
 
 
 def domain_config(arguments: argparse.Namespace) -> DomainConfig:

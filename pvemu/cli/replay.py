@@ -66,6 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _serve(arguments, recording, replay)
     if arguments.debug or arguments.script or arguments.command:
         return _debug(arguments, recording, replay)
+    if arguments.domain != "1":
+        raise ConfigError("--domain: a run is replayed from its start; give --debug, --gdb or --command as well")
     machine = Machine.create(recording.config)
     try:
         verdict = _run(arguments, recording, replay, machine)

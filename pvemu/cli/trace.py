@@ -35,7 +35,7 @@ __all__ = ["EVENT_OPTIONS", "add_parser", "add_symbol_option", "add_trace_argume
 #: What can be asked for: option -> kind of event, help.
 EVENT_OPTIONS = {
     "hypercalls": ("hypercall", "hypercalls with decoded arguments and results (also without any of these options)"),
-    "xenstore": ("xenstore", "xenstore requests and replies"),
+    "xenstore": ("xenstore", "xenstore requests and replies, watch events"),
     "blocks": ("block", "block requests with the files their sectors belong to"),
     "events": ("event", "event channels: sends, pending ports, upcalls"),
     "faults": ("fault", "exceptions, what is delivered to the guest, emulated instructions"),

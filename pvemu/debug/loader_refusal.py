@@ -8,7 +8,6 @@ header or the ELF header of a program, that of which most was read.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from hypercalls.public.io.blkif import BLKIF_OP_READ, BLKIF_RSP_OKAY
@@ -26,6 +25,8 @@ _SECTOR = 512
 _MAGIC_SIZE = 6
 #: Where libxc's own magic is short: what follows it always.
 _LONGER_MAGICS = {"gzip": b"\x1f\x8b\x08", "lzma": b"\x5d\0\0", "lz4": b"\x02\x21\x4c\x18"}
+#: Sectors that a loader may read beside what it was asked for: GRUB fills its cache by 64 at a time.
+_READ_AHEAD = 256
 _NEAR = 128  # sectors behind the place where a payload would begin
 #: A setup header, or an ELF header, at its offset in the file.
 _HEADERS = ((b"HdrS", 0x202), (b"\x7fELF", 0))
@@ -76,11 +77,13 @@ class Refusal(NamedTuple):
         return {"error": self.error, "kernel": self.kernel._asdict(), "advice": self.advice}
 
 
-@dataclass(slots=True)
 class _Read:
-    vdev: str
-    start: int
-    end: int
+    __slots__ = ("end", "start", "vdev")
+
+    def __init__(self, vdev: str, start: int, end: int) -> None:
+        self.vdev = vdev
+        self.start = start
+        self.end = end
 
 
 class LoaderWatch:
@@ -153,15 +156,20 @@ class LoaderWatch:
     # -- what kind of file it is ---------------------------------------------------------------------------------------
     def _kernel_in(self, known: list[_Read], reads: list[_Read]) -> KernelFile | None:
         """The kernel of which most was read after its header; of several, that whose header came last. Loaders read
-        ahead, to the beginning of whatever file comes next, and keep what they read.
+        ahead, to the beginning of whatever file comes next, and keep what they read. What was read in a row with the
+        header counts where it is more than that.
         """
         most, chosen = -1, None
         for number, read in enumerate(known):
+            is_new = number >= len(known) - len(reads)
             later = known[max(number + 1, len(known) - len(reads)) :]
             for kernel, end in self._headers_in(read):
                 own = [other for other in later if other.vdev == kernel.vdev]
                 count = sum(max(min(other.end, end) - max(other.start, kernel.sector), 0) for other in own)
-                if count >= most and (count or number >= len(known) - len(reads)):
+                here = min(read.end, end) - kernel.sector
+                if is_new and here > _READ_AHEAD:
+                    count += here
+                if count >= most and (count or is_new):
                     most, chosen = count, kernel
         return chosen
 

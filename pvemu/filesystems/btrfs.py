@@ -52,6 +52,7 @@ class Btrfs:
     """The file system on ``volume``."""
 
     name = "btrfs"
+    has_pending_journal = False
 
     def __init__(self, volume: Volume) -> None:
         self._volume = volume

@@ -105,6 +105,12 @@ class MappedVolume:
         except (BrokenImageError, OSError):
             return None
 
+    def read_file(self, path: str) -> bytes | None:
+        """The content of the file at an absolute path; None where there is none, or it cannot be read."""
+        found = (node for node in self.nodes if node.path == path and node.kind != "directory")
+        node = next(found, None)
+        return self.read(node) if node is not None else None
+
     def node_at(self, offset: int) -> tuple[Node, int] | None:
         """The file that a byte of the volume belongs to, and which of its bytes that is."""
         starts, pieces = self._index
@@ -202,12 +208,12 @@ class DiskMap:
         """The content of a file, by its partition ("1", "" for a disk without a table) and absolute path; None where
         there is none.
         """
-        for mapped in self.volumes:
-            if mapped.partition == partition:
-                for node in mapped.nodes:
-                    if node.path == path and node.kind != "directory":
-                        return mapped.read(node)
-        return None
+        volume = self.volume(partition)
+        return volume.read_file(path) if volume is not None else None
+
+    def volume(self, partition: str) -> MappedVolume | None:
+        """The volume of this name; None where there is none."""
+        return next((mapped for mapped in self.volumes if mapped.partition == partition), None)
 
     def _add(self, mapped: MappedVolume, found: list[MappedVolume], depth: int) -> None:
         volume = mapped.volume

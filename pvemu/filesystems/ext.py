@@ -22,7 +22,7 @@ __all__ = ["Ext"]
 _SUPER_AT: Final = 1024
 _MAGIC: Final = 0xEF53
 _COMPAT_HAS_JOURNAL: Final = 0x4
-_INCOMPAT_FILETYPE, _INCOMPAT_META_BG, _INCOMPAT_EXTENTS = 0x2, 0x10, 0x40
+_INCOMPAT_FILETYPE, _INCOMPAT_RECOVER, _INCOMPAT_META_BG, _INCOMPAT_EXTENTS = 0x2, 0x4, 0x10, 0x40
 _INCOMPAT_64BIT, _INCOMPAT_FLEX_BG = 0x80, 0x200
 _FLAG_EXTENTS: Final = 0x80000
 _FLAG_INLINE_DATA: Final = 0x10000000
@@ -69,6 +69,7 @@ class Ext:
         if not self._inodes_per_group or not is_size_possible:
             raise BrokenImageError("an ext super block that cannot be")
         is_ext4 = self._incompat & (_INCOMPAT_EXTENTS | _INCOMPAT_64BIT | _INCOMPAT_FLEX_BG)
+        self.has_pending_journal = bool(self._incompat & _INCOMPAT_RECOVER)
         self.name = "ext4" if is_ext4 else "ext3" if compat & _COMPAT_HAS_JOURNAL else "ext2"
 
     def nodes(self) -> Iterator[Node]:

@@ -25,6 +25,7 @@ class Fat:
     """The file system on ``volume``."""
 
     name = "vfat"
+    has_pending_journal = False
 
     def __init__(self, volume: Volume) -> None:
         self._volume = volume

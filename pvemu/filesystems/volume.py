@@ -98,6 +98,10 @@ class FileSystem(Protocol):
     def name(self) -> str:
         """As Linux calls it: ext4, vfat, xfs, btrfs."""
 
+    @property
+    def has_pending_journal(self) -> bool:
+        """Whether it says that its journal holds changes which the next mount is to write back. Only ext says so."""
+
     def nodes(self) -> Iterator[Node]:
         """Everything in it, each path once, directories before what is in them. What is broken is left out."""
 

@@ -43,6 +43,7 @@ class Xfs:
     """The file system on ``volume``."""
 
     name = "xfs"
+    has_pending_journal = False
 
     def __init__(self, volume: Volume) -> None:
         self._volume = volume

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import TYPE_CHECKING
 
 from hypercalls.errors import XenError
@@ -42,7 +41,8 @@ class Domain:
         self._domid = domid
         self._clock = clock
         self._stop = stop
-        self.uuid = uuid.UUID(int=(0x5076_656D << 96) | (4 << 76) | (0x8 << 60) | domid)
+        #: The UUID that a toolstack would have made up: 16 bytes, which begin "Pvem" and are of version 4.
+        self.handle = ((0x5076_656D << 96) | (4 << 76) | (0x8 << 60) | domid).to_bytes(16, "big")
         self.shutdown_reason: int | None = None
         self._code: int | None = None
         #: VMASST_TYPE_* that the guest has asked for; at first those that libxc sets for it, and no others.
@@ -57,9 +57,10 @@ class Domain:
         return self._domid
 
     @property
-    def handle(self) -> bytes:
-        """The UUID's 16 bytes."""
-        return self.uuid.bytes
+    def uuid(self) -> str:
+        """The handle as text. Python's own `uuid` takes 2% of the time to a guest's first output to be imported."""
+        digits = self.handle.hex()
+        return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
     def now(self) -> int:
         """System time, ns."""

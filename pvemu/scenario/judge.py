@@ -30,6 +30,7 @@ DEFAULT_WITHIN = 60.0
 _ERROR = re.compile(r"error: [^\n]*(?=\n)")
 #: How far back a match may begin in output that was searched before, in characters.
 _WINDOW = 1 << 14
+_JOURNAL = " (its file system's journal holds changes that were not written back, and are not seen)"
 _CRASHES = (sched.SHUTDOWN_crash, sched.SHUTDOWN_watchdog)
 
 
@@ -159,17 +160,18 @@ class Judge:
         for index, file in enumerate(self._expect.files):
             place = f"expect.files[{index}]"
             content = self._guest.read_file(file.path)
+            journal = _JOURNAL if self._guest.has_pending_journal(file.path) else ""
             if file.exists != (content is not None):
                 wanted, found = ("a file", "none") if file.exists else ("no file", "one")
-                self.differences.append(Difference(f"{place}.path", f"{wanted} {file.path}", found))
+                self.differences.append(Difference(f"{place}.path", f"{wanted} {file.path}", found + journal))
             elif content is not None:
                 text = content.decode("utf-8", "replace")
                 digest = sha256(content).hexdigest()
                 if file.matches is not None and not re.search(file.matches, text, re.MULTILINE):
-                    found = f"{text[:200]!r}"
+                    found = f"{text[:200]!r}{journal}"
                     self.differences.append(Difference(f"{place}.matches", f"a match for {file.matches!r}", found))
                 if file.sha256 is not None and file.sha256 != digest:
-                    self.differences.append(Difference(f"{place}.sha256", file.sha256, digest, digest))
+                    self.differences.append(Difference(f"{place}.sha256", file.sha256, digest + journal, digest))
 
     @property
     def _has_goal(self) -> bool:

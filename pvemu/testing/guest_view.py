@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from pvemu.config import DomainConfig
     from pvemu.debug.stages import Stage
+    from pvemu.filesystems.disk_map import MappedVolume
     from pvemu.machine import Machine
 
 __all__ = ["BENIGN_ERRORS", "GuestView"]
@@ -123,10 +124,20 @@ class GuestView:
         None where there is none.
         """
         device, _, path = place.partition(":")
+        volume = self._volume(device)
+        return volume.read_file(path) if volume is not None else None
+
+    @wherever_it_runs
+    def has_pending_journal(self, place: str) -> bool:
+        """Whether the file system of ``place`` has a journal that was not written back, which nothing is seen of."""
+        volume = self._volume(place.partition(":")[0])
+        return volume is not None and volume.file_system is not None and volume.file_system.has_pending_journal
+
+    def _volume(self, device: str) -> MappedVolume | None:
+        """``xvda1``, ``lvm/vg-root``: as that disk stands now."""
         for vdev, disk in self.machine.disks.items():
             if device.startswith((vdev, "lvm/", "md/")):
-                found = DiskMap(disk)
-                for volume in found.volumes:
+                for volume in DiskMap(disk).volumes:
                     if device_name(vdev, volume.partition) == device:
-                        return found.read_file(volume.partition, path)
+                        return volume
         return None

@@ -63,7 +63,7 @@ def new_domain(
             machine = Machine.create(replace(domain.config, domid=entry.domid))
         else:
             machine = rebooting.reboot(entry.domid)
-        entry.facts["uuid"] = domain.uuid or str(machine.domain.uuid)
+        entry.facts["uuid"] = domain.uuid or machine.domain.uuid
         entry.write()
         return DomainProcess(runtime, domain, machine, entry, listener, is_monitored=is_monitored)
     except BaseException:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import pytest
 
 from pvemu.cli import main
+from tests.micro_guests import SCRIPT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,15 +93,6 @@ read_console:                                   # %al
         .balign 8
 argument: .quad 0
 main:
-"""
-SCRIPT = """
-ENTRY(_start)
-PHDRS { all PT_LOAD FLAGS(7); note PT_NOTE; }
-SECTIONS {
-  . = 0x100000;
-  .text : { *(.text) } :all
-  .note.Xen : { *(.note.Xen) } :all :note
-}
 """
 SAY_AND_POWER_OFF = 'print "first line\\r\\nsecond line\\r\\n"\nshutdown 0'
 #: Prints each key in brackets; powers off at `q`.

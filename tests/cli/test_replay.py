@@ -15,7 +15,7 @@ from pvemu.control.recording import Recording, load, save
 from pvemu.disk.spec import parse_disk_specs
 from pvemu.errors import ConfigError
 from tests.cli.test_boot import REBOOTS_TWICE
-from tests.control.test_timeline import COUNTING, SCRIPT
+from tests.micro_guests import COUNTING, SCRIPT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -159,6 +159,8 @@ def test_a_domain_after_a_reboot_can_be_debugged(
         texts[domain] = capfd.readouterr().out
         assert main(["replay", recording, "--domain", domain, *options]) == 0
         assert capfd.readouterr().out == texts[domain]
+    assert main(["replay", recording, "--domain", "2"]) == 2
+    assert "--debug, --gdb or --command" in capfd.readouterr().err
     assert texts["1"] != texts["2"] != texts["3"]
     assert texts["2"].startswith("1"), "the console of the domain before"
     assert "the guest shut down (reboot)" in texts["2"]

@@ -17,6 +17,7 @@ from pvemu.disk.spec import parse_disk_specs
 from pvemu.machine import Machine
 from pvemu.monitor.inspect import inspect
 from pvemu.testing.session import Session
+from tests.micro_guests import COUNTING, NOTES, SCRIPT, SPINNING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,73 +63,6 @@ def start() -> Iterator[Callable[..., Run]]:
     yield make
     for run in runs:
         run.close()
-
-
-NOTES = """
-    .macro note type:req, directive:req, value:vararg
-    .pushsection .note.Xen, "a", @note
-    .balign 4
-    .long 4, 2f - 1f, \\type
-    .asciz "Xen"
-1:  \\directive \\value
-2:  .balign 4
-    .popsection
-    .endm
-    note 1, .quad, _start
-    note 3, .quad, 0
-    note 5, .asciz, "xen-3.0"
-    note 8, .asciz, "generic"
-"""
-SCRIPT = """
-ENTRY(_start)
-PHDRS { all PT_LOAD FLAGS(7); note PT_NOTE; }
-SECTIONS {
-  . = 0x100000;
-  .text : { *(.text) } :all
-  .note.Xen : { *(.note.Xen) } :all :note
-  .data : { *(.data) } :all
-}
-"""
-#: Stores 1..20 one after the other, makes a hypercall (sched_op yield) after each, then faults.
-COUNTING = (
-    NOTES
-    + """
-    .text
-    .globl _start
-_start:
-    mov $0, %rbx
-loop:
-    inc %rbx
-store:
-    mov %rbx, value(%rip)
-    mov $29, %eax
-    xor %edi, %edi
-    xor %esi, %esi
-    syscall
-    cmp $20, %rbx
-    jne loop
-    mov $0x7000001234, %rcx
-crash:
-    movq $1, (%rcx)
-    .data
-value: .quad 0
-"""
-)
-
-
-SPINNING = (
-    NOTES
-    + """
-    .text
-    .globl _start
-_start:
-    inc %rax
-    incq value(%rip)
-    jmp _start
-    .data
-value: .quad 0
-"""
-)
 
 
 @pytest.fixture

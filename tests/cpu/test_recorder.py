@@ -12,6 +12,7 @@ from pvemu.config import DomainConfig
 from pvemu.cpu.recording import RECORDED, Chunk
 from pvemu.cpu.unicorn.recorder_code import LISTING, native_code
 from pvemu.machine import Machine
+from tests.micro_guests import NOTES, SCRIPT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,35 +42,12 @@ loop:
 .data
 buffer: .quad 0
 reason: .long 0
-.section .note.Xen, "a", @note
-    .long 4, 8, 1
-    .asciz "Xen"
-    .quad _start
-    .long 4, 8, 3
-    .asciz "Xen"
-    .quad 0
-    .long 4, 8, 5
-    .asciz "Xen"
-    .asciz "xen-3.0"
-    .long 4, 8, 8
-    .asciz "Xen"
-    .asciz "generic"
-"""
-SCRIPT = """
-ENTRY(_start)
-PHDRS { all PT_LOAD FLAGS(7); note PT_NOTE; }
-SECTIONS {
-  . = 0x100000;
-  .text : { *(.text) } :all
-  .note.Xen : { *(.note.Xen) } :all :note
-  .data : { *(.data) } :all
-}
 """
 
 
 @pytest.fixture
 def micro(assemble: Assemble) -> Path:
-    return assemble(SOURCE, script=SCRIPT)
+    return assemble(NOTES + SOURCE, script=SCRIPT)
 
 
 def run(

@@ -170,3 +170,15 @@ class Recorder:
             if sector << 9 <= place < sector + count << 9:
                 data[place - (sector << 9)] = value[0]
         return bytes(data)
+
+
+def test_a_journal_that_is_to_be_written_back_is_told(formatted: tuple[str, Path], disk: Disk) -> None:
+    (whole,) = DiskMap(disk).volumes
+    assert whole.file_system is not None
+    assert not whole.file_system.has_pending_journal
+    if formatted[0].startswith("ext"):
+        data = bytearray(disk.read(0, 8))
+        data[1024 + 96] |= 4  # INCOMPAT_RECOVER: it was mounted, and not unmounted
+        (whole,) = DiskMap(MemoryDisk(len(data), {0: bytes(data)})).volumes
+        assert whole.file_system is not None
+        assert whole.file_system.has_pending_journal

@@ -10,7 +10,7 @@ import pytest
 
 from pvemu.mkimage.tools import tool
 from tests.cli.conftest import ROOT, command, default_signals
-from tests.control.test_timeline import COUNTING, SCRIPT
+from tests.micro_guests import COUNTING, SCRIPT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from tests.micro_guests import NOTES32, SCRIPT
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -64,20 +66,6 @@ def test_monitor_commands_and_events(serve: Serve, kernel: Path, gdb: Callable[.
 
 def test_32_bits(serve: Serve, assemble: Callable[..., Path], gdb: Callable[..., str]) -> None:
     source = """
-    .macro note type:req, directive:req, value:vararg
-    .pushsection .note.Xen, "a", @note
-    .balign 4
-    .long 4, 2f - 1f, \\type
-    .asciz "Xen"
-1:  \\directive \\value
-2:  .balign 4
-    .popsection
-    .endm
-    note 1, .long, _start
-    note 3, .long, 0
-    note 5, .asciz, "xen-3.0"
-    note 8, .asciz, "generic"
-    note 9, .asciz, "yes"
     .text
     .globl _start
 _start:
@@ -89,9 +77,7 @@ stored:
     int $0x82
     jmp stored
     """
-    from tests.control.test_timeline import SCRIPT
-
-    elf = assemble(source, bits=32, script=SCRIPT)
+    elf = assemble(NOTES32 + source, bits=32, script=SCRIPT)
     served = serve(elf, "--memory", "16")
     said = gdb(
         f"symbol-file {elf}", f"target remote {served.address}", "break stored", "continue", "print/x $ebx",

@@ -12,7 +12,7 @@ import pytest
 
 from pvemu.cli import main
 from pvemu.gdbstub.packets import PacketReader, frame
-from tests.control.test_timeline import SCRIPT, SPINNING
+from tests.micro_guests import SCRIPT, SPINNING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,8 +15,9 @@ from pvemu.control.timeline import Timeline
 from pvemu.machine import Machine
 from pvemu.monitor.inspect import inspect
 from pvemu.testing.session import Session
-from tests.guests.conftest import HERE, SCRIPT
+from tests.guests.conftest import HERE
 from tests.guests.test_vcpus import source
+from tests.micro_guests import SCRIPT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,6 +13,7 @@ from elftools.elf.sections import SymbolTableSection
 from pvemu.config import DomainConfig
 from pvemu.hypervisor.domain import SHUTDOWN_NAMES
 from pvemu.machine import Machine, Outcome
+from tests.micro_guests import SCRIPT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,17 +21,6 @@ if TYPE_CHECKING:
     from tests.conftest import Assemble
 
 HERE = Path(__file__).parent
-SCRIPT = """
-ENTRY(_start)
-PHDRS { all PT_LOAD FLAGS(7); note PT_NOTE; }
-SECTIONS {
-  . = 0x100000;
-  .text : { *(.text) } :all
-  .note.Xen : { *(.note.Xen) } :all :note
-  .data : { *(.rodata) *(.data) } :all
-  .bss : { *(.bss) } :all
-}
-"""
 
 
 class Trap(NamedTuple):

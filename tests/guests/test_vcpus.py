@@ -184,7 +184,8 @@ def test_strict_slices_find_a_lost_update(assemble: Assemble) -> None:
     """Two vcpus count together without a lock; the usual slices are too long for that to show."""
     from pvemu.config import DomainConfig, StrictConfig
     from pvemu.machine import Machine
-    from tests.guests.conftest import HERE, SCRIPT
+    from tests.guests.conftest import HERE
+    from tests.micro_guests import SCRIPT
 
     count = """
         mov $50, %r15d
@@ -346,3 +347,16 @@ def test_a_bad_context_is_refused_and_takes_nothing(field: str, value: int) -> N
     assert second.initialise(bad) == e.EINVAL
     assert second.world.counts() == before
     assert not second.vcpu.is_initialised
+
+
+def test_grants_are_mapped_for_the_vcpu_that_asks(micro: MakeGuest) -> None:
+    """Each vcpu has its own list of handles (get_maptrack_handle takes one for current)."""
+    guest = micro(source("vcpus.S", 64), vcpus=2)
+    machine = guest.machine
+    seen: set[tuple[int, int]] = set()
+    machine.hypercalls.monitor(
+        lambda row, args: seen.add((machine.vcpu.vcpu_id, machine.grants.mappings.maptrack.vcpu)),
+        lambda row, args, result: None,
+    )
+    guest.run_to("poweroff")
+    assert seen == {(0, 0), (1, 1)}

@@ -263,3 +263,17 @@ def test_a_runstate_area_of_nothing_is_written_to_once(world: World) -> None:
     world.clock.charge(1000)
     world.vcpu.slept(500)
     assert world.guest.copy_from_guest(0, 48) == before
+
+
+def test_a_vcpu_without_room_in_shared_info_starts_with_upcalls_masked(world: World) -> None:
+    """map_vcpu_info of one from 32 on, whose events went nowhere before."""
+    many = World(world.width, 34)
+    for vcpuid in (32, 33):
+        port = many.event_channels.bind_ipi(vcpuid)
+        many.event_channels.send(port)
+        argument = vcpu.vcpu_register_vcpu_info(mfn=many.mfn(AREA), offset=64 * vcpuid)
+        assert many.hypercall("vcpu_op", vcpu.VCPUOP_register_vcpu_info, vcpuid, argument) == 0
+        info = many.get(xen.vcpu_info, AREA + 64 * vcpuid)
+        assert (info.evtchn_upcall_pending, info.evtchn_upcall_mask) == (1, 1)
+        assert info.evtchn_pending_sel == many.abi.long_mask
+        assert info.arch.cr2 == 0

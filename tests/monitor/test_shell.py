@@ -10,7 +10,8 @@ import pytest
 from pvemu.errors import ConfigError
 from pvemu.monitor.console_text import ConsoleText
 from pvemu.monitor.shell import Shell, unescape
-from tests.control.test_timeline import COUNTING, SCRIPT, Run
+from tests.control.test_timeline import Run
+from tests.micro_guests import COUNTING, SCRIPT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,6 +8,7 @@ import pytest
 
 from hypercalls.public.io.xenbus import XenbusState
 from pvemu.devices.blkback import Blkback
+from pvemu.filesystems.ext import Ext
 from pvemu.scenario.drive import run_cases
 from pvemu.scenario.load import load_file
 from pvemu.scenario.start import Images
@@ -47,3 +48,15 @@ def test_a_disk_that_is_left_connected(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_disk_that_is_given_back(tmp_path: Path) -> None:
     assert outcome(tmp_path, CHAINLOAD).outcome == "passed"
 
+
+
+def test_a_file_that_may_be_in_a_journal_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = CHAINLOAD.replace("stages = [{}, {}]", 'stages = [{}, {}], files = [{ path = "xvda1:/etc/new" }]')
+    result = outcome(tmp_path, wanted)
+    assert result.message == "expect.files[0].path: wanted a file xvda1:/etc/new, found none"
+    monkeypatch.setattr(Ext, "has_pending_journal", property(lambda ext: True, lambda ext, value: None), raising=False)
+    result = outcome(tmp_path, wanted)
+    assert result.message == (
+        "expect.files[0].path: wanted a file xvda1:/etc/new, found none (its file system's journal holds changes that "
+        "were not written back, and are not seen)"
+    )

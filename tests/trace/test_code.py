@@ -15,6 +15,7 @@ from pvemu.machine import Machine
 from pvemu.testing.session import Session
 from pvemu.trace.attach import AttachedTrace, Request
 from pvemu.trace.window import Place, parse_place
+from tests.micro_guests import NOTES, SCRIPT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,29 +61,6 @@ twice:
 .data
 counter: .quad 0x1122334455660000
 reason: .long 0
-.section .note.Xen, "a", @note
-    .long 4, 8, 1
-    .asciz "Xen"
-    .quad _start
-    .long 4, 8, 3
-    .asciz "Xen"
-    .quad 0
-    .long 4, 8, 5
-    .asciz "Xen"
-    .asciz "xen-3.0"
-    .long 4, 8, 8
-    .asciz "Xen"
-    .asciz "generic"
-"""
-SCRIPT = """
-ENTRY(_start)
-PHDRS { all PT_LOAD FLAGS(7); note PT_NOTE; }
-SECTIONS {
-  . = 0x100000;
-  .text : { *(.text) } :all
-  .note.Xen : { *(.note.Xen) } :all :note
-  .data : { *(.data) } :all
-}
 """
 TWICE = 0x100000 + 5 + 5 + 2 + 2 + 7 + 5 + 5 + 2 + 2
 TOTAL = 1 + 3 * (1 + 2 + 2) + 4
@@ -90,7 +68,7 @@ TOTAL = 1 + 3 * (1 + 2 + 2) + 4
 
 @pytest.fixture
 def micro(assemble: Callable[..., Path]) -> Path:
-    return assemble(SOURCE, script=SCRIPT)
+    return assemble(NOTES + SOURCE, script=SCRIPT)
 
 
 def trace(kernel: Path, request: Request, until: str | None = None) -> Output:
@@ -267,7 +245,7 @@ def test_a_traced_run_is_the_same_run(guest: Callable[[str, str], Path]) -> None
 
 
 def test_a_crash_report_names_places(assemble: Callable[..., Path]) -> None:
-    source = SOURCE.replace("    addq $2, counter(%rip)\n", "    ud2\n")
+    source = NOTES + SOURCE.replace("    addq $2, counter(%rip)\n", "    ud2\n")
     machine = Machine.create(DomainConfig(kernel=str(assemble(source, script=SCRIPT)), memory_mib=32))
     verdict = Session(machine).run()
     machine.close()

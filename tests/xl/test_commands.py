@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.cli.conftest import ECHO
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -37,19 +39,6 @@ SLEEP = """
 poll:   .quad   0, 0, 0
 """
 SAY_AND_SLEEP = 'print "awake\\r\\n"' + SLEEP
-ECHO = """
-1:      print "key? "
-        call    read_console
-        cmp     $'q', %al
-        je      2f
-        mov     %al, key(%rip)
-        lea     key(%rip), %rsi
-        mov     $1, %edx
-        call    write_console
-        jmp     1b
-key:    .byte   0
-2:      shutdown 0
-"""
 SPIN = "1: jmp 1b"
 
 

@@ -6,7 +6,6 @@ wall clock: the write rate limit (it only delays) and the 20 s after which unrea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hypercalls.public.io.xs_wire import XENSTORE_REL_PATH_MAX
@@ -19,20 +18,20 @@ if TYPE_CHECKING:
 __all__ = ["Domain", "Domains", "Quotas"]
 
 
-@dataclass(slots=True)
 class Quotas:
     """The limits for unprivileged domains, with xenstored 4.17's defaults; ``XS_CONTROL quota set`` changes them."""
 
-    nb_entry_per_domain: int = 1000
-    nb_watch_per_domain: int = 128
-    max_transaction: int = 10
-    req_outstanding: int = 20
-    trans_nodes: int = 1024
-    memory_per_domain_hard: int = 2 * 1024 * 1024 + 512 * 1024
-    max_entry_size: int = 2048
-    max_path_len: int = XENSTORE_REL_PATH_MAX
-    nb_perms_per_node: int = 5
-    memory_per_domain_soft: int = 2 * 1024 * 1024
+    def __init__(self) -> None:
+        self.nb_entry_per_domain = 1000
+        self.nb_watch_per_domain = 128
+        self.max_transaction = 10
+        self.req_outstanding = 20
+        self.trans_nodes = 1024
+        self.memory_per_domain_hard = 2 * 1024 * 1024 + 512 * 1024
+        self.max_entry_size = 2048
+        self.max_path_len = XENSTORE_REL_PATH_MAX
+        self.nb_perms_per_node = 5
+        self.memory_per_domain_soft = 2 * 1024 * 1024
 
 
 class Domain:

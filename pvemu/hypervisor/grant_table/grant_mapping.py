@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from pvemu.hypervisor.grant_table.grant_entry import (
     GrantRefusedError,
     foreign_status,
 )
+from pvemu.hypervisor.grant_table.maptrack import Maptrack
 
 if TYPE_CHECKING:
     from pvemu.hypervisor.mm import Mm
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["GrantMappings"]
 
-_MAPTRACK_PER_PAGE = 256
 _INVALID_HANDLE = 0xFFFF_FFFF
 _AVAIL_SHIFT = 9
 
@@ -42,8 +41,8 @@ class _Mapping:
 
 
 class GrantMappings:
-    """Mappings by handle; ``entries`` are the domain's own, the only ones that it may map. ``max_maptrack_frames``
-    limits how many there are at a time.
+    """Mappings by handle; ``entries`` are the domain's own, the only ones that it may map. ``maptrack`` has the handles
+    that are free.
     """
 
     def __init__(
@@ -54,10 +53,8 @@ class GrantMappings:
         self._types = types
         self._mm = mm
         self._entries = entries
-        self.max_maptrack_frames = max_maptrack_frames
+        self.maptrack = Maptrack(max_maptrack_frames)
         self._maps: dict[int, _Mapping] = {}
-        self._free_handles: deque[int] = deque()
-        self._maptrack_limit = 0
 
     def items(self) -> list[tuple[int, int]]:
         """(entry, GNTMAP_* flags) of every mapping."""
@@ -71,7 +68,7 @@ class GrantMappings:
             return gt.GNTST_bad_gntref, _INVALID_HANDLE, 0
         if dom not in (0, self._domid):
             return gt.GNTST_bad_domain, _INVALID_HANDLE, 0
-        handle = self._get_handle()
+        handle = self.maptrack.get()
         if handle is None:
             return gt.GNTST_no_space, _INVALID_HANDLE, 0
         try:
@@ -79,12 +76,12 @@ class GrantMappings:
                 raise GrantRefusedError(foreign_status(dom, ref), "dom0 grants nothing")
             mfn = self._entries.pin_for_mapping(ref, dom, readonly, increment)
         except GrantRefusedError as refused:
-            self._free_handles.append(handle)
+            self.maptrack.put(handle)
             return refused.status, _INVALID_HANDLE, 0
         status = self._take_mapping(host_addr, mfn, flags)
         if status != gt.GNTST_okay:
             self._entries.unpin(ref, readonly, increment)
-            self._free_handles.append(handle)
+            self.maptrack.put(handle)
             return status, _INVALID_HANDLE, 0
         self._maps[handle] = _Mapping(ref, flags)
         return gt.GNTST_okay, handle, mfn << PAGE_SHIFT
@@ -109,17 +106,6 @@ class GrantMappings:
         elif flags & both == both:
             self._types.get_page(mfn)  # the pin's reference serves only one of the two
         return status
-
-    def _get_handle(self) -> int | None:
-        """get_maptrack_handle: the handle that has been free for longest; one always stays in the list."""
-        free, limit = self._free_handles, self._maptrack_limit
-        if len(free) > 1:
-            return free.popleft()
-        if limit >= self.max_maptrack_frames * _MAPTRACK_PER_PAGE:
-            return None
-        free.extendleft(range(limit + _MAPTRACK_PER_PAGE - 1, limit, -1))
-        self._maptrack_limit += _MAPTRACK_PER_PAGE
-        return limit
 
     def _host_entry(self, host_addr: int, flags: int) -> int | None:
         """Machine address of the level-1 entry that a host mapping uses: ``host_addr`` itself or the one behind it."""
@@ -187,7 +173,7 @@ class GrantMappings:
             mapping.flags &= ~gt.GNTMAP_device_map
         if not mapping.flags & (gt.GNTMAP_host_map | gt.GNTMAP_device_map):
             del self._maps[handle]
-            self._free_handles.append(handle)
+            self.maptrack.put(handle)
         for done, decrement in ((is_device, PIN_DEVR if readonly else PIN_DEVW),
                                 (is_host, PIN_HSTR if readonly else PIN_HSTW)):  # fmt: skip
             if done:

@@ -29,6 +29,7 @@ from pvemu.hypervisor.grant_table.grant_shared import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hypercalls.context import VcpuPort
     from pvemu.hypervisor.memory import Reservation
     from pvemu.hypervisor.mm import Mm
     from pvemu.hypervisor.page_types import PageTypes
@@ -67,6 +68,10 @@ class GrantTable:
         self.unmap_and_replace = mappings.unmap_and_replace
         #: By entry: for each of dom0's mappings whether it is read-only.
         self._backend_maps: dict[int, list[bool]] = {}
+
+    def set_current(self, vcpu: VcpuPort) -> None:
+        """This vcpu's operations from now on: mappings have lists of free handles for each."""
+        self.mappings.maptrack.vcpu = vcpu.vcpu_id
 
     def seed(self, ref: int, mfn: int, domid: int) -> None:
         """What the toolstack writes for console and xenstore (xc_dom_gnttab_seed)."""

@@ -63,15 +63,22 @@ class VcpuAreas:
         """Whether the vcpu_info in use is nobody's: shared_info has room for the first 32 alone."""
         return self._id >= arch_x86.XEN_LEGACY_MAX_VCPUS and self.info_mfn is None
 
-    def register_vcpu_info(self, mfn: int, offset: int) -> VcpuInfo:
-        """VCPUOP_register_vcpu_info: move vcpu_info into a frame of the guest's, for good."""
+    def register_vcpu_info(self, mfn: int, offset: int, runs_elsewhere: bool = False) -> VcpuInfo:
+        """VCPUOP_register_vcpu_info: move vcpu_info into a frame of the guest's, for good. Of another vcpu that runs it
+        stays where it is.
+        """
         if offset > PAGE_SIZE - self.info.size or offset & (self._abi.long_size - 1):
             raise XenError(e.ENXIO, f"vcpu_info at offset {offset:#x}")
         if self.info_mfn is not None:
             raise XenError(e.EINVAL, "vcpu_info was moved before")
+        if runs_elsewhere:
+            raise XenError(e.EINVAL, f"vcpu {self._id} is up")
         page = self._pages.map(mfn)
-        page[offset : offset + self.info.size] = self.info.raw()
-        info = self._infos[self._id] = VcpuInfo(self._abi, page, offset)
+        page[offset : offset + self.info.size] = bytes(self.info.size) if self.is_dummy else self.info.raw()
+        info = VcpuInfo(self._abi, page, offset)
+        if self.is_dummy:
+            info.upcall_mask = 1
+        self._infos[self._id] = info
         self.info_mfn = mfn
         info.pending_sel = self._abi.long_mask  # events may have been lost in the move
         info.upcall_pending = 1

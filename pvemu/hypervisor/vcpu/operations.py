@@ -117,7 +117,8 @@ class VcpuOperations:
         """VCPUOP_register_vcpu_info: the time is told anew even where that is refused."""
         vcpu = self._vcpu(vcpuid)
         try:
-            vcpu.info = vcpu.areas.register_vcpu_info(mfn, offset)
+            runs_elsewhere = vcpu is not self and not vcpu.is_down
+            vcpu.info = vcpu.areas.register_vcpu_info(mfn, offset, runs_elsewhere)
         finally:
             vcpu.update_time()
 

@@ -94,7 +94,7 @@ def _pins_overflow(world: World) -> int:
 
 
 def _no_handles(world: World) -> int:
-    world.grants.mappings.max_maptrack_frames = 0
+    world.grants.mappings.maptrack.max_frames = 0
     _grant(world)
     return _map(world)
 

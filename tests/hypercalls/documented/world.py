@@ -128,7 +128,7 @@ class World:
         self.shared_info_mfn = self.memory.alloc_shared()
         self.shared_info = SharedInfo(self.abi, self.ram.frame(self.shared_info_mfn))
         self.reservation.guest_max_pfn = lambda: self.shared_info.max_pfn
-        infos = [self.shared_info.vcpu_info(i) for i in range(vcpus)]
+        infos = self.shared_info.vcpu_infos(vcpus)
         pages = DomainPages(self.ram, self.types)
         self.event_channels = EventChannels(DOMID, self.shared_info, infos, pages, self.log.append)
         self.domain = Domain(DOMID, self.clock, self._leave)
