@@ -324,6 +324,18 @@ class PageWalker:
         self._l1_tables[key] = found
         return found
 
+    def has_l1_table(self, vaddr: int) -> bool:
+        """Whether the tables lead to one of level 1 for ``vaddr``, of which 48 bits count."""
+        ram, table = self._ram, self.root_maddr
+        for level in self.upper_levels:
+            if not ram.contains(table >> PAGE_SHIFT):
+                return False
+            entry = ram.read_u64(table + 8 * table_slot(vaddr, level))
+            if not entry & PTE_P:
+                return False
+            table = entry & PTE_ADDR
+        return True
+
     def lookup(self, vaddr: int, access: Access = Access.READ, root_maddr: int | None = None) -> int | None:
         """Machine address that ``vaddr`` means under the current tables (or those at ``root_maddr``) for an access of
         the guest, without touching the TLB or accessed bits; None where the guest would fault.

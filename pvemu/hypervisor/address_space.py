@@ -23,6 +23,8 @@ __all__ = ["AddressSpace"]
 
 _XEN_START, _XEN_END = 0xFFFF_8000_0000_0000, 0xFFFF_8800_0000_0000
 _M2P_END = 0xFFFF_8080_0000_0000
+_LINEAR_PT_START, _LINEAR_PT_END = 0xFFFF_8100_0000_0000, 0xFFFF_8180_0000_0000
+_DIRECTMAP_START = 0xFFFF_8300_0000_0000
 _FETCH = int(Access.FETCH)
 _PROT_R, _PROT_RW = 1, 3
 
@@ -36,6 +38,7 @@ class AddressSpace:
     ) -> None:  # fmt: skip
         self._walker = walker
         self._m2p = m2p
+        self._machine_end = m2p.max_mfn << PAGE_SHIFT
         self._descriptor_tables = descriptor_tables
         self.flush_page = flush_page
         #: What the TLB may have of a page that is served in its own way: asked with the page, the access and what the
@@ -90,10 +93,19 @@ class AddressSpace:
             is_allowed = vaddr == self._descriptor_page or not self.is_guest_access()
         if maddr is None or not is_allowed:
             code = {Access.WRITE: PF_USER | PF_WRITE, Access.FETCH: PF_USER | PF_INSTR}.get(Access(access), PF_USER)
-            self._walker.error_code = code if maddr is None else code | PF_PRESENT
+            is_mapped = maddr is not None or self._is_mapped_for_xen(vaddr)
+            self._walker.error_code = code | PF_PRESENT if is_mapped else code
             return None
         self._descriptor_page = -1
         return maddr, _PROT_RW if access == Access.WRITE else _PROT_R  # the CPU marks a descriptor as accessed
+
+    def _is_mapped_for_xen(self, vaddr: int) -> bool:
+        """Whether Xen itself has something there, which the guest's error codes tell: tables in the linear page table,
+        the machine's memory in the direct map.
+        """
+        if vaddr >= _DIRECTMAP_START:
+            return vaddr - _DIRECTMAP_START < self._machine_end
+        return _LINEAR_PT_START <= vaddr < _LINEAR_PT_END and self._walker.has_l1_table((vaddr - _LINEAR_PT_START) << 9)
 
     def _root_loaded(self) -> None:
         if self._m2p_pages and not self.shows_m2p():

@@ -27,7 +27,9 @@ _VM_ASSISTS = frozenset((xen.VMASST_TYPE_4gb_segments, xen.VMASST_TYPE_4gb_segme
 
 
 class DomainCrashError(Exception):
-    """The domain is crashed by the hypervisor; ``lines`` is what Xen prints of the reason, without its prefix."""
+    """The domain is crashed by the hypervisor; ``lines`` is what Xen prints of the reason, without its prefix; ``%pv``
+    stands for the vcpu, as in Xen's formats.
+    """
 
     def __init__(self, lines: list[str]) -> None:
         super().__init__(*lines)

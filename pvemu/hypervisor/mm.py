@@ -45,6 +45,7 @@ class Mm:
     """
 
     root_type = PageType.L4
+    linear_bits = 64  #: of an address that a guest's structure gives in 64
 
     def __init__(
         self, ram: Ram, frames: FrameTable, types: PageTypes, m2p: MachineToPhys, walker: PageWalker,

@@ -89,7 +89,8 @@ class RunLoop(ABC):
                     self._is_amidst = True
                     return Outcome("paused", "")
             except DomainCrashError as crash:
-                self.crash_lines = crash.lines
+                whom = f"d{self.domain.domid}v{self.vcpu.vcpu_id}"
+                self.crash_lines = [line.replace("%pv", whom) for line in crash.lines]
                 self.domain.shutdown(sched_abi.SHUTDOWN_crash)
         if self.domain.shutdown_reason is not None:
             self._ended()

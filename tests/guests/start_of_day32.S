@@ -28,14 +28,14 @@ main:
         show    m2p_mismatches, %ebp
         mov     (%esi), %eax
         try     movl $0, M2P(, %eax, 4)         # trap 1: the M2P is read-only
-        try     movl M2P, %eax                  # trap 2: no memory, no entries
-        try     movl 0xfffffff0, %eax           # trap 3: Xen's own area
+        try     movl M2P, %eax                  # others' frames have entries too
+        try     movl 0xfffffff0, %eax           # trap 2: Xen's own area
         try     movb 0x3fffff, %al
-        try     movb 0x400000, %al              # trap 4: not present, read
-        try     movb %al, 0x400123              # trap 5: not present, write
+        try     movb 0x400000, %al              # trap 3: not present, read
+        try     movb %al, 0x400123              # trap 4: not present, write
         mov     $0x400000, %eax
         movl    $8f, trap_resume
-        jmp     *%eax                           # trap 6: not present, fetch
+        jmp     *%eax                           # trap 5: not present, fetch
 8:      call    map_shared_info
         show    mapped, %eax
         mov     shared_info, %ebx

@@ -31,10 +31,10 @@ CRASHES = {
     "rsp_readonly": ("call install_traps; mov start_info, %rax; mov 88(%rax), %rsp; add $4096, %rsp; ud2", BAD_STACK),
     "rsp_zero": ("call install_traps; xor %esp, %esp; ud2", BAD_STACK),
     "iret_bad_stack": ("mov $0x666666666000, %rsp; mov $23, %eax; syscall",
-                       "Fault while reading IRET context from guest stack"),
+                       "d1v0 Fault while reading IRET context from guest stack"),
     "iret_to_user_without_tables": (("pushq $0; pushq $0; pushq $0x202; pushq $0xe033; pushq $0; pushq $0; pushq $0;"
                                     " pushq $0; pushq $0; mov $23, %eax; syscall"),
-                                    "Guest switching to user mode with no user page tables"),
+                                    "d1v0 Guest switching to user mode with no user page tables"),
     "no_event_callback": ("call map_shared_info; show x, $1; movb $0, shared_page + 1; show x, $1", BAD_STACK),
 }  # fmt: skip
 

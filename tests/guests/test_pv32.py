@@ -46,7 +46,7 @@ class TestStartOfDay:
     def test_what_is_not_the_guests(self, guest: MicroGuest) -> None:
         log = guest.traps32
         assert [(t.vector, t.error) for t in log] == [
-            (14, 3), (14, 3), (14, 0), (14, 0), (14, 0), (14, 2), (14, 0x10),
+            (14, 3), (14, 3), (14, 0), (14, 0), (14, 2), (14, 0x10),
         ]  # fmt: skip
 
     def test_shared_info(self, guest: MicroGuest) -> None:
@@ -296,8 +296,10 @@ CRASHES = {
     "no stack": ("call install_traps; mov $0x6666000, %esp; ud2", "compat_create_bounce_frame: page fault"),
     "stack of Xen's": ("call install_traps; mov $0xf5900800, %esp; ud2", "compat_create_bounce_frame: page fault"),
     "no event callback": ("call map_shared_info; show x, $1; movb $0, shared_page + 1; show x, $1", "null selector"),
-    "iret without stack": ("mov $0x6666000, %esp; mov $23, %eax; int $0x82", "compat_iret"),
-    "iret to ring 0": ("pushl $0x202; pushl $0xe008; pushl $0; pushl $0; mov $23, %eax; int $0x82", "ring 0"),
+    "iret without stack": ("mov $0x6666000, %esp; mov $23, %eax; int $0x82",
+                           "domain_crash called from arch/x86/pv/iret.c:121"),
+    "iret to ring 0": ("pushl $0x202; pushl $0xe008; pushl $0; pushl $0; mov $23, %eax; int $0x82",
+                       "domain_crash called from arch/x86/pv/iret.c:204"),
 }
 
 

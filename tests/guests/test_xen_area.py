@@ -103,3 +103,25 @@ main:   call    install_traps
         ret
 """).run_to("poweroff")
     assert [(t.vector, t.error) for t in guest.traps] == [(14, error) for error in (0, 2, 2, 2, 2, 0, 2)]
+
+
+def test_error_codes_tell_what_xen_has_mapped(micro: MakeGuest) -> None:
+    """Tables in the linear page table, the direct map of memory; the machine-to-physical table may be read."""
+    guest = micro("""
+        .macro  look address
+        mov     $\\address, %rbx
+        try     mov (%rbx), %rax
+        try     mov %rax, (%rbx)
+        .endm
+main:   call    install_traps
+        look    0xffff800000000000              # M2P of somebody else's memory: only the write faults
+        look    0xffff807000000000              # behind its end
+        look    0xffff810000000000              # the L1 table of address 0
+        look    0xffff810000400000              # of 2 GiB: there is none
+        look    0xffff830000000000              # direct map
+        look    0xffff87fffffff000              # behind its end
+        ret
+""").run_to("poweroff")
+    assert [(t.vector, t.error) for t in guest.traps] == [
+        (14, error) for error in (3, 0, 2, 1, 3, 0, 2, 1, 3, 0, 2)
+    ]  # fmt: skip

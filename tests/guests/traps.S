@@ -29,7 +29,7 @@ at_int3_long: try .byte 0xcd, 3                 # 15: through its own gate, like
 at_icebp: try   .byte 0xf1                      # 16
         mov     $M2P + (1 << 40) , %rax
 at_xen: try     movb (%rax), %bl                # 17: Xen's own area
-        mov     $M2P, %rax
+        mov     $M2P + 0x7000000000, %rax
 at_hole: try    movb (%rax), %bl                # 18: M2P of no memory
         mov     $0xffff82d040000000, %rax
 at_entry: try   jmp *%rax                       # 19

@@ -167,6 +167,21 @@ def test_a_map_that_cannot_be_reported_is_made(world: World) -> None:
     assert flags(world) == gt.GTF_permit_access
 
 
+@pytest.mark.parametrize("is_high", [True, False])
+def test_what_a_failed_replacement_takes_away(world: World, is_high: bool) -> None:
+    """replace_grant_pv_mapping takes the new address's entry before it looks for the old one's, and does not give it
+    back; of 32 bits, addresses beyond 4 GiB are refused before that.
+    """
+    asked = gt.gnttab_map_grant_ref(host_addr=FREE << 12, flags=HOST, ref=REF, dom=DOMID)
+    assert op(world, "map_grant_ref", world.put(asked)) == 0
+    far = 1 << 32 if is_high else 1 << 31
+    at = world.put(gt.gnttab_unmap_and_replace(host_addr=far | FREE << 12, new_addr=B, handle=0, status=77))
+    assert op(world, "unmap_and_replace", at) == 0
+    assert world.get(gt.gnttab_unmap_and_replace, at).status == gt.GNTST_general_error
+    assert (world.entry(world.l1, B >> 12) != 0) == (is_high and world.abi.bits == 32)
+    assert world.entry(world.l1, FREE) >> 12 & 0xFFFFFFFF == world.mfn(A)
+
+
 def test_a_long_array_is_translated_in_portions(world: World) -> None:
     """More copies than two pages hold: those of the first portion are done before the second is read."""
     at = READ_ONLY.start - 300 * world.abi.sizeof(gt.gnttab_copy)

@@ -31,6 +31,7 @@ class CompatMm(Mm):
     """As :class:`Mm`, with an L3 as root and one set of tables for kernel and user mode."""
 
     root_type = PageType.L3
+    linear_bits = 32
 
     def new_user_baseptr(self, mfn: int) -> None:
         """MMUEXT_NEW_USER_BASEPTR: there is no such thing."""

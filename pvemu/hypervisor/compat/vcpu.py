@@ -22,6 +22,13 @@ _TF, _IF, _IOPL, _NT, _RF, _VM = 1 << 8, 1 << 9, 3 << 12, 1 << 14, 1 << 16, 1 <<
 _VECTOR_NMI, _VECTOR_GP, _TI_IF = 2, 13, 4
 _MASK = 0xFFFF_FFFF
 _VM86_FRAME = 40
+#: Lines of xen/arch/x86/pv/iret.c in which compat_iret crashes the domain; it says no more.
+_CRASH_EAX, _CRASH_EIP_CS, _CRASH_EFLAGS, _CRASH_VM86_COPY = 121, 129, 139, 183
+_CRASH_VM86_ERROR_CODE, _CRASH_RING0, _CRASH_ESP_SS = 196, 204, 213
+
+
+def _crashed(line: int) -> DomainCrashError:
+    return DomainCrashError([f"domain_crash called from arch/x86/pv/iret.c:{line}"])
 
 
 class CompatVcpu(Vcpu):
@@ -60,19 +67,21 @@ class CompatVcpu(Vcpu):
         self.kernel_ss = fixup_guest_selector(ss)
         self.kernel_sp = sp
 
-    def _words(self, esp: int, first: int, count: int) -> tuple[int, ...]:
-        """32-bit words of the guest's stack. DomainCrashError where they cannot be read."""
+    def _words(self, esp: int, first: int, count: int, line: int) -> tuple[int, ...]:
+        """32-bit words of the guest's stack. Where they cannot be read, Xen crashes the domain in this line."""
         try:
             raw = b"".join(self._guest.copy_from_guest((esp + 4 * i) & _MASK, 4) for i in range(first, first + count))
         except XenError:
-            raise DomainCrashError(["compat_iret: fault while reading the guest's stack"]) from None
+            raise _crashed(line) from None
         return struct.unpack(f"<{count}I", raw)
 
     def _take_iret_frame(self) -> None:
         """compat_iret of xen/arch/x86/pv/iret.c: eax eip cs eflags, and esp ss for a return to an outer ring."""
         regs = self.regs
         esp = regs.read("rsp") & _MASK
-        eax, eip, cs, eflags = self._words(esp, 0, 4)
+        (eax,) = self._words(esp, 0, 1, _CRASH_EAX)
+        eip, cs = self._words(esp, 1, 2, _CRASH_EIP_CS)
+        (eflags,) = self._words(esp, 3, 1, _CRASH_EFLAGS)
         cs &= 0xFFFF
         if self.has_architectural_iopl():
             self.iopl = eflags & _IOPL
@@ -80,11 +89,11 @@ class CompatVcpu(Vcpu):
         if eflags & _VM:
             eflags = self._refuse_vm86(esp, eflags)
         elif cs & 3 == 0:
-            raise DomainCrashError(["compat_iret: return to ring 0"])
+            raise _crashed(_CRASH_RING0)
         else:
             ss, new_esp = regs.read("ss"), (esp + 16) & _MASK
             if cs & 3 != 1:
-                new_esp, ss = self._words(esp, 4, 2)
+                new_esp, ss = self._words(esp, 4, 2, _CRASH_ESP_SS)
             self.set_frame(eip, cs, eflags & ~_IOPL | _IF, new_esp, ss & 0xFFFF)
         self.nmi_masked = False
         self.info.upcall_mask = 0 if eflags & _IF else 1
@@ -93,11 +102,12 @@ class CompatVcpu(Vcpu):
         """There is no VM86 mode: a #GP on its first instruction, as a frame that is there already. The new flags."""
         ksp = (self.kernel_sp - _VM86_FRAME) & _MASK
         gate = self.trap_table[_VECTOR_GP]
-        frame = self._words(esp, 1, 9) if ksp != esp else ()
-        try:
-            self._guest.copy_to_guest(ksp, struct.pack(f"<{1 + len(frame)}I", 0, *frame))
-        except XenError:
-            raise DomainCrashError(["compat_iret: VM86 mode unavailable"]) from None
+        frame = self._words(esp, 1, 9, _CRASH_VM86_COPY) if ksp != esp else ()
+        for at, words, line in ((ksp + 4, frame, _CRASH_VM86_COPY), (ksp, (0,), _CRASH_VM86_ERROR_CODE)):
+            try:
+                self._guest.copy_to_guest(at & _MASK, struct.pack(f"<{len(words)}I", *words))
+            except XenError:
+                raise _crashed(line) from None
         if gate.flags & _TI_IF:
             eflags &= ~_IF
         flags = (eflags & ~(_IOPL | _VM | _RF | _NT | _TF)) | _IF

@@ -128,7 +128,10 @@ class GrantMappings:
 
     def _replace_host_mapping(self, host_addr: int, mfn: int, new_addr: int, flags: int) -> int:
         """replace_grant_pv_mapping: take the entry away, or put the one of ``new_addr`` in its place."""
-        if new_addr and flags & gt.GNTMAP_contains_pte:
+        if flags & gt.GNTMAP_contains_pte:
+            if new_addr:
+                return gt.GNTST_general_error
+        elif (host_addr | new_addr) >> self._mm.linear_bits:
             return gt.GNTST_general_error
         stolen = 0
         if new_addr:

@@ -39,6 +39,8 @@ CALLBACK_KINDS = frozenset((cb.CALLBACKTYPE_event, cb.CALLBACKTYPE_failsafe, cb.
                             cb.CALLBACKTYPE_sysenter, cb.CALLBACKTYPE_syscall32, cb.CALLBACKTYPE_nmi))  # fmt: skip
 #: PV_CR4_GUEST_VISIBLE_MASK of what Xen runs with: PAE MCE OSFXSR OSXMMEXCPT.
 _CR4_VISIBLE = 0x660
+#: domain_crash in do_iret, where Xen 4.17 has it.
+CRASHED = "domain_crash called from arch/x86/pv/iret.c:104"
 _UNSET = TrapEntry(0, 0, 0, 0)
 _CR0_TS = 8
 _CR4_TSD, _CR4_DE, _CR4_FSGSBASE = 1 << 2, 1 << 3, 1 << 16
@@ -243,10 +245,10 @@ class Vcpu(VcpuOperations):
         try:
             raw = self._guest.copy_from_guest(regs.read("rsp"), self._abi.sizeof(arch_x86.iret_context))
         except XenError:
-            raise DomainCrashError(["Fault while reading IRET context from guest stack"]) from None
+            raise DomainCrashError(["%pv Fault while reading IRET context from guest stack", CRASHED]) from None
         frame = self._abi.unpack(arch_x86.iret_context, raw)
         if frame.cs & 3 == 3 and not self.toggle_guest_mode():
-            raise DomainCrashError(["Guest switching to user mode with no user page tables"])
+            raise DomainCrashError(["%pv Guest switching to user mode with no user page tables", CRASHED])
         if self.has_architectural_iopl():
             self.iopl = frame.rflags & _IOPL
         self.nmi_masked = False
