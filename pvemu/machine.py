@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from hypercalls.context import E820Entry
 from hypercalls.public import sched as sched_abi
@@ -18,9 +18,8 @@ from pvemu.builder.build import boot_image, build_image, mem_init, parse_image
 from pvemu.builder.hypercall_page import hypercall_page
 from pvemu.builder.read_file import read_file
 from pvemu.cpu.cpuid import CpuPolicy
-from pvemu.cpu.exits import Exit, ExitKind
 from pvemu.cpu.paging import PageWalker
-from pvemu.cpu.paging_pae import HYPERVISOR_COMPAT_VIRT_START, PaePageWalker
+from pvemu.cpu.paging_pae import PaePageWalker
 from pvemu.cpu.unicorn.engine import Engine
 from pvemu.debug.stages import StageWatch
 from pvemu.devices.dom0 import CONSOLE_GRANT, STORE_GRANT, Dom0, Dom0Parts
@@ -28,8 +27,8 @@ from pvemu.disk.image import Disk, open_disks
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
 from pvemu.hypervisor.address_space import AddressSpace
 from pvemu.hypervisor.compat.page_types import m2p_entries
-from pvemu.hypervisor.descriptor_tables import GDT_VADDR, gdt_vaddr
-from pvemu.hypervisor.domain import Domain, DomainCrashError
+from pvemu.hypervisor.descriptor_tables import GDT_VADDR
+from pvemu.hypervisor.domain import Domain
 from pvemu.hypervisor.domain_page import DomainPages
 from pvemu.hypervisor.event_channel import EventChannels
 from pvemu.hypervisor.grant_table import GrantTable
@@ -39,6 +38,7 @@ from pvemu.hypervisor.hypercall import HypercallContext, HypercallDispatcher
 from pvemu.hypervisor.memory import Reservation
 from pvemu.hypervisor.page_types import xen_l4_entries
 from pvemu.hypervisor.physdev import Physdev
+from pvemu.hypervisor.run_loop import Outcome, RunLoop
 from pvemu.hypervisor.sched import Sched
 from pvemu.hypervisor.sched.context_switch import ContextSwitch
 from pvemu.hypervisor.sched.round_robin import RoundRobin
@@ -49,7 +49,7 @@ from pvemu.hypervisor.traps.emul_gate_op import GateOps
 from pvemu.hypervisor.traps.emul_priv_op import PrivilegedOps
 from pvemu.hypervisor.traps.emulate import CodeReader
 from pvemu.hypervisor.traps.exception_entry import ExceptionEntry
-from pvemu.hypervisor.traps.exit_handler import TRAP_NS, HypercallRecord, PvExitHandler
+from pvemu.hypervisor.traps.exit_handler import HypercallRecord, PvExitHandler
 from pvemu.hypervisor.traps.far_branch import FarBranches
 from pvemu.hypervisor.traps.msr import Msrs
 from pvemu.hypervisor.traps.ro_page_fault import RoPageFault
@@ -65,31 +65,28 @@ if TYPE_CHECKING:
 
     from pvemu.builder.kernel import KernelImage
     from pvemu.config import DomainConfig
+    from pvemu.cpu.exits import Exit
     from pvemu.hypervisor.shared_info import VcpuInfo
     from pvemu.hypervisor.vcpu import Vcpu
     from pvemu.strict.machine import StrictMachine
 
 __all__ = ["HypercallRecord", "Machine", "Outcome"]
 
-_VECTOR_PF = 14
 #: LIBXL_MAXMEM_CONSTANT, in pages: what a domain may have beyond its memory, until xl mem-set says otherwise.
 _MAXMEM_CONSTANT = 256
 
 
-class Outcome(NamedTuple):
-    """Why a run ended: ``reason`` is one of shutdown, stuck, hang, or what a caller of ``stop`` said."""
-
-    kind: str
-    detail: str
-
-
-class Machine:
+class Machine(RunLoop):
     """One domain and everything around it. Made by :meth:`create`; attributes are there for observers to read."""
+
+    engine: Engine
+    vcpus: list[Vcpu]
 
     def __init__(
         self, config: DomainConfig, image: KernelImage, ramdisk: bytes | None, disks: list[Disk],
         time: int | None = None,
     ) -> None:  # fmt: skip
+        super().__init__()
         self.config = config
         self.width = PV64 if image.bits == 64 else PV32
         self.abi = self.width.abi
@@ -97,17 +94,9 @@ class Machine:
         self.disks = {disk.vdev: source for disk, source in zip(config.disks, disks, strict=True)}  #: by vdev
         self._ramdisk = ramdisk
         self.image = image
-        self.outcome: Outcome | None = None
-        self.crash_lines: list[str] = []
         self.xen_log: list[str] = []  #: what Xen's own console shows
         self.dom0_log: list[str] = []
-        self.fault_address: int | None = None  #: of the page fault that crashed the guest
-        self.leaving = Exit(ExitKind.STOPPED)  #: why guest code was left last
-        self._is_amidst = False  # guest code was left for one who looks on
-        self._pending: Exit | None = None  # an exception that is held
         self._serving: list[Callable[[Vcpu], None]] = []  # told which vcpu runs
-        #: Asked about each exception before Xen looks at it: True holds it, and the run pauses until the next ``run``.
-        self.holds_exception: Callable[[Exit], bool] = lambda leaving: False
         self._console_observers: list[Callable[[bytes], None]] = []
         self.on_console_output: Callable[[bytes], None] = lambda data: None
         self.on_console_poll: Callable[[], None] = lambda: None
@@ -161,21 +150,12 @@ class Machine:
         self._window = self.ram.base + self.ram.size  # machine addresses that are not RAM: pages served by callbacks
         self.engine = Engine(self.ram, memory.alloc_xen(), GDT_VADDR)
         self.shared_info_mfn = memory.alloc_shared()
-        self.walker = self._make_walker()
+        self.walker: PageWalker = (PageWalker if self.m2p.compat is None else PaePageWalker)(
+            self.ram, self.engine.flush_tlb, lambda mfn: self.ram.on_code_write(Mfn(mfn)), self.engine.flush_page
+        )
+        if isinstance(self.walker, PaePageWalker) and self.m2p.compat is not None:
+            self.walker.attach(self.engine.reader("cs"), self.m2p.compat.shown_at)
         self.guest = GuestMemory(self.ram, self.walker)
-
-    def _make_walker(self) -> PageWalker:
-        def drop_code(mfn: int) -> None:
-            self.ram.on_code_write(Mfn(mfn))
-
-        engine, compat = self.engine, self.m2p.compat
-        if compat is None:
-            return PageWalker(self.ram, engine.flush_tlb, drop_code, engine.flush_page)
-        read_cs = engine.reader("cs")
-        walker = PaePageWalker(self.ram, engine.flush_tlb, drop_code, engine.flush_page)
-        walker.is_user = lambda: read_cs()[0] & 3 == 3
-        walker.xen_page = lambda vaddr: compat.shown_at(vaddr - HYPERVISOR_COMPAT_VIRT_START)
-        return walker
 
     def _make_mm(self) -> None:
         memory, width = self.memory, self.width
@@ -255,17 +235,10 @@ class Machine:
             self.descriptor_tables.reload_ldt,
         )  # fmt: skip
         for vcpu in vcpus:
-            vcpu.vcpus = [*vcpus]
             vcpu.set_info_guest = partial(contexts.set, vcpu)
-            vcpu.parked.registers = engine.contexts.new(gdt_vaddr(vcpu.vcpu_id))
-
-        def leave() -> None:
-            if engine.is_running:
-                engine.stop()
-
-        switch = ContextSwitch(engine.contexts, self.mm, self.descriptor_tables, self._serving)
+        switch = ContextSwitch(engine.contexts, self.mm, self.descriptor_tables, vcpus, self._serving)
         return RoundRobin(
-            self.clock, vcpus, self.event_channels, lambda: self.is_stopping, self._stuck, leave, switch
+            self.clock, vcpus, self.event_channels, lambda: self.is_stopping, self._stuck, engine.leave, switch
         )
 
     def _set_current(self, vcpu: Vcpu) -> None:
@@ -376,88 +349,9 @@ class Machine:
         else:
             self.engine.enter(rip, rsp, cs, ss, rflags)
 
-    def run(self) -> Outcome:
-        """Run until the domain stops or ``stop`` is called, or one who only looks on has it pause: callable again."""
-        self.outcome = None
-        while self.outcome is None and self.domain.shutdown_reason is None:
-            try:
-                if not self._serve():
-                    continue
-                if self.engine.is_pause_requested or not self._run_guest():
-                    self._is_amidst = True
-                    return Outcome("paused", "")
-            except DomainCrashError as crash:
-                whom = f"d{self.config.domid}v{self.vcpu.vcpu_id}"
-                self.crash_lines = [line.replace("%pv", whom) for line in crash.lines]
-                self.domain.shutdown(sched_abi.SHUTDOWN_crash)
-        if self._strict is not None and self.domain.shutdown_reason is not None:
+    def _ended(self) -> None:
+        if self._strict is not None:
             self._strict.stopped(self.console)
-        if self.outcome is None:
-            self.outcome = Outcome("shutdown", "")
-        return self.outcome
-
-    def _serve(self) -> bool:
-        """What is to be done before guest code is entered; False when there may be more. Nothing, where the guest was
-        left for the sake of one who looks on: it must not notice.
-        """
-        if self._is_amidst:
-            self._is_amidst = False
-            return True
-        vcpu = self.vcpu
-        if vcpu.resume is not None:
-            action, vcpu.resume = vcpu.resume, None
-            action()
-            return False  # it may be a sleep, interrupted once more
-        if vcpu.refused_frame is not None:
-            (refusal, cs, ss), vcpu.refused_frame = vcpu.refused_frame, None
-            self.exceptions.refused_frame(refusal, cs, ss)
-            return False
-        if self.sched.is_due:
-            self.sched.schedule()
-            return False
-        self.traps.deliver_events()
-        return True
-
-    def _run_guest(self) -> bool:
-        """Run guest code and serve the exit that ends it. False when it is only paused."""
-        leaving, self._pending = self._pending or self.engine.run(), None
-        self.leaving = leaving
-        match leaving.kind:
-            case ExitKind.EXCEPTION:
-                if self.holds_exception(leaving):
-                    self._pending = leaving
-                    return False
-                self.clock.charge(TRAP_NS)
-                self.fault_address = leaving.address if leaving.vector == _VECTOR_PF else None
-                self.exceptions.handle(leaving)
-                self.clock.run_due()
-            case ExitKind.WEDGED:
-                self._on_wedged()
-            case ExitKind.PAUSED | ExitKind.BREAKPOINT | ExitKind.BUDGET:
-                return False
-        return True
-
-    def _on_wedged(self) -> None:
-        """The watchdog saw no exit for long. A loop that nothing inside it can end waits for an event: the next one
-        comes at once, always at the loop's lowest address, so that runs repeat. Without one it is a hang.
-        """
-        loop = self.engine.loops.find(others_run=len(self.vcpus) > 1)
-        if not loop:
-            return  # it computes: let it
-        info = self.vcpu.info
-        if len(self.vcpus) > 1:
-            self.engine.loops.step_to(min(loop), len(loop))
-            if self.sched.preempt():
-                return
-        if not info.upcall_mask and self.clock.next_due is not None:
-            self.engine.loops.step_to(min(loop), len(loop))
-            self.clock.skip_to_next()
-            return
-        self.engine.loops.step_to(min(loop), len(loop))
-        where = f"{min(loop):#x}" if len(loop) == 1 else f"{min(loop):#x}..{max(loop):#x}"
-        self.outcome = Outcome(
-            "hang", f"the guest hangs: it repeats {len(loop)} instruction{'s'[: len(loop) > 1]} at {where} for ever"
-        )
 
     def resume(self) -> None:
         """What the toolstack does after a checkpoint (xl save -c): a guest that suspended itself goes on where it was,
@@ -469,23 +363,9 @@ class Machine:
         self.engine.write("rax", 1)
         self.dom0.resume()
 
-    def stop(self, kind: str, detail: str = "") -> None:
-        """End the run from a callback; the domain lives on."""
-        if self.outcome is None:
-            self.outcome = Outcome(kind, detail)
-        self.engine.stop()
-
     def observe_console(self, observer: Callable[[bytes], None]) -> Callable[[], None]:
         """Tell ``observer`` of what the guest writes to its console; returns how to stop that."""
         return subscribe(self._console_observers, observer)
-
-    @property
-    def is_stopping(self) -> bool:
-        """Whether the run is about to end."""
-        return self.outcome is not None or self.domain.shutdown_reason is not None
-
-    def _stuck(self) -> None:
-        self.stop("stuck", "the guest sleeps and nothing will ever wake it")
 
     def hypercall_nargs(self, op: int) -> int:
         """How many arguments hypercall ``op`` has; all of them for an unknown one."""

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from struct import pack_into
 
-from pvemu.builder.elf import NO_LOADER, SHT_STRTAB, SHT_SYMTAB, ElfBinary, Shdr
-from pvemu.errors import KernelError
+from pvemu.builder.elf import SHT_STRTAB, SHT_SYMTAB, ElfBinary, Shdr
 from pvemu.frames import PAGE_MASK
 
 __all__ = ["parse_bsdsyms"]
@@ -37,18 +36,20 @@ class _EhdrOffsets:
 def parse_bsdsyms(elf: ElfBinary, pend: int) -> tuple[list[tuple[int, memoryview]], int]:
     """What to load behind physical address ``pend``, as (address, bytes), and the end of the kernel with it.
 
-    Nothing, when the file's symbol table has no string table. Raises KernelError when there is no symbol table.
+    Nothing, when the file has no symbol table, or one without a string table; what the file cuts short is left out.
     """
-    symtab, strtab = _find_tables(elf)
+    found = _find_tables(elf)
+    if found is None:
+        elf.doubts.append("BSD_SYMTAB note, but the file has no symbol table: nothing is loaded of it")
+        return [], pend
+    symtab, strtab = found
     round_to = elf.bits // 8 - 1
     start = (pend + round_to) & ~round_to
     if strtab.sh_type != SHT_STRTAB:
         return [], pend
-    headers = 4 + _SIZEOF_EHDR_UNION + _SECTIONS * elf.shdr_size
+    headers = 4 + 4 + _SIZEOF_EHDR_UNION + _SECTIONS * elf.shdr_size  # the size word counts twice
     size = (headers + round_to) & ~round_to
     for section in (symtab, strtab):
-        if section.sh_offset + section.sh_size > len(elf.data):
-            raise KernelError(f"{elf.name}: symbol table runs past the end of the file: truncated; copy it again")
         size = (size + section.sh_size + round_to) & ~round_to
     end = start + size
     limit = (end + PAGE_MASK) & ~PAGE_MASK
@@ -56,19 +57,16 @@ def parse_bsdsyms(elf: ElfBinary, pend: int) -> tuple[list[tuple[int, memoryview
     strings_at = (symbols_at + symtab.sh_size + round_to) & ~round_to
     pieces = [(start, _headers(elf, symtab, strtab, symbols_at - start - 4, strings_at - start - 4))]
     for at, section in ((symbols_at, symtab), (strings_at, strtab)):
-        if at + section.sh_size <= limit:
+        if at + section.sh_size <= limit and section.sh_offset + section.sh_size <= len(elf.data):
             pieces.append((at, elf.image[section.sh_offset : section.sh_offset + section.sh_size]))
     return pieces, end
 
 
-def _find_tables(elf: ElfBinary) -> tuple[Shdr, Shdr]:
+def _find_tables(elf: ElfBinary) -> tuple[Shdr, Shdr] | None:
     symtab = next((s for s in elf.sections() if s.sh_type == SHT_SYMTAB), None)
     strtab = elf.section(symtab.sh_link) if symtab is not None and symtab.sh_link else None
     if symtab is None or strtab is None:
-        raise KernelError(
-            f"{elf.name}: BSD_SYMTAB note, but the file has no symbol table: do not strip it, or drop the note "
-            f"(ELF broken: invalid ELF handle for symtab section; {NO_LOADER})"
-        )
+        return None
     return symtab, strtab
 
 

@@ -70,7 +70,8 @@ def count_pgtables(paging: Paging, earlier: list[Mapping], start: int, last: int
     The area's own pfn is left 0. Raises MappingOverlapError.
     """
     area = MappingLevel(start & paging.vaddr_mask, last & paging.vaddr_mask)
-    if any(area.start <= other.area.last and area.last >= other.area.start for other in earlier):
+    # libxc compares addresses as they are with those of the mapping, which are cut to 48 bits: high ones never overlap
+    if any(start < other.area.last and last > other.area.start for other in earlier):
         raise MappingOverlapError
     mapping = Mapping(area, [MappingLevel() for _ in range(paging.levels)])
     for number in range(paging.levels - 1, -1, -1):

@@ -103,14 +103,16 @@ class Debuggee:
             stepper.budget = None
 
     def step_range(self, first: int, end: int, points: Sequence[StopPoint] = ()) -> Stop:
-        """Run instructions, counting, until the guest stands outside the linear addresses from ``first`` to before
-        ``end``, or at a stop point.
+        """Run instructions, counting, until the vcpu that runs now stands outside the linear addresses from ``first``
+        to before ``end``, or the guest at a stop point. What other vcpus run meanwhile is no matter.
         """
-        pulse = self.pulse
+        pulse, machine = self.pulse, self.machine
+        stepped = machine.vcpu
         with pulse.paused():  # each instruction is soon over
             while True:
                 stop = self.step(1, points)
-                if stop.kind != "step" or not first <= stop.rip < end or self._met.is_code_point(stop.rip):
+                is_outside = machine.vcpu is stepped and not first <= stop.rip < end
+                if stop.kind != "step" or is_outside or self._met.is_code_point(stop.rip):
                     return stop
                 pulse.look()
                 if pulse.is_interrupted:

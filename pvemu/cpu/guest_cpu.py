@@ -23,6 +23,9 @@ class SavedRegisters:
 class RegisterContexts(Protocol):
     """What changes one vcpu's registers for another's."""
 
+    def new(self, gdt_vaddr: int) -> SavedRegisters:
+        """Those of a vcpu that is yet to begin, before any has run."""
+
     def save(self, context: SavedRegisters) -> None:
         """Keep the registers of now."""
 

@@ -39,6 +39,11 @@ class PaePageWalker(PageWalker):
         #: Machine address behind an address in Xen's part, where there is one that kernel mode may read.
         self.xen_page: Callable[[int], int | None] = lambda vaddr: None
 
+    def attach(self, read_cs: Callable[[], list[int]], shown_at: Callable[[int], int | None]) -> None:
+        """The CPU's code selector tells its ring; ``shown_at(offset)`` is what Xen shows in its part."""
+        self.is_user = lambda: read_cs()[0] & 3 == 3
+        self.xen_page = lambda vaddr: shown_at(vaddr - HYPERVISOR_COMPAT_VIRT_START)
+
     @staticmethod
     def is_address(vaddr: int) -> bool:
         """Whether it is one of 32 bits."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["AddressSpace"]
 
 _XEN_START, _XEN_END = 0xFFFF_8000_0000_0000, 0xFFFF_8800_0000_0000
+#: Where Xen's image lies in XEN_VIRT_START.
+_TEXT, _TEXT_END = 0xFFFF_82D0_4020_0000, 0xFFFF_82D0_4080_0000
 _M2P_END = 0xFFFF_8080_0000_0000
 _LINEAR_PT_START, _LINEAR_PT_END = 0xFFFF_8100_0000_0000, 0xFFFF_8180_0000_0000
 _DIRECTMAP_START = 0xFFFF_8300_0000_0000
@@ -101,8 +103,10 @@ class AddressSpace:
 
     def _is_mapped_for_xen(self, vaddr: int) -> bool:
         """Whether Xen itself has something there, which the guest's error codes tell: tables in the linear page table,
-        the machine's memory in the direct map.
+        its own text, the machine's memory in the direct map.
         """
+        if _TEXT <= vaddr < _TEXT_END:
+            return True
         if vaddr >= _DIRECTMAP_START:
             return vaddr - _DIRECTMAP_START < self._machine_end
         return _LINEAR_PT_START <= vaddr < _LINEAR_PT_END and self._walker.has_l1_table((vaddr - _LINEAR_PT_START) << 9)

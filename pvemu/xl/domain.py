@@ -86,6 +86,8 @@ class DomainProcess:
         self.machine = machine
         self._is_monitored = is_monitored
         self._is_paused = True
+        self._is_to_be_saved = False
+        self._saves = 0  #: how often somebody wanted that
         self._poked = threading.Event()
         self._commands: list[Callable[[], None]] = []
         self._paced_to = 0.0
@@ -112,7 +114,7 @@ class DomainProcess:
         machine.start()
         watchdog = None
         try:
-            while machine.domain.shutdown_reason is None:
+            while not self._is_at_its_end():
                 if self._is_paused:
                     self._wait_for_command()
                 if self._commands:
@@ -129,6 +131,22 @@ class DomainProcess:
         action = self._death()
         self._leave()
         return action
+
+    def _is_at_its_end(self) -> bool:
+        """Whether it has shut down; a suspended one that somebody wants saved is looked at, and goes on."""
+        machine = self.machine
+        if not self._is_to_be_saved or machine.domain.shutdown_reason != sched.SHUTDOWN_suspend:
+            return machine.domain.shutdown_reason is not None
+        from pvemu.testing.save_refusal import save_refusal
+
+        self._is_to_be_saved = False
+        self._log(f"Saving ({self._saves}): {save_refusal(machine) or 'saved'}")
+        machine.resume()
+        return False
+
+    def _ask_to_suspend(self, *, is_wanted: bool) -> None:
+        self._is_to_be_saved = is_wanted
+        self.machine.dom0.ask_to("suspend" if is_wanted else "")
 
     def _wait_for_command(self) -> None:
         while not self._commands:
@@ -231,6 +249,12 @@ class DomainProcess:
             case ["shutdown" | "reboot" as what]:
                 value = {"shutdown": "poweroff", "reboot": "reboot"}[what]
                 self._command(lambda: self.machine.dom0.ask_to(value))
+            case ["save"]:
+                self._command(lambda: self._ask_to_suspend(is_wanted=True))
+                self._saves += 1
+                return f"{self._saves}"
+            case ["resume"]:
+                self._command(lambda: self._ask_to_suspend(is_wanted=False))
             case ["sysrq", key]:
                 self._command(lambda: self._press_sysrq(key))
             case ["destroy"]:

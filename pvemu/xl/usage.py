@@ -46,6 +46,10 @@ COMMANDS: dict[str, Usage] = {
     ),
     "pause": Usage("<Domain>", "Pause execution of a domain"),
     "unpause": Usage("<Domain>", "Unpause a paused domain"),
+    "save": Usage(
+        "[options] <Domain> /dev/null", "Tell whether a domain could be saved; nothing is written",
+        ("-c                      Leave domain running", "-p                      Leave domain paused"),
+    ),
     "console": Usage(
         "[options] <Domain>", "Attach to domain's console",
         ("-t <type>               pv; there are no others", "-n <number>             0; there are no others"),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pvemu.config import TSC_MODES, DomainConfig, GrantLimits
+from pvemu.config import MAX_CMDLINE, TSC_MODES, DomainConfig, GrantLimits
 from pvemu.disk.spec import DiskConfig
 from pvemu.errors import ConfigError, DiskError
 from pvemu.xlcfg.disk import XlDisk, parse_disk
@@ -301,12 +301,17 @@ class _Reader:
 
     def _cmdline(self) -> str:
         cmdline, root, extra = self._string("cmdline"), self._string("root"), self._string("extra")
-        if cmdline is not None:
-            if root is not None or extra is not None:
-                self.warnings.append("Warning: ignoring root= and extra= in favour of cmdline=")
-            return cmdline
-        parts = ([f"root={root}"] if root is not None else []) + ([extra] if extra is not None else [])
-        return " ".join(parts)
+        if cmdline is None:
+            cmdline = " ".join(([f"root={root}"] if root is not None else []) + ([extra] if extra is not None else []))
+        elif root is not None or extra is not None:
+            self.warnings.append("Warning: ignoring root= and extra= in favour of cmdline=")
+        raw = cmdline.encode("utf-8", "surrogateescape")
+        if len(raw) > MAX_CMDLINE:
+            self.warnings.append(
+                f"{self.source}: warning: the command line has {len(raw)} bytes, and the guest gets {MAX_CMDLINE} of "
+                "them, as under xl; make it shorter"
+            )
+        return raw[:MAX_CMDLINE].decode("utf-8", "surrogateescape")
 
     def _kernel(self) -> str:
         kernel, firmware, bootloader = self._string("kernel"), self._string("firmware"), self._string("bootloader")

@@ -16,7 +16,7 @@ from pvemu.machine import Machine
 from pvemu.monitor.inspect import inspect
 from pvemu.testing.session import Session
 from tests.guests.conftest import HERE
-from tests.guests.test_vcpus import source
+from tests.guests.test_vcpus import BRING_UP, source, variant
 from tests.micro_guests import SCRIPT
 
 if TYPE_CHECKING:
@@ -74,6 +74,23 @@ def test_going_back_finds_the_vcpu_that_ran(assemble: Assemble) -> None:
         assert timeline.locate() != here[0]
         timeline.resume([point])
         assert (timeline.locate(), timeline.ask("registers"), timeline.ask("registers", 0)) == here
+    finally:
+        timeline.close()
+        machine.close()
+
+
+def test_a_range_is_that_of_the_thread_that_steps(assemble: Assemble) -> None:
+    """The other one runs elsewhere, and ends the guest while this one waits in a loop."""
+    text = variant(BRING_UP + "1: pause\n jmp 1b\nbehind: nop", "shutdown 0")
+    path = assemble((HERE / "pv64.S").read_text() + text + "\n", script=SCRIPT)
+    machine = Machine.create(DomainConfig(kernel=str(path), memory_mib=16, vcpus=2))
+    debuggee = Debuggee(machine, Session(machine), Keyboard(machine.clock, machine.console))
+    timeline = Timeline(debuggee, inspect, lambda data: None)
+    try:
+        (behind,) = timeline.ask("addresses", "behind")
+        timeline.resume([StopPoint(1, "code", "loop", (behind - 4,))])
+        stop = timeline.step_range(behind - 4, behind, ())
+        assert (stop.kind, [vcpu.vcpu_id for vcpu in timeline.ask("vcpus") if vcpu.is_current]) == ("end", [1])
     finally:
         timeline.close()
         machine.close()

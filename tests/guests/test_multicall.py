@@ -106,3 +106,16 @@ def test_an_event_is_delivered_between_two_calls_of_a_list(micro: MakeGuest, bit
         "multicall", "xen_version", "event_channel_op", "upcall at the call", "multicall", "xen_version", "xen_version",
     ]  # fmt: skip
     assert guest.values == {"result": 0, "left": 2, "done": 2 * 8 * machine.abi.long_size}
+
+
+@pytest.mark.parametrize("bits", [64, 32])
+def test_behind_a_yield_the_list_goes_on_as_another(micro: MakeGuest, bits: int) -> None:
+    """SCHEDOP_yield leaves something to do; made alone, it leaves nothing for a list that comes later."""
+    long = ".quad" if bits == 64 else ".long"
+    values = LIST.format(long=long).replace("__HYPERVISOR_event_channel_op, 4, port", "29, 0, 0")
+    source = GUESTS[bits].replace("hypercall 24, $7, $0", "hypercall 29, $0, $0")
+    guest = micro(source + values, bits=bits).run_to("poweroff")
+    assert guest.values == {"result": 0, "left": 2, "done": 2 * 8 * guest.machine.abi.long_size}
+    plain = values.replace("29, 0, 0", "__HYPERVISOR_xen_version, 0, 0")
+    guest = micro(source + plain, bits=bits).run_to("poweroff")
+    assert guest.values == {"result": 0, "left": 4, "done": 0}

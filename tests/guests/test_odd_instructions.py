@@ -11,7 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.guests.conftest import MakeGuest, MicroGuest, Trap, Trap32
 
-UD, GP, PF = 6, 13, 14
+DB, UD, GP, PF = 1, 6, 13, 14
 RF = 1 << 16
 SOURCE = (Path(__file__).parent / "odd_instructions.S").read_text()
 MAP = {
@@ -66,6 +66,40 @@ far:    .quad   0xdead000000000000
 """
 
 
+#: What only 64-bit code has, and places of Xen's.
+LONG = """
+main:   call    install_traps
+        hypercall 33, $6, $iopl                 # PHYSDEVOP_set_iopl: 1
+        mov     $operand + 8, %edi
+        try     lock cmpxchg16b (%rdi)          # 0: not aligned
+        mov     $0xffff820000000000, %rdi
+        try     mov %eax, (%rdi)                # 1: the vcpu's GDT, where there is none yet
+        mov     $0xffff82000000e000, %rdi
+        try     mov %eax, (%rdi)                # 2: ... and Xen's part of it
+        mov     $0xffff82d040200000, %rdi
+        try     call *%rdi                      # 3: Xen's text
+        mov     $0xffff830000000000, %rdi
+        try     mov (%rdi), %eax                # 4: the direct map
+        mov     $0xffff87fffffff000, %rdi
+        try     mov (%rdi), %eax                # 5: ... behind all memory
+        movq    $1, trap_return
+        pushf
+        orl     $0x100, (%rsp)
+        popf
+        cli                                     # no #DB behind it
+        nop
+        pushf
+        andl    $~0x100, (%rsp)
+        popf
+        poweroff
+        .pushsection .data
+        .balign 16
+operand: .quad  0, 0, 0, 0
+iopl:   .long   1
+        .popsection
+"""
+
+
 def source(bits: int) -> str:
     text = SOURCE.replace("        MAP ", MAP[bits] + "        # ")
     text = text.replace("GATE_ADDRESS", "8" if bits == 64 else "4")
@@ -101,3 +135,13 @@ def test_far_branches_are_amds(micro: MakeGuest) -> None:
     assert [(trap.vector, trap.error) for trap in guest.traps] == [
         (GP, 0), (GP, 0xE028), (GP, 0x1004), (PF, 0), (GP, 0),
     ]  # fmt: skip
+
+
+def test_what_only_64_bit_code_has(micro: MakeGuest) -> None:
+    guest = micro(LONG).run_to("poweroff")
+    log = guest.traps
+    assert [(trap.vector, trap.error) for trap in log[:6]] == [
+        (GP, 0), (PF, 2), (PF, 3), (PF, 17), (PF, 1), (PF, 0),
+    ]  # fmt: skip
+    code = guest.read(log[6].rip - 2, 2)
+    assert (log[6].vector, code) == (DB, b"\xfa\x90"), "behind the NOP, not behind CLI"

@@ -42,17 +42,6 @@ class Cpu:
         return CodeReader(self, memory, lambda selector: SEGMENTS.get(selector, 0), self.read("cs") != 0xE033)
 
 
-@pytest.mark.parametrize(("code", "cs", "expected"), [
-    ("ff00", 0xE033, True), ("ff10", 0xE033, False), ("480100", 0xE033, True), ("480300", 0xE033, False),
-    ("f00fc708", 0xE033, True), ("0fc730", 0xE033, False), ("833801", 0xE033, False), ("6666830001", 0xE033, True),
-    ("480100", 0xE019, False), ("010000", 0xE019, True), ("0fba2001", 0xE019, False), ("0fba2801", 0xE019, True),
-    ("f610", 0xE019, True), ("f600", 0xE019, False), ("0f", 0xE033, False), ("8900", 0xE033, False),
-])  # fmt: skip
-def test_what_reads_to_write(code: str, cs: int, *, expected: bool) -> None:
-    """INC ADD CMPXCHG8B NOT BTS are, and CALL CMP BT TEST and plain loads and stores are not."""
-    assert Cpu(code, cs).code.is_read_modify_write() is expected
-
-
 @pytest.mark.parametrize(("code", "bits", "opcode", "length", "rex", "segment", "operand", "address"), [
     ("90", 64, 0x90, 1, 0, None, 4, 8),
     ("480f22c0", 64, 0x0F22, 3, 0x48, None, 8, 8),

@@ -114,11 +114,6 @@ class Engine:
         return self._hooks.tlb_fills
 
     @property
-    def is_running(self) -> bool:
-        """Whether guest code runs, or an exit of it is served."""
-        return self._is_running
-
-    @property
     def is_in_handler(self) -> bool:
         """Whether a handler is at work that may take seconds."""
         return self._hooks.is_in_handler
@@ -365,6 +360,11 @@ class Engine:
             return
         self._stopped = True
         self._native.leave_soon()
+
+    def leave(self) -> None:
+        """``stop``, where guest code runs at all."""
+        if self._is_running:
+            self.stop()
 
     def interrupt(self) -> None:
         """Leave guest code from another thread: only for a guest that has made no exit for a long time. Repeat it until

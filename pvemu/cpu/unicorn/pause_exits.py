@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["exit_on_pause"]
 
 _EXEC_EXIT = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-#: How much of QEMU's X86CPU is searched (it is larger).
-_CPU_SIZE = 48 << 10
+#: How much of QEMU's X86CPU is searched: what lies behind it may be left of another one.
+_CPU_SIZE = 43 << 10
 
 
 def exit_on_pause(native: Native, hooks: Hooks, handler: ExitHandler) -> None:
@@ -35,8 +35,8 @@ def exit_on_pause(native: Native, hooks: Hooks, handler: ExitHandler) -> None:
     if not native.cpu:
         raise EngineError("this Unicorn hides its CPU: use 2.1.4")
     words = (ctypes.c_uint64 * (_CPU_SIZE // 8)).from_address(native.cpu)
-    places = [i for i, word in enumerate(words) if word == address]
-    if len(places) != 1:
+    place = next((i for i, word in enumerate(words) if word == address), None)
+    if place is None:
         raise EngineError("this Unicorn keeps its CPU's class elsewhere: use 2.1.4")
     original = _EXEC_EXIT(address)
     stop_request, quit_request = (
@@ -56,4 +56,4 @@ def exit_on_pause(native: Native, hooks: Hooks, handler: ExitHandler) -> None:
         except BaseException as error:  # noqa: BLE001 - must not cross C; raised again by run()
             hooks.keep_error(error)
 
-    words[places[0]] = ctypes.cast(native.keep(_EXEC_EXIT(leave)), ctypes.c_void_p).value or 0
+    words[place] = ctypes.cast(native.keep(_EXEC_EXIT(leave)), ctypes.c_void_p).value or 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pvemu.hypervisor.descriptor_tables import gdt_vaddr
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -16,12 +18,16 @@ __all__ = ["ContextSwitch"]
 
 
 class ContextSwitch:
-    """``set_current`` are those who serve the running vcpu, to be told which it is. Not while guest code runs."""
+    """Between any two of ``vcpus``, none of which has run. ``set_current`` are those who serve the running vcpu, to be
+    told which it is. Not while guest code runs.
+    """
 
     def __init__(
-        self, registers: RegisterContexts, mm: Mm, tables: DescriptorTables,
+        self, registers: RegisterContexts, mm: Mm, tables: DescriptorTables, vcpus: Sequence[Vcpu],
         set_current: Sequence[Callable[[Vcpu], None]],
     ) -> None:  # fmt: skip
+        for vcpu in vcpus:
+            vcpu.parked.registers = registers.new(gdt_vaddr(vcpu.vcpu_id))
         self._registers = registers
         self._mm = mm
         self._tables = tables

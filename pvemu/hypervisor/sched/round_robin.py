@@ -50,6 +50,7 @@ class RoundRobin(Sched):
         events.observe(on_raise=self._check_pollers)
 
     def _connect(self, vcpu: Vcpu) -> None:
+        vcpu.vcpus = [*self._vcpus]
         kick_running = vcpu.on_kick
 
         def kick() -> None:

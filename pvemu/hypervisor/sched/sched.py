@@ -55,7 +55,8 @@ class Sched(ServesCurrent):
         return False
 
     def yield_(self) -> None:
-        """SCHEDOP_yield: dom0 gets the CPU; whatever is due happens."""
+        """SCHEDOP_yield: dom0 gets the CPU; whatever is due happens. The rest of a multicall comes after that."""
+        self._vcpu.softirq_pending = True
         self._clock.pass_time(self.yield_ns)
         self._clock.run_due()
 

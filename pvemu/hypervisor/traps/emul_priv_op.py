@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from pvemu.hypervisor.tsc import Tsc
     from pvemu.hypervisor.vcpu import Vcpu
 
-__all__ = ["PortAccess", "PrivilegedOps"]
+__all__ = ["NO_STEP", "PortAccess", "PrivilegedOps"]
+
+#: CLI and STI are done before they are emulated, so that no single step traps behind them (X86EMUL_DONE).
+NO_STEP = -1
 
 _VECTOR_UD, _VECTOR_SS, _VECTOR_GP, _VECTOR_PF = 6, 12, 13, 14
 _EFLAGS_DF = 1 << 10
@@ -89,8 +92,8 @@ class PrivilegedOps(ServesCurrent):
         return subscribe(self._port_observers, observer)
 
     def emulate(self) -> int | None:
-        """pv_emulate_privileged_op for the instruction at rip: DR6 bits of the breakpoints that it hit. None: the #GP
-        is the guest's.
+        """pv_emulate_privileged_op for the instruction at rip: DR6 bits of the breakpoints that it hit, or NO_STEP.
+        None: the #GP is the guest's.
         """
         regs = self._regs
         rip = regs.read("rip")
@@ -100,7 +103,7 @@ class PrivilegedOps(ServesCurrent):
         length: int | None
         opcode, match = instruction.opcode, 0
         if opcode in (0xFA, 0xFB):
-            length = instruction.length if self._iopl_ok() else None
+            length, match = (instruction.length, NO_STEP) if self._iopl_ok() else (None, 0)
         elif opcode in _PORT_OPCODES:
             length, match = self._port_instruction(instruction)
         elif opcode >= 0x0F00 and self._vcpu.kernel_mode:

@@ -22,8 +22,6 @@ __all__ = ["MODRM_ORDER", "CodeReader", "Instruction", "MemoryOperand", "Segment
 MODRM_ORDER = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *GENERAL_64[8:])
 _U64, _U32, _U16 = 0xFFFF_FFFF_FFFF_FFFF, 0xFFFF_FFFF, 0xFFFF
 _MAX_LENGTH = 15
-#: Enough for an opcode with its prefixes, as code has them.
-_LOOK_AHEAD = 6
 _SEGMENT_PREFIXES = {0x26: "es", 0x2E: "cs", 0x36: "ss", 0x3E: "ds", 0x64: "fs", 0x65: "gs"}
 _REP_PREFIXES = frozenset((0xF2, 0xF3))
 _SP, _BP = 4, 5
@@ -45,18 +43,6 @@ _BY_STACK = frozenset((
     0x06, 0x07, 0x0E, 0x16, 0x17, 0x1E, 0x1F, *range(0x50, 0x62), 0x68, 0x6A, 0x8F, 0x9A, 0x9C, 0x9D, 0xC2, 0xC3, 0xC8,
     0xC9, 0xCA, 0xCB, 0xCF, 0xE8, 0xFF, 0x0FA0, 0x0FA1, 0x0FA8, 0x0FA9,
 ))  # fmt: skip
-#: What reads an operand in memory to write it: of all register fields of ModRM, or of those that are named.
-_ALL = frozenset(range(8))
-_RMW: dict[int, frozenset[int]] = {
-    **dict.fromkeys((*(row + n for row in range(0, 0x38, 8) for n in (0, 1)), 0x86, 0x87, 0xC0, 0xC1), _ALL),
-    **dict.fromkeys(range(0x80, 0x84), _ALL - {7}), **dict.fromkeys(range(0xD0, 0xD4), _ALL),
-    **dict.fromkeys((0xF6, 0xF7), frozenset((2, 3))), **dict.fromkeys((0xFE, 0xFF), frozenset((0, 1))),
-    **dict.fromkeys((0x0FAB, 0x0FB3, 0x0FBB, 0x0FB0, 0x0FB1, 0x0FC0, 0x0FC1, 0x0FA4, 0x0FA5, 0x0FAC, 0x0FAD), _ALL),
-    0x0FBA: frozenset((5, 6, 7)), 0x0FC7: frozenset((1,)),
-}  # fmt: skip
-#: What may stand before the opcode; in 64-bit code REX as well.
-_PREFIXES = bytes((*_SEGMENT_PREFIXES, 0x66, 0x67, 0xF0, *_REP_PREFIXES))
-_PREFIXES_64 = _PREFIXES + bytes(range(0x40, 0x50))
 #: No operand is longer.
 _LONGEST_OPERAND = 512
 #: INS MOVS CMPS STOS LODS SCAS and OUTS go by rsi and rdi.
@@ -239,21 +225,6 @@ class CodeReader:
         except XenError:
             pass  # it may well end before the page that is not there
         return decode(code, bits)
-
-    def is_read_modify_write(self) -> bool:
-        """Whether the next instruction reads memory to write it. The CPU asks for both rights at once; the engine's
-        reads first.
-        """
-        bits = self.bits()
-        try:
-            code = self._guest.copy_from_guest(self.linear("cs", self._regs.read("rip"), bits), _LOOK_AHEAD)
-        except XenError:
-            return False
-        code = code.lstrip(_PREFIXES_64 if bits == 64 else _PREFIXES)
-        opcode, rest = code[:1], code[1:]
-        if opcode == b"\x0f":
-            opcode, rest = code[:2], code[2:]
-        return bool(rest) and rest[0] >> 3 & 7 in _RMW.get(int.from_bytes(opcode, "big"), ())
 
     def segment_of_access(self, address: int) -> str | None:
         """Through which segment the next instruction gets to linear ``address``; None where it does not say."""

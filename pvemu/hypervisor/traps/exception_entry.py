@@ -13,6 +13,7 @@ from hypercalls.public import arch_x86, xen
 from pvemu.cpu.exits import PF_INSTR, PF_PRESENT, PF_WRITE, Exit
 from pvemu.hypervisor.descriptor_tables import GDT_VADDR
 from pvemu.hypervisor.traps.debugreg import DR_STEP
+from pvemu.hypervisor.traps.emul_priv_op import NO_STEP
 from pvemu.hypervisor.traps.memory_write import may_modify, modifies
 from pvemu.hypervisor.traps.traps import GuestException
 from pvemu.hypervisor.vcpu.current import ServesCurrent
@@ -45,6 +46,7 @@ _CPUID = b"\x0f\xa2"
 _ICEBP = 0xF1
 _QUICK_LOOK = 4  #: bytes that tell most instructions apart
 _INT = 0xCD
+_CMPXCHG16B = 0x0FC7
 _SYSEXIT, _GROUP_7, _XSETBV = 0x0F35, 0x0F01, b"\xd1"
 #: MOV to and from control and debug registers, and which control registers there are.
 _MOVE_TO_SPECIAL, _CONTROL = frozenset(range(0x0F20, 0x0F24)), (0, 2, 3, 4, 8)
@@ -187,13 +189,16 @@ class ExceptionEntry(ServesCurrent):
         if opcode in _MOVE_TO_SPECIAL and rest:
             number = rest[0] >> 3 & 7 | (instruction.rex & 4) << 1
             return instruction.is_locked or number not in (_CONTROL if opcode & 1 == 0 else range(8))
-        return instruction.is_locked or opcode == _SYSEXIT or (opcode == _GROUP_7 and rest[:1] == _XSETBV)
+        cannot_be_locked = instruction.is_locked and opcode != _CMPXCHG16B
+        return cannot_be_locked or opcode == _SYSEXIT or (opcode == _GROUP_7 and rest[:1] == _XSETBV)
 
     def _instruction_done(self, match: int = 0) -> None:
         """pv_emul_instruction_done: a single step over an emulated instruction traps as well. ``match`` are DR6 bits of
         breakpoints that it hit.
         """
         self._set_resume(False)
+        if match == NO_STEP:
+            return
         if self._vcpu.regs.read("rflags") & _EFLAGS_TF:
             match |= DR_STEP
         if match:
@@ -223,8 +228,6 @@ class ExceptionEntry(ServesCurrent):
             and self._ro_page_fault.handle(address)
         ):
             return
-        if not error_code & (PF_WRITE | PF_INSTR) and self._code.is_read_modify_write():
-            error_code |= PF_WRITE
         self._pass_on(_PF, error_code, address)
 
     def _is_descriptor_load(self, leaving: Exit) -> bool:

@@ -159,6 +159,7 @@ class PvExitHandler(ServesCurrent):
     def after_exit(self) -> None:
         """test_all_events: run what is due by now, and leave guest code for an upcall that it may take."""
         clock = self._clock
+        self._vcpu.softirq_pending = False
         clock.run_due()
         if clock.time >= self._calibration_due:
             self._calibrate()

@@ -112,6 +112,7 @@ class Vcpu(VcpuOperations):
         #: Whether the guest sees an IOPL of its own (VMASST_TYPE_architectural_iopl).
         self.has_architectural_iopl: Callable[[], bool] = lambda: False
         self.continuation: tuple[int, ...] | None = None  #: a hypercall that was interrupted: its number and arguments
+        self.softirq_pending = False  #: SCHEDULE_SOFTIRQ, until the guest goes on
 
     @property
     def kernel_mode(self) -> bool:
@@ -205,13 +206,14 @@ class Vcpu(VcpuOperations):
 
     # -- long hypercalls ---------------------------------------------------------------------------------------------
     def preempt_check(self) -> bool:
-        """hypercall_preempt_check: an upcall could be delivered, or the guest is to be left."""
+        """hypercall_preempt_check: an upcall could be delivered, or somebody else is to run first."""
         info = self.info
-        return self.resume is not None or bool(info.upcall_pending and not info.upcall_mask)
+        return self.softirq_pending or self.resume is not None or bool(info.upcall_pending and not info.upcall_mask)
 
     def create_continuation(self, op: int, *args: int) -> int:
         """hypercall_create_continuation: the guest makes another hypercall at the same place when it goes on."""
         self.continuation = (op, *args)
+        self.softirq_pending = False
         return op
 
     def take_continuation(self, rip: int) -> bool:
