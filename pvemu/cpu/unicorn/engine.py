@@ -19,7 +19,7 @@ from pvemu.cpu.unicorn.loops import Loops
 from pvemu.cpu.unicorn.native import U64, Native
 from pvemu.cpu.unicorn.pause_exits import exit_on_pause
 from pvemu.cpu.unicorn.register_file import RegisterFile
-from pvemu.cpu.unicorn.stepper import UNLIMITED, Stepper
+from pvemu.cpu.unicorn.stepper import UNLIMITED, Stepper, is_block_end
 from pvemu.cpu.unicorn.watch import Watch
 from pvemu.frames import PAGE_SHIFT, PAGE_SIZE, Mfn
 
@@ -55,7 +55,7 @@ class Engine:
         self._wedged = False
         self._stop_due = False  # the guest is to be left at the end of its block, and stands in the midst of it
         self._stepper: Stepper | None = None
-        self._is_running = False
+        self._is_running = self._is_stepping = False
         self._run_lock = threading.Lock()
         self._no_exit_request: Any = None
         self._state: CpuState | None = None
@@ -89,7 +89,7 @@ class Engine:
             self._uc, self._native, self._ram, self.registers, self._hooks, self._entry_maddr, self._start,
             self._raised, self._cpu_state,
         )  # fmt: skip
-        self.loops = Loops(self._uc, self._ram, self.registers, self._hooks, self._run_one, self._why_left)
+        self.loops = Loops(self._uc, self._ram, self.registers, self._hooks, self._run_one)
         self.exit_on_pause = partial(exit_on_pause, self._native, self._hooks, handler)
 
     def enter(self, rip: int, rsp: int, cs: int, ss: int, rflags: int = 0x202) -> Exit | None:
@@ -316,12 +316,40 @@ class Engine:
             kept, hooks.error = hooks.error, None
             raise kept
 
-    def _run_one(self, rip: int) -> None:
-        """Run the one instruction at ``rip``: with exit checks, or the whole block would run."""
+    def _run_one(self, rip: int) -> Exit | None:
+        """Run the one instruction at ``rip``, and say what came of it, if anything did. A stop from the midst of a
+        block is due in the next run, at the block's end, as it would be had the block been run.
+        """
+        hooks, ends_block = self._hooks, True
+        alarm, on_alarm = hooks.alarm, hooks.on_alarm
+
+        def note(ends: bool) -> None:
+            nonlocal ends_block, alarm
+            ends_block = ends
+            if hooks.exits >= alarm:
+                on_alarm(ends)
+                if hooks.alarm:  # set by whom it was for
+                    alarm, hooks.alarm = hooks.alarm, 0
+
         self._stopped = False
-        if self.is_counting:
-            self.stepper.count(rip, 1)
-            return
+        self._is_stepping = True
+        hooks.alarm, hooks.on_alarm = 0, note
+        try:
+            if self.is_counting:
+                self.stepper.count(rip, 1)
+            else:
+                self._run_checked(rip)
+        finally:
+            self._is_stepping = False
+            hooks.alarm, hooks.on_alarm = alarm, on_alarm
+        known = self._why_left()
+        if known == Exit(ExitKind.STOPPED) and not ends_block and not is_block_end(self._uc, rip):
+            self._stop_due = True
+            return None
+        return known
+
+    def _run_checked(self, rip: int) -> None:
+        """Run one instruction with exit checks, or the whole block would run."""
         self._no_exit_request[0], kept = 0, self._no_exit_request[0]
         try:
             self._start(rip, count=1)
@@ -363,7 +391,7 @@ class Engine:
 
     def leave(self) -> None:
         """``stop``, where guest code runs at all."""
-        if self._is_running:
+        if self._is_running or self._is_stepping:
             self.stop()
 
     def interrupt(self) -> None:

@@ -20,25 +20,22 @@ __all__ = ["Loops"]
 
 
 class Loops:
-    """``run_one(rip)`` runs one instruction, ``why_left`` says what came of it; ``unreported`` is an exit that was met
-    on the way, and is to be reported.
-    """
+    """``run_one(rip)`` runs one instruction and says what came of it, if anything did: it is ``unreported`` then."""
 
     def __init__(
-        self, uc: Uc, ram: Ram, registers: RegisterFile, hooks: Hooks, run_one: Callable[[int], None],
-        why_left: Callable[[], Exit | None],
-    ) -> None:  # fmt: skip
+        self, uc: Uc, ram: Ram, registers: RegisterFile, hooks: Hooks, run_one: Callable[[int], Exit | None]
+    ) -> None:
         self._uc = uc
         self._ram = ram
         self._registers = registers
         self._hooks = hooks
         self._run_one = run_one
-        self._why_left = why_left
         self.unreported: Exit | None = None
 
     def find(self, max_steps: int = 4096, *, others_run: bool = False) -> list[int]:
         """Instruction addresses of the loop that the guest provably repeats for ever, empty when it is none: the same
-        registers come back and nothing was stored or left guest code meanwhile. Where ``others_run``, which may end
+        registers come back and nothing was stored or left guest code meanwhile. The guest has not noticed that it was
+        looked at: an exit that was met is had by the next run, where it would have come. Where ``others_run``, which may end
         it, storing what is there already is no store: so does one who tries to take a lock.
         """
         stores = 0
@@ -65,8 +62,7 @@ class Loops:
                     return path[seen[state] :]
                 seen[state] = step
                 path.append(state[0])
-                self._run_one(state[0])
-                self.unreported = self._why_left()
+                self.unreported = self._run_one(state[0])
                 if stores or hooks.exits != exits or self.unreported is not None:
                     return []
             return []

@@ -24,10 +24,16 @@ if TYPE_CHECKING:
     from pvemu.cpu.unicorn.native import Native
     from pvemu.cpu.unicorn.watch import Watch
 
-__all__ = ["UNLIMITED", "Stepper"]
+__all__ = ["UNLIMITED", "Stepper", "is_block_end"]
 
 #: More instructions than any run has.
 UNLIMITED = 1 << 62
+
+
+def is_block_end(uc: Uc, rip: int) -> bool:
+    """Whether a translated block that starts at the instruction at ``rip`` ends with it."""
+    _pc, count, _size = uc.ctl_request_cache(rip)
+    return int(count) <= 1
 
 
 class Stepper:
@@ -165,8 +171,5 @@ class Stepper:
         return begun
 
     def _is_block_end(self) -> bool:
-        """Whether a translated block that starts at the last instruction ends with it."""
-        if self._last_rip < 0:
-            return False
-        _pc, count, _size = self._uc.ctl_request_cache(self._last_rip)
-        return int(count) <= 1
+        """Whether the last instruction ends its block."""
+        return self._last_rip >= 0 and is_block_end(self._uc, self._last_rip)

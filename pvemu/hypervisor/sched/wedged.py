@@ -21,13 +21,10 @@ class GuestLoops(Protocol):
         """Run single instructions until ``rip`` is next."""
 
 
-def hang(loops: GuestLoops, sched: Sched, clock: VirtualClock, nr_vcpus: int) -> str | None:
-    """What to say of a guest that hangs. A loop that nothing inside it can end waits for another vcpu, or for an event:
-    that comes at once, always at the loop's lowest address, so that runs repeat.
+def hang(loops: GuestLoops, loop: list[int], sched: Sched, clock: VirtualClock) -> str | None:
+    """What to say of a guest that hangs in ``loop``, which nothing inside it can end. If it waits for another vcpu, or
+    for an event, that comes at once, always at the loop's lowest address, so that runs repeat.
     """
-    loop = loops.find(others_run=nr_vcpus > 1)
-    if not loop:
-        return None  # it computes: let it
     loops.step_to(min(loop), len(loop))
     if sched.preempt():
         return None
