@@ -197,8 +197,8 @@ def test_a_shell_answers_and_it_ends_as_it_is_told(kernel: Path, guest: Guest) -
 
 
 def test_two_vcpus_run_suspend_and_go_on(kernel: Path, guest: Guest) -> None:
-    """As with xl save -c, Linux freezes its tasks, stops its second CPU, suspends; and both work again (`taskset 2` runs
-    on the second).
+    """As with xl save -c, Linux freezes its tasks, stops its second CPU, suspends; and both work again (`taskset 2`
+    runs on the second).
     """
     from pvemu.config import DomainConfig
     from pvemu.testing.guest import Guest as RunningGuest
