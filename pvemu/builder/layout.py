@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from pvemu.builder.pgtables import PAGING32, PAGING64, Mapping, MappingOverlapError, Paging, count_pgtables
+from pvemu.config import MAX_MEMORY_MIB
 from pvemu.errors import KernelError
 from pvemu.frames import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 
@@ -55,9 +56,10 @@ class _Allocator:
 
     def too_large(self, name: str, pages: int) -> KernelError:
         xen_name = "module0" if name == "ramdisk" else name
+        advice = "give more memory" if pages <= MAX_MEMORY_MIB << 8 else "no guest has as much: link it again"
         return KernelError(
             f"{self.image.name}: {name} needs {_size(pages)}, but of the domain's {self.nr_pages >> 8} MiB only "
-            f"{_size(self.nr_pages - self.pfn_alloc_end)} are left: give more memory (xc_dom_chk_alloc_pages: segment "
+            f"{_size(self.nr_pages - self.pfn_alloc_end)} are left: {advice} (xc_dom_chk_alloc_pages: segment "
             f"{xen_name} too large ({pages:#x} > {self.nr_pages:#x} - {self.pfn_alloc_end:#x} pages))"
         )
 

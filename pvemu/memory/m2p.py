@@ -1,7 +1,8 @@
 """The machine-to-physical table: one word per machine frame, read-only for the guest at HYPERVISOR_VIRT_START.
 
 It lives in frames of Xen's own (the guest sees them through the hypervisor's part of its address space). Of frames
-below the machine's first one, which others have, a guest sees one page of invalid entries over and over.
+below the machine's first one, which other domains have, a guest sees one page over and over: pfns from 0 up, which are
+those domains'. What a guest takes for data there looks like no error, as on a machine that is in use.
 """
 
 from __future__ import annotations
@@ -67,11 +68,15 @@ class MachineToPhys:
             self.compat.set_range(mfn, pfn, count)
 
     def show_others(self, mfn: Mfn) -> None:
-        """Have frame ``mfn``, one of Xen's own, stand for the table's part about other domains' memory."""
-        self._ram.frame(mfn)[:] = b"\xff" * PAGE_SIZE
+        """Have frame ``mfn``, one of Xen's own, stand for the table's part about other domains' memory, in the width
+        of the table that the guest sees.
+        """
+        pfns = array("Q", range(_ENTRIES_PER_PAGE))
         self._others_page = mfn << PAGE_SHIFT
         if self.compat is not None:
+            pfns = array("I", range(_COMPAT_ENTRIES_PER_PAGE))
             self.compat.others_page = self._others_page
+        self._ram.frame(mfn)[:] = pfns.tobytes()
 
     def shown_at(self, offset: int) -> int | None:
         """Machine address of what a guest finds at byte ``offset`` of the table; None behind its end."""

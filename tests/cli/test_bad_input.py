@@ -38,17 +38,27 @@ KERNELS = {
     "an AArch64 ELF file": (
         make_elf(64, [Load(0x100000, PAGE)], machine=EM_AARCH64), "ELF for AArch64", "give an x86-64"
     ),
-    "program headers that overlap": (
-        make_elf(64, [Load(0x100000, PAGE, 0x2000), Load(0x101000, PAGE)], NOTES), "program headers overlap", "link"
-    ),
-    "program headers out of the file": (
-        make_elf(64, [Load(0x100000, PAGE, 0x100000, filesz=0x80000)], NOTES), "of a file of 0x", "copy it again"
-    ),
     "more memory than given": (
         make_elf(64, [Load(0x100000, PAGE, 1 << 30)], NOTES), "needs 1024 MiB", "give more memory"
     ),
     "more memory than there can be": (
-        make_elf(64, [Load(0x100000, PAGE, (1 << 47) - 1)], NOTES), "a 64-bit PV guest may not have", "link it"
+        make_elf(64, [Load(0x100000, PAGE, (1 << 47) - 1)], NOTES), "needs 134217728 MiB", "link it again"
+    ),
+    "more memory than there are addresses": (
+        make_elf(64, [Load(0x100000, PAGE), Load(0x200000, PAGE, (1 << 64) - 0x300000)], NOTES),
+        "needs 17592186044414 MiB", "link it again",
+    ),
+}  # fmt: skip
+
+#: What libxc builds a domain from without a word (elf_load_binary, elf_memcpy_safe), and pvemu with a warning.
+ODD_KERNELS = {
+    "program headers that overlap": (
+        make_elf(64, [Load(0x100000, PAGE, 0x2000), Load(0x101000, PAGE)], NOTES),
+        "program headers overlap at paddr 0x101000",
+    ),
+    "program headers out of the file": (
+        make_elf(64, [Load(0x100000, PAGE), Load(0x101000, PAGE, 0x100000, filesz=0x80000)], NOTES),
+        "truncated or corrupted; nothing of it is loaded",
     ),
 }  # fmt: skip
 
@@ -83,6 +93,22 @@ def test_a_kernel_that_is(what: str, pvemu: Pvemu, tmp_path: Path) -> None:
     path = tmp_path / "kernel"
     path.write_bytes(content)
     refused(pvemu, path, says=(f"{path}: ", *says))
+
+
+@pytest.mark.parametrize("what", ODD_KERNELS)
+def test_a_kernel_that_has(what: str, pvemu: Pvemu, tmp_path: Path) -> None:
+    """It gets one line of warning, and runs: to its first instruction, HLT, which a guest may not execute."""
+    content, says = ODD_KERNELS[what]
+    path = tmp_path / "kernel"
+    path.write_bytes(content)
+    done = pvemu("boot", path)
+    lines = done.err.splitlines()
+    assert done.code == 6
+    assert lines[0].startswith(f"pvemu: warning: {path}: program header")
+    assert says in lines[0]
+    assert done.err.count("warning") == 1
+    assert lines[-1].startswith("pvemu: crash: d1v0 Unhandled: vec 13, #GP[0000]")
+    assert "(XEN) RIP:    e033:[<0000000000100000>]" in lines
 
 
 def test_a_kernel_that_is_not_there(pvemu: Pvemu, tmp_path: Path) -> None:

@@ -113,11 +113,20 @@ after_iret:                                     # upcall 6
         hypercall __HYPERVISOR_vcpu_op, $6, $0, $period
         show    periodic, %rax
         mov     $5, %ebx
-1:      hypercall __HYPERVISOR_sched_op, $1     # upcalls 8 to 13, one at once
+        mov     upcall_count, %r12
+1:      rdtsc64                                 # upcalls 8 to 13, one at once
+        cmp     upcall_count, %r12
+        je      1b
+        inc     %r12
         dec     %ebx
         jnz     1b
-        hypercall __HYPERVISOR_vcpu_op, $7, $0
         show    upcalls_periodic, upcall_count
+        timer_in 20000000
+        hypercall __HYPERVISOR_sched_op, $1     # upcall 14: the periodic timer does not end it
+        rdtsc64
+        sub     due, %rax
+        show    block_late, %rax
+        hypercall __HYPERVISOR_vcpu_op, $7, $0
         # vcpu_info elsewhere
         mask_upcalls
         mfn_of  info_page
@@ -127,17 +136,22 @@ after_iret:                                     # upcall 6
         show    register_info, %rax
         movq    $info_page + 64, vcpu_info
         movb    $0, info_page + 64 + 1
-        hypercall __HYPERVISOR_xen_version, $0  # upcall 14: all is marked pending
-        send    ipi_arg+4                       # upcall 15
+        hypercall __HYPERVISOR_xen_version, $0  # upcall 15: all is marked pending
+        send    ipi_arg+4                       # upcall 16
         show    upcalls_moved, upcall_count
         # vcpu_time_info agrees with the TSC
         mov     info_page + 64 + 32 + 8, %rax   # tsc_timestamp
         show    tsc_timestamp, %rax
         mov     info_page + 64 + 32 + 16, %rax
         show    system_time, %rax
-        # nothing to wait for
+        # nothing to wait for: a periodic timer ticks for one who runs only
         movq    $0, due
         hypercall __HYPERVISOR_set_timer_op, $0
+        mov     upcall_count, %r12
+        hypercall __HYPERVISOR_vcpu_op, $6, $0, $period
+1:      rdtsc64
+        cmp     upcall_count, %r12
+        je      1b
         hypercall __HYPERVISOR_sched_op, $1
         show    not_reached, $1
         ret

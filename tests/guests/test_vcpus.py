@@ -156,6 +156,33 @@ def test_everybody_sleeps_and_nothing_wakes_them(micro: MakeGuest) -> None:
     assert guest.run().kind == "stuck"
 
 
+def test_each_vcpu_has_a_periodic_timer_from_its_first_run(micro: MakeGuest) -> None:
+    """pv_vcpu_initialise, vcpu_periodic_timer_work: the first tick is overdue. Vcpu 0 hears of its own no more."""
+    first = "call install_upcall\n hypercall __HYPERVISOR_event_channel_op, $1, $second_virq_arg" + BRING_UP + """
+        hypercall __HYPERVISOR_event_channel_op, $1, $first_virq_arg
+        hypercall __HYPERVISOR_sched_op, $1
+        shutdown 2
+        .pushsection .data
+first_virq_arg: .long 0, 0, 0
+        .popsection
+"""
+    second = """
+        movb    $0, shared_page + 65
+        hypercall __HYPERVISOR_xen_version, $0, $0
+        mov     second_ticks, %rax
+        mov     %rax, ticks
+1:      pause
+        cmpq    $4, second_ticks
+        jb      1b
+        rdtsc64
+        mov     %rax, lock_seen
+        shutdown 1
+"""
+    guest = micro(variant(first, second), vcpus=2).run_to("reboot")
+    assert guest.quad("ticks") == 1
+    assert 30_000_000 <= guest.quad("lock_seen") - guest.machine.clock.start < 40_000_000
+
+
 def test_a_nested_loop_without_exits_ends_when_the_other_lets_go(micro: MakeGuest) -> None:
     """A lock that is waited for without PAUSE: the watchdog finds the loop, and the slice ends."""
     wait = "mov $1, %eax\n xchg %rax, lock\n test %rax, %rax\n jnz second\n shutdown 1"

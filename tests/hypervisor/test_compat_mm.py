@@ -212,6 +212,19 @@ def test_m2p_for_the_guest(world: World32) -> None:
     assert world.ram.read(at + 4 * (world.mfns[7] - FIRST), 4) == (0x23456789).to_bytes(4, "little")
 
 
+def test_a_pointer_may_point_to_the_m2p(world: World32) -> None:
+    """access_ok of Xen's own width (asm/x86_64/uaccess.h): the M2P below 4 GiB can be read through, not written."""
+    world.boot()
+    world.m2p.set(world.mfns[7], 0x41424344)
+    entry = 0xF5800000 + 4 * world.mfns[7]
+    assert world.guest.copy_from_guest(entry, 4) == b"DCBA"
+    with refused(e.EFAULT):
+        world.guest.copy_to_guest(entry, b"1234")
+    assert world.guest.copy_from_guest(entry, 4) == b"DCBA"
+    with refused(e.EFAULT):
+        world.guest.copy_from_guest(0xF5800000 - 4, 8)
+
+
 def test_entries_of_a_refused_root_are_as_they_were(world: World32) -> None:
     """promote_l3_table: also the one to blame, where its L2 was refused behind the first slot."""
     l1 = world.mfns[11]

@@ -294,6 +294,24 @@ def test_copy_refusals(
     world.audit()
 
 
+def test_a_refused_copy_leaves_the_domains_of_its_array_settled(world: World) -> None:
+    """gnttab_copy_one: a refusal releases frames, not domains, so whoever may name frames is not asked again; a fresh
+    array (as after a preemption) asks.
+    """
+    grant(world, REF, world.mfns[22], DOMID)
+    grant(world, REF + 1, world.mfns[23], DOMID)
+    granted, named = ((True, REF, DOMID, 0), (False, END, DOMID, 0))
+    dest = (True, REF + 1, DOMID, 0)
+    before = world.counts()
+    copies = world.grants.begin_copy()
+    assert copies.copy(granted, dest, 4) == gt.GNTST_okay
+    assert copies.copy(named, dest, 4) == gt.GNTST_bad_page
+    assert copies.copy(named, dest, 4) == gt.GNTST_bad_page
+    copies.release()
+    assert copy_one(world, named, dest, 4) == gt.GNTST_permission_denied
+    assert world.counts()[1:] == before[1:]
+
+
 def test_swap(world: World) -> None:
     grant(world, 8, world.mfns[22])
     grant(world, 9, world.mfns[23])

@@ -13,7 +13,7 @@ from pvemu.hypervisor.event_channel import EventChannels
 from pvemu.hypervisor.sched import Sched
 from pvemu.hypervisor.shared_info import SharedInfo
 from pvemu.hypervisor.time import SYSTEM_TIME_AT_START, VirtualClock
-from pvemu.hypervisor.vcpu.timers import FIRST_PERIOD_NS, VcpuTimers
+from pvemu.hypervisor.vcpu.timers import VcpuTimers
 from tests.hypervisor.world import DOMID, FakePages, refused
 
 MS, S = 1_000_000, 1_000_000_000
@@ -30,7 +30,7 @@ class Sleeper:
         self.info.upcall_mask = 0
         self.clock = VirtualClock()
         self.events = EventChannels(DOMID, shared, [self.info], FakePages(), lambda line: None)
-        self.timers = VcpuTimers(0, self.clock, self.events, FIRST_PERIOD_NS)
+        self.timers = VcpuTimers(0, self.clock, self.events, runs=True)
         self.blocked: list[int] = []
         self.slept = self.blocked.append
         self.stopping = False
@@ -266,6 +266,38 @@ def test_the_periodic_timer(vcpu: Sleeper) -> None:
     vcpu.acknowledge()
     vcpu.timers.set_periodic_timer(4 * MS)
     assert ticks(vcpu, START + 12 * MS) == [7 * MS, 11 * MS]
+
+
+def test_a_periodic_timer_wakes_nobody(vcpu: Sleeper) -> None:
+    """sched_context_switch stops it while the vcpu sleeps, and an overdue tick comes, once, when it runs on."""
+    vcpu.info.upcall_mask = 1
+    port = vcpu.events.bind_virq(xen.VIRQ_TIMER, 0)
+    vcpu.sched.poll([port], START + 95 * MS)
+    assert (vcpu.clock.now(), vcpu.events.raised, vcpu.events.is_pending(port)) == (START + 95 * MS, 1, True)
+    vcpu.acknowledge()
+    vcpu.sched.poll([port], START + 99 * MS)  # too short for a tick: it goes on counting where it stood
+    assert not vcpu.events.is_pending(port)
+    assert ticks(vcpu, START + 120 * MS) == [105 * MS, 115 * MS]
+    vcpu.sched.block()
+    assert (vcpu.stuck, vcpu.events.raised) == (1, 3)
+
+
+def test_a_periodic_timer_set_while_the_vcpu_sleeps_wakes_it(vcpu: Sleeper) -> None:
+    """vcpu_set_periodic_timer arms it, whoever asks and whether the vcpu runs or not."""
+    vcpu.events.bind_virq(xen.VIRQ_TIMER, 0)
+    vcpu.clock.call_at(START + 2 * MS, lambda: vcpu.timers.set_periodic_timer(4 * MS))
+    vcpu.sched.block()
+    assert vcpu.clock.now() == START + 4 * MS
+    vcpu.acknowledge()
+    assert ticks(vcpu, START + 13 * MS) == [8 * MS, 12 * MS]
+
+
+def test_binding_the_virq_of_a_vcpu_that_sleeps_starts_no_timer(vcpu: Sleeper) -> None:
+    vcpu.timers.park()
+    vcpu.events.bind_virq(xen.VIRQ_TIMER, 0)
+    assert vcpu.clock.next_due is None
+    vcpu.timers.take_up()
+    assert ticks(vcpu, START + 25 * MS) == [10 * MS, 20 * MS]
 
 
 def test_the_single_shot_timer(vcpu: Sleeper) -> None:

@@ -12,6 +12,7 @@ from pvemu.frames import PAGE_SIZE, Mfn
 from pvemu.memory.allocator import FrameAllocator
 from pvemu.memory.frame_table import Owner, PageType
 from pvemu.memory.m2p import INVALID_M2P_ENTRY, MachineToPhys
+from pvemu.memory.machine_memory import MachineMemory
 from pvemu.memory.ram import Ram
 from tests.hypervisor.world import DOMAIN, END, FIRST, HEAP, RWX, P, World, pte, refused
 
@@ -102,6 +103,20 @@ def test_m2p_entries() -> None:
 
 
 # -- the frame table ---------------------------------------------------------------------------------------------------
+def test_m2p_of_frames_that_others_have() -> None:
+    """A guest reads pfns there, in the width of its own entries: none is the mark of a frame without a pfn."""
+    for is_compat, width in ((False, 8), (True, 4)):
+        memory = MachineMemory(16, is_compat)
+        table = memory.m2p.compat or memory.m2p
+        pages = {table.shown_at(offset) for offset in (0, PAGE_SIZE, memory.ram.first_mfn * width - 1)}
+        assert table.shown_at(memory.ram.first_mfn * width) not in pages
+        (page,) = pages
+        assert page is not None
+        words = memoryview(memory.ram.read(page, PAGE_SIZE)).cast("I" if is_compat else "Q")
+        assert list(words) == list(range(PAGE_SIZE // width))
+        assert memory.m2p.get(5) == INVALID_M2P_ENTRY  # which Xen itself knows nothing of
+
+
 def test_owners(world: World) -> None:
     frames = world.frames
     assert frames.owner_of(FIRST) == Owner.XEN

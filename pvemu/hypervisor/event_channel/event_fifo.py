@@ -96,10 +96,10 @@ class FifoPorts:
 
     # -- evtchn_port_ops ---------------------------------------------------------------------------------------------
     def init(self, chn: Evtchn) -> None:
-        """A channel starts with the default priority, also one that stands in a queue still."""
+        """A channel starts with the default priority, also one that stands in a queue still: only a debug build of Xen
+        says so.
+        """
         chn.priority = ec.EVTCHN_FIFO_PRIORITY_DEFAULT
-        if self.is_busy(chn):
-            self._log(f"port {chn.port} already on a queue")
 
     def set_pending(self, chn: Evtchn, vcpu_id: int) -> bool:
         """Set PENDING, and link an unmasked event behind its queue's tail. True when PENDING was not set before."""

@@ -158,6 +158,8 @@ class RoundRobin(Sched):
         if self._is_runnable(vcpu):
             self._queue.append(vcpu)
         self._account(vcpu)
+        if not self._queue or self._queue[0] is not vcpu:
+            vcpu.timers.park()
         self.is_idle = True
         while not self._queue:
             if self._is_stopping():
@@ -176,6 +178,7 @@ class RoundRobin(Sched):
         after.areas.change_runstate(vc.RUNSTATE_running, clock.now())
         after.areas.update_runstate_area()
         after.areas.refresh_time()
+        after.timers.take_up()
         self._start_slice()
 
     def _account(self, vcpu: Vcpu) -> None:

@@ -91,8 +91,11 @@ class Sched(ServesCurrent):
     def _sleep(self, woken: Callable[[], bool], until: int | None) -> None:
         clock = self._clock
         clock.run_due()
+        if woken():
+            return
         since = clock.now()
         self.is_idle = True
+        self._vcpu.timers.park()
         try:
             while not woken() and not self._is_stopping():
                 if until is not None and clock.now() >= until:
@@ -107,3 +110,5 @@ class Sched(ServesCurrent):
         self._vcpu.slept(clock.now() - since)
         if not is_over:
             self._vcpu.resume = lambda: self._sleep(woken, until)
+        else:
+            self._vcpu.timers.take_up()

@@ -163,7 +163,6 @@ class GuestContexts:
         if not self._is_compat:
             regs.write("fs_base", context.fs_base)
             regs.write("gs_base", vcpu.gs_base_kernel if vcpu.kernel_mode else vcpu.gs_base_user)
-        vcpu.timers.start()
         vcpu.fpu_taskswitch(bool(context.ctrlreg[0] & _CR0_TS))
 
 

@@ -19,27 +19,29 @@ if TYPE_CHECKING:
 __all__ = ["FIRST_PERIOD_NS", "VcpuTimers"]
 
 _MIN_PERIOD_NS = 1_000_000
-#: Each PV vcpu starts with a periodic timer, which modern guests stop (pv_vcpu_initialise).
+#: What each PV vcpu's periodic timer starts with; modern guests stop it (pv_vcpu_initialise).
 FIRST_PERIOD_NS = 10_000_000
 #: A timeout beyond 2**50 ns, or a negative one, is a wrapped clock of an old Linux: it gets this instead.
 _HUGE_TIMEOUT_NS = 100_000_000
 
 
 class VcpuTimers:
-    """Timers of vcpu ``vcpu_id``; all times are nanoseconds of system time. The periodic one starts with ``period``, or
-    not at all (0).
+    """Timers of vcpu ``vcpu_id``; all times are nanoseconds of system time. The periodic one ticks only while the vcpu
+    has the CPU: it neither ends a block nor a poll. ``runs``: it has it from the start.
     """
 
-    def __init__(self, vcpu_id: int, clock: VirtualClock, events: EventChannels, period: int) -> None:
+    def __init__(self, vcpu_id: int, clock: VirtualClock, events: EventChannels, runs: bool) -> None:
         self._id = vcpu_id
         self._clock = clock
         self._events = events
         self.lateness: Callable[[], int] = lambda: 0  #: how late the next timer fires, in nanoseconds
         self._timer: TimerHandle | None = None
         self._periodic: TimerHandle | None = None
-        self._period = period
-        self._last_tick = clock.now() if period else 0
-        self._is_set = False  # the guest has said something about the period
+        self._period = FIRST_PERIOD_NS
+        self._last_tick = 0
+        self._is_active = False  # it counts, whether anybody listens or not
+        if runs:
+            self.take_up()
         events.on_bind_virq[vcpu_id] = self._virq_bound
 
     def _raise_timer(self) -> None:
@@ -74,32 +76,34 @@ class VcpuTimers:
         """VCPUOP_set_periodic_timer: ``period`` ns, at least a millisecond, counted from the tick before."""
         if period < _MIN_PERIOD_NS:
             raise XenError(e.EINVAL, f"period of {period} ns")
-        self._is_set = True
-        self._catch_up()
-        self._stop_ticks()
+        self.park()
         self._period = period
-        now = self._clock.now()
-        if now >= self._last_tick + period:
-            self._tick()
-        else:
-            self._await_tick()
-
-    def start(self) -> None:
-        """The vcpu runs for the first time: so does its periodic timer, unless the guest has seen to that."""
-        if not self._is_set:
-            self.set_periodic_timer(FIRST_PERIOD_NS)
+        self.take_up()
 
     def stop_periodic_timer(self) -> None:
         """VCPUOP_stop_periodic_timer."""
-        self._is_set = True
-        self._catch_up()
-        self._stop_ticks()
+        self.park()
         self._period = 0
 
-    def _stop_ticks(self) -> None:
+    def park(self) -> None:
+        """The vcpu loses the CPU: the periodic timer stops (sched_context_switch). Another vcpu may set it meanwhile,
+        and it counts then.
+        """
+        self._catch_up()
+        self._is_active = False
         if self._periodic is not None:
             self._periodic.cancel()
             self._periodic = None
+
+    def take_up(self) -> None:
+        """The vcpu gets the CPU: a tick that is overdue comes now, one and no more (vcpu_periodic_timer_work)."""
+        if not self._period or self._is_active:
+            return
+        self._is_active = True
+        if self._clock.now() >= self._last_tick + self._period:
+            self._tick()
+        else:
+            self._await_tick()
 
     def _tick(self) -> None:
         self._last_tick = self._clock.now()
@@ -108,18 +112,16 @@ class VcpuTimers:
         self._await_tick()
 
     def _await_tick(self) -> None:
-        """The next tick is an event only while somebody listens: an idle guest is not woken a hundred times a second
-        for nothing, and one that nothing can wake is found out.
-        """
+        """The next tick is an event only while somebody listens: a loop that nothing can end is found out."""
         if self._events.is_virq_bound(xen.VIRQ_TIMER, self._id):
             self._periodic = self._clock.call_at(self._last_tick + self._period, self._tick)
 
     def _catch_up(self) -> None:
         """Ticks that nobody heard have passed all the same."""
-        if self._period and self._periodic is None:
+        if self._is_active and self._periodic is None:
             self._last_tick += (self._clock.now() - self._last_tick) // self._period * self._period
 
     def _virq_bound(self, virq: int) -> None:
-        if virq == xen.VIRQ_TIMER and self._period and self._periodic is None:
+        if virq == xen.VIRQ_TIMER and self._is_active and self._periodic is None:
             self._catch_up()
             self._await_tick()

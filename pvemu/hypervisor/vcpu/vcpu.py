@@ -18,7 +18,7 @@ from pvemu.hypervisor.traps.debugreg import DebugRegisters
 from pvemu.hypervisor.vcpu.areas import VcpuAreas
 from pvemu.hypervisor.vcpu.operations import VcpuOperations
 from pvemu.hypervisor.vcpu.parked import Parked
-from pvemu.hypervisor.vcpu.timers import FIRST_PERIOD_NS, VcpuTimers
+from pvemu.hypervisor.vcpu.timers import VcpuTimers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +74,7 @@ class Vcpu(VcpuOperations):
         areas = VcpuAreas(
             abi, vcpu_id, infos, clock, guest, pages, vc.RUNSTATE_running if is_first else vc.RUNSTATE_offline
         )
-        timers = VcpuTimers(vcpu_id, clock, event_channels, FIRST_PERIOD_NS if is_first else 0)
+        timers = VcpuTimers(vcpu_id, clock, event_channels, is_first)
         super().__init__(vcpu_id, clock, areas, timers)
         self._abi = abi
         self.regs = regs
