@@ -188,6 +188,7 @@ class Machine(RunLoop):
         if not width.is_compat:  # Xen's part is above what a 32-bit guest can name
             self.address_space.shows_m2p = lambda: self.types.shows_m2p(self.walker.root_maddr >> PAGE_SHIFT)
             self.address_space.is_guest_access = lambda: not self.engine.is_loading_descriptors
+            self.engine.may_try_again = self.address_space.is_descriptor_load
         self.descriptor_tables.alloc_zero_page = memory.alloc_xen
         self.descriptor_tables.load_ldt = self.engine.load_ldt
         self.address_space.drop_all_code = self.engine.drop_all_code
@@ -251,6 +252,7 @@ class Machine(RunLoop):
         physdev = Physdev(self.vcpu, self.types)
         tables = self.descriptor_tables
         code = CodeReader(self.engine, self.guest, tables.read_descriptor, is_compat)
+        self.address_space.touches = code.touches
         self.traps.is_long_code = lambda: code.bits() == 64
         msrs = Msrs(self.vcpu, self.tsc, self.ram, self.types, hypercall_page(self.abi.bits), is_compat)
         self.privileged = PrivilegedOps(
@@ -288,7 +290,6 @@ class Machine(RunLoop):
         self.exceptions = ExceptionEntry(
             self.domain, self.vcpu, self.guest, self.traps, self.privileged, ro_page_fault, self.breakpoints, code,
             lambda: self.descriptor_tables.ldt_vaddr, self.exit_handler.on_cpuid, gates, far_branches,
-            self.address_space.expect_descriptor_access,
         )  # fmt: skip
         if isinstance(self.sched, RoundRobin):
             self._serving += [

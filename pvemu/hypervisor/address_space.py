@@ -48,7 +48,9 @@ class AddressSpace:
         self._watched: dict[int, Callable[[int, int, tuple[int, int] | None], tuple[int, int] | None]] = {}
         #: Whether a miss may be the guest's own doing: descriptors are for the CPU alone.
         self.is_guest_access: Callable[[], bool] = lambda: False
-        self._descriptor_page = -1
+        #: Whether the instruction that the guest stands at gets to an address itself.
+        self.touches: Callable[[int], bool] = lambda address: True
+        self._descriptor_page = self._refused_descriptors = -1
         #: Whether the root table shows the machine-to-physical table: user mode's need not.
         self.shows_m2p: Callable[[], bool] = lambda: True
         self._m2p_pages: set[int] = set()  # that the TLB may have
@@ -95,6 +97,8 @@ class AddressSpace:
             is_allowed = vaddr == self._descriptor_page or not self.is_guest_access()
         if maddr is None or not is_allowed:
             code = {Access.WRITE: PF_USER | PF_WRITE, Access.FETCH: PF_USER | PF_INSTR}.get(Access(access), PF_USER)
+            if vaddr >= GDT_VADDR and maddr is not None and access != _FETCH:
+                self._refused_descriptors = vaddr
             is_mapped = maddr is not None or self._is_mapped_for_xen(vaddr)
             self._walker.error_code = code | PF_PRESENT if is_mapped else code
             return None
@@ -117,9 +121,15 @@ class AddressSpace:
                 self.flush_page(page)
             self._m2p_pages.clear()
 
-    def expect_descriptor_access(self, address: int) -> None:
-        """The next miss of the page at ``address`` is the CPU's, which loads a descriptor for the guest."""
-        self._descriptor_page = address & ~PAGE_MASK
+    def is_descriptor_load(self, address: int) -> bool:
+        """Whether the refused access to ``address`` was the CPU's, which looks for a descriptor that is there. It may
+        try again then: the guest may not read the tables itself, and only the instruction tells who wanted it.
+        """
+        page = address & ~PAGE_MASK
+        if page != self._refused_descriptors or self.touches(address):
+            return False
+        self._refused_descriptors, self._descriptor_page = -1, page
+        return True
 
     def run_on_copy(self, page: int, maddr: int, run: Callable[[], Exit]) -> Exit:
         """``run`` with the page at linear address ``page`` writable at ``maddr`` instead of where it is mapped."""

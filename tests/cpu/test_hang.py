@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pvemu.cpu.exits import Exit, ExitKind
 from tests.cpu.test_engine import CODE, STOP, Cpu
 
@@ -38,3 +40,26 @@ def test_who_is_in_a_handler_is_not_interrupted() -> None:
     cpu.engine.is_in_handler = False
     assert cpu.run().kind == ExitKind.STOPPED  # the hypercall's own stop, not an interrupt
     assert cpu.handler.syscalls == [99]
+
+
+@pytest.mark.parametrize("counts", [False, True])
+def test_a_stop_asked_for_while_looking_comes_at_the_end_of_the_block(counts: bool) -> None:
+    """As it would have come if nobody had looked."""
+    cpu = Cpu("90 0f31 90 90 eb00 90" + STOP)  # nop; rdtsc, which asks; nop; nop; jmp; nop
+    cpu.handler.stops_at_rdtsc = True
+    cpu.engine.stepper.switch(on=counts)
+    assert cpu.engine.loops.find() == []
+    assert cpu.engine.read("rip") == CODE + 3
+    assert cpu.engine.run().kind == ExitKind.STOPPED
+    assert (cpu.engine.read("rip"), cpu.engine.exits) == (CODE + 7, 1)
+
+
+def test_an_exit_watched_for_is_told_of_while_looking() -> None:
+    cpu = Cpu("0f31 90 0f31 ebfe")
+    told: list[int] = []
+    cpu.engine.at_exit(2, lambda: told.append(cpu.engine.exits))
+    assert cpu.engine.loops.find() == []
+    assert (cpu.engine.exits, told) == (1, [])
+    assert cpu.engine.loops.find() == []
+    assert (cpu.engine.exits, told) == (2, [2])
+    assert cpu.engine.loops.find() == [CODE + 5]

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
+from hypercalls.public.arch_x86 import FIRST_RESERVED_GDT_PAGE
+from pvemu.frames import PAGE_SIZE
+from pvemu.hypervisor.descriptor_tables import GDT_VADDR
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.guests.conftest import MakeGuest
 
 def test_descriptors_are_for_the_cpu_alone(micro: MakeGuest) -> None:
@@ -125,3 +133,47 @@ main:   call    install_traps
     assert [(t.vector, t.error) for t in guest.traps] == [
         (14, error) for error in (3, 0, 2, 1, 3, 0, 2, 1, 3, 0, 2)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("steps", [0, 1, 5])
+def test_nobody_notices_when_the_cpu_has_to_look_for_a_descriptor_again(micro: MakeGuest, steps: int) -> None:
+    """What the engine's TLB keeps depends on the host: neither time nor exits may, nor where an event comes."""
+    text = """
+main:   mov     $200, %ebp
+2:      rdtsc
+        nop
+        mov     $0xe02b, %eax
+        mov     %eax, %es
+        mov     %cr0, %rbx
+        mov     $0xe02b, %eax
+        mov     %eax, %ds
+        dec     %ebp
+        jnz     2b
+        mov     %ds, %eax
+        show    ds, %rax
+        ret
+"""
+    ends = []
+    for drops in (False, True):
+        guest = micro(text)
+        machine = guest.machine
+        engine, dropped = machine.engine, 0
+
+        def drop(*_args: object, flush: Callable[[int], None] = engine.flush_page) -> None:
+            nonlocal dropped
+            dropped += 1
+            flush(GDT_VADDR + FIRST_RESERVED_GDT_PAGE * PAGE_SIZE)
+
+        if drops:
+            machine.privileged.observe(drop)
+        if steps and drops:
+            engine.stepper.switch(on=True)
+            engine.stepper.budget = steps
+            while guest.run().kind == "paused":
+                engine.stepper.budget = steps
+        else:
+            guest.run_to("poweroff")
+        ends.append((guest.ending, guest.values, machine.clock.now(), engine.exits))
+        assert dropped >= 200 * drops
+    assert ends[0] == ends[1]
+    assert ends[0][1]["ds"] == 0xE02B

@@ -58,6 +58,8 @@ class Engine:
         self._is_running = self._is_stepping = False
         self._run_lock = threading.Lock()
         self._no_exit_request: Any = None
+        #: Asked about an address whose access was refused: True has the instruction run again, and nobody notices.
+        self.may_try_again: Callable[[int], bool] = lambda address: False
         self._state: CpuState | None = None
         uc.mem_map_ptr(ram.base, ram.size, unicorn_const.UC_PROT_ALL, ram.host_address())
         uc.ctl_set_tlb_mode(unicorn_const.UC_TLB_VIRTUAL)
@@ -304,9 +306,36 @@ class Engine:
 
     def _start(self, rip: int, count: int = 0) -> None:
         hooks = self._hooks
+        count = count or (UNLIMITED if self.is_counting else 0)
+        self._emulate(rip, count)
+        while hooks.fault is not None and self.may_try_again(self._fault_address()):
+            if self.is_counting:
+                count = self.stepper.try_again()
+                if not count:
+                    hooks.fault = None
+                    return  # it was to stop here
+            rip = self.read("rip")
+            self.watch.passes = rip
+            if (self._stopped or hooks.pause_requested) and not self.is_counting:
+                self._emulate_to_block_end(rip)
+            else:
+                self._emulate(rip, count)
+
+    def _emulate_to_block_end(self, rip: int) -> None:
+        """Guest code was to be left at the end of the block that the instruction at ``rip`` is in."""
+        watch = self.watch
+        watched = watch.code_addresses
+        watch.set_code([*watched, rip])
+        watch.stops_behind, watch.stop_soon = True, self._native.leave_soon
+        self._emulate(rip, 0)
+        watch.stop_soon = self.stop
+        watch.set_code(watched)
+
+    def _emulate(self, rip: int, count: int) -> None:
+        hooks = self._hooks
         hooks.fault = hooks.vector = None
         try:
-            self._uc.emu_start(rip, 0, 0, count or (UNLIMITED if self.is_counting else 0))
+            self._uc.emu_start(rip, 0, 0, count)
         except UcError as error:
             is_known = hooks.fault is not None or hooks.vector is not None or hooks.undo_for or hooks.is_entering
             is_wanted = self._stopped or self._wedged or hooks.pause_requested
@@ -356,10 +385,13 @@ class Engine:
         finally:
             self._no_exit_request[0] = kept
 
+    def _fault_address(self) -> int:
+        return U64.from_address(self._native.handle + self._native.fault_address).value
+
     def _memory_fault(self) -> Exit:
         hooks = self._hooks
         page, hooks.fault = hooks.fault, None
-        address = U64.from_address(self._native.handle + self._native.fault_address).value
+        address = self._fault_address()
         if page is None or address >> PAGE_SHIFT != page >> PAGE_SHIFT:
             raise EngineError(f"a fault at {address:#x} was refused at {page}: this Unicorn keeps it elsewhere")
         if not is_canonical(address):

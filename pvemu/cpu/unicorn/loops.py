@@ -34,9 +34,9 @@ class Loops:
 
     def find(self, max_steps: int = 4096, *, others_run: bool = False) -> list[int]:
         """Instruction addresses of the loop that the guest provably repeats for ever, empty when it is none: the same
-        registers come back and nothing was stored or left guest code meanwhile. The guest has not noticed that it was
-        looked at: an exit that was met is had by the next run, where it would have come. Where ``others_run``, which may end
-        it, storing what is there already is no store: so does one who tries to take a lock.
+        registers come back and nothing was stored or left guest code meanwhile. The guest does not notice that it is
+        looked at: an exit that was met is had by the next run, where it would have come. Where ``others_run``, which
+        may end it, storing what is there already is no store: so does one who tries to take a lock.
         """
         stores = 0
 

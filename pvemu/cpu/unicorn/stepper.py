@@ -64,6 +64,7 @@ class Stepper:
         self.stretch = 0
         self._base = 0  # of _counter, at the last exit
         self._carried = 0  # instructions since the last exit, before guest code was entered
+        self._before = 0  # of those that ``count`` runs, before one that was run again
         self._ends_block = True
         self._is_settling = False
         self.budget: int | None = None  #: instructions that may still be run
@@ -158,7 +159,7 @@ class Stepper:
     def count(self, rip: int, budget: int) -> int:
         """Run up to ``budget`` instructions; how many were begun."""
         hooks = self._hooks
-        self._base, self._carried, self._ends_block = 0, self.insns, True
+        self._base, self._carried, self._ends_block, self._before = 0, self.insns, True, 0
         self._start(rip, budget)
         begun = int(self._counter.value)
         is_cut = hooks.vector is None and hooks.fault is None and hooks.undo_for is None
@@ -166,9 +167,23 @@ class Stepper:
             begun -= 1  # the last was counted, and not run
         self.insns = self._carried = begun - self._base + self._carried
         self._base = int(self._counter.value)
+        begun += self._before
         if self.budget is not None:
             self.budget -= begun
         return begun
+
+    def try_again(self) -> int:
+        """The instruction begun last is to run once more, and counts once: how many may run from it on, 0 to stop
+        before it.
+        """
+        done = int(self._counter.value) - 1
+        left = int(self._limit.value) - done
+        if left <= 0:
+            return 0
+        self._carried += done - self._base
+        self._base = 0
+        self._before += done
+        return left
 
     def _is_block_end(self) -> bool:
         """Whether the last instruction ends its block."""

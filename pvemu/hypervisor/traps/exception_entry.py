@@ -65,7 +65,7 @@ class ExceptionEntry(ServesCurrent):
         self, domain: Domain, vcpu: Vcpu, guest: GuestMemory, traps: Traps, privileged: PrivilegedOps,
         ro_page_fault: RoPageFault, breakpoints: Breakpoints, code: CodeReader, ldt_base: Callable[[], int],
         cpuid: Callable[[int, int], tuple[int, int, int, int]], gates: GateOps | None,
-        far_branches: FarBranches, expect_descriptor_access: Callable[[int], None],
+        far_branches: FarBranches,
     ) -> None:  # fmt: skip
         self._domain = domain
         self._vcpu = vcpu
@@ -79,7 +79,6 @@ class ExceptionEntry(ServesCurrent):
         self._cpuid = cpuid
         self._gates = gates
         self._far_branches = far_branches
-        self._expect_descriptor_access = expect_descriptor_access
         self._observers: list[Callable[[Exit], None]] = []
 
     def observe(self, observer: Callable[[Exit], None]) -> Callable[[], None]:
@@ -97,9 +96,6 @@ class ExceptionEntry(ServesCurrent):
                 self._traps.inject_exception(_DB, -1)
                 return
             leaving, vector = found, found.vector
-        if vector == _PF and self._is_descriptor_load(leaving):
-            self._expect_descriptor_access(leaving.address)
-            return
         if vector == _PF and not leaving.error_code & (PF_WRITE | PF_INSTR) and self._is_modifying():
             leaving = leaving._replace(error_code=leaving.error_code | PF_WRITE)
         for observer in tuple(self._observers):
@@ -229,16 +225,6 @@ class ExceptionEntry(ServesCurrent):
         ):
             return
         self._pass_on(_PF, error_code, address)
-
-    def _is_descriptor_load(self, leaving: Exit) -> bool:
-        """Whether the CPU was refused a descriptor that is there: a 64-bit guest may not read the tables itself, and
-        only the instruction tells who wanted it.
-        """
-        return (
-            GDT_VADDR <= leaving.address < _GDT_LDT_END
-            and leaving.error_code & (PF_PRESENT | PF_INSTR) == PF_PRESENT
-            and not self._code.touches(leaving.address)
-        )
 
     def _is_modifying(self) -> bool:
         """Whether the instruction that was refused a read was to write there as well: the engine's CPU reads first,
