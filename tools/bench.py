@@ -173,6 +173,7 @@ class Stopwatch:
 
 def install_stopwatch() -> Stopwatch:
     """A stopwatch on everything between the engine and the back ends."""
+    from pvemu.cpu.cpuid import CpuPolicy
     from pvemu.cpu.unicorn.engine import Engine
     from pvemu.devices.blkback import BlkifRing
     from pvemu.devices.console import ConsoleBackend
@@ -188,7 +189,8 @@ def install_stopwatch() -> Stopwatch:
         (Engine, "engine", ("run",)),
         (AddressSpace, "TLB fills", ("on_tlb_miss",)),
         (PvExitHandler, "hypercalls", ("on_syscall", "on_int82")),
-        (PvExitHandler, "polls", ("on_rdtsc", "on_cpuid")),
+        (PvExitHandler, "polls", ("on_rdtsc",)),
+        (CpuPolicy, "polls", ("cpuid",)),
         (ConsoleBackend, "polls", ("guest_read", "guest_write")),
         (ConsoleBackend, "back ends", ("kick",)),
         (XenstoreRing, "back ends", ("kick",)),
