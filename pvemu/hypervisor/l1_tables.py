@@ -112,7 +112,7 @@ class L1Tables:
             return
         taken = 0
         try:
-            for taken, entry in self._promote_entries(entries, start):  # noqa: B007 - needed on failure
+            for taken, entry in self._promote_entries(entries, start):  # noqa: B007 - how many to put back on failure
                 self.get_from_l1e(entry)
         except XenError as error:
             for entry in quads[start : start + taken]:

@@ -94,6 +94,19 @@ read_console:                                   # %al
 argument: .quad 0
 main:
 """
+#: Writes the domain's number (its handle's last byte; r13d has it then), to ``handle`` of 16 bytes and ``number`` of 1.
+SAY_DOMID = """
+        mov     $8, %edi                        # XENVER_guest_handle
+        lea     handle(%rip), %rsi
+        mov     $17, %eax
+        syscall
+        movzbl  handle+15(%rip), %r13d
+        lea     '0'(%r13), %eax
+        mov     %al, number(%rip)
+        lea     number(%rip), %rsi
+        mov     $1, %edx
+        call    write_console
+"""
 SAY_AND_POWER_OFF = 'print "first line\\r\\nsecond line\\r\\n"\nshutdown 0'
 #: Prints each key in brackets; powers off at `q`.
 ECHO = """

@@ -10,7 +10,7 @@ import pytest
 
 from pvemu.hypervisor.domain import Domain
 from pvemu.mkimage import build
-from tests.cli.conftest import ECHO, SAY_AND_POWER_OFF
+from tests.cli.conftest import ECHO, SAY_AND_POWER_OFF, SAY_DOMID
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -268,17 +268,7 @@ class TestReport:
 
 
 #: Prints its domain's number, and reboots until that is 3 (its handle's last byte).
-REBOOTS_TWICE = """
-        mov     $8, %edi                        # XENVER_guest_handle
-        lea     handle(%rip), %rsi
-        mov     $17, %eax
-        syscall
-        movzbl  handle+15(%rip), %r13d
-        lea     '0'(%r13), %eax
-        mov     %al, number(%rip)
-        lea     number(%rip), %rsi
-        mov     $1, %edx
-        call    write_console
+REBOOTS_TWICE = SAY_DOMID + """
         cmp     $3, %r13d
         je      1f
         shutdown 1

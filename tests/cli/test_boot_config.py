@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.cli.conftest import SAY_DOMID
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -60,17 +62,7 @@ def test_neither_kernel_nor_configuration(pvemu: Pvemu) -> None:
 
 
 #: As its command line says: its domain's number (its handle's last byte), and in the first domain that shutdown.
-SHUTS_DOWN_ONCE = """
-        mov     $8, %edi                        # XENVER_guest_handle
-        lea     handle(%rip), %rsi
-        mov     $17, %eax
-        syscall
-        movzbl  handle+15(%rip), %r13d
-        lea     '0'(%r13), %eax
-        mov     %al, number(%rip)
-        lea     number(%rip), %rsi
-        mov     $1, %edx
-        call    write_console
+SHUTS_DOWN_ONCE = SAY_DOMID + """
         movzbl  128(%rbx), %eax                 # start_info.cmd_line
         sub     $'0', %eax
         cmp     $1, %r13d

@@ -58,7 +58,8 @@ class Engine:
         self._is_running = self._is_stepping = False
         self._run_lock = threading.Lock()
         self._no_exit_request: Any = None
-        #: Asked about an address whose access was refused: True has the instruction run again, and nobody notices.
+        #: Asked about an address whose access was refused: True has the instruction run again. That is no exit and
+        #: takes no time, as it hinges on what the TLB has kept, and its size on the host's clock.
         self.may_try_again: Callable[[int], bool] = lambda address: False
         self._state: CpuState | None = None
         uc.mem_map_ptr(ram.base, ram.size, unicorn_const.UC_PROT_ALL, ram.host_address())

@@ -39,7 +39,7 @@ _MAX_HOOKS = 64
 
 class Errata:
     """For one CPU. ``found`` has the places in each frame that code was fetched from, by its machine address; ``pages``
-    the frames that pages with such places stand for now, by linear address. ``refuse`` is called where one begins.
+    the frames that pages with such places show at present, by linear address. ``refuse`` is called where one begins.
     """
 
     def __init__(
